@@ -1,0 +1,57 @@
+# Everything runs from here. `make help` lists the targets.
+SHELL := /bin/bash
+VENV  := .venv
+PY    := $(VENV)/bin/python
+STAMP := $(VENV)/.stamp-$(shell sha256sum requirements/dev.txt pyproject.toml | sha256sum | cut -c1-12)
+KEEP  ?=
+
+.PHONY: help install system demo test lint format bench lock clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+$(STAMP): requirements/dev.txt pyproject.toml
+	python3 -m venv --clear $(VENV)
+	$(VENV)/bin/pip install --quiet --require-hashes -r requirements/dev.txt
+	$(VENV)/bin/pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+install: $(STAMP) ## virtual environment with the pinned, hash-checked dependencies
+
+system: ## Debian packages of the real components (OVS, FRR, BIRD, containerd, ...); needs root
+	@bash containerlab/packages.sh
+
+demo: install system shim ## the main job on a fabric of two racks; KEEP=1 leaves it up
+	@KEEP=$(KEEP) $(PY) -m containerlab.demo
+
+test: install system shim ## the whole suite, system tests on real components included; needs root
+	@$(PY) -m pytest
+
+lint: install ## ruff, mypy --strict, import-linter
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports
+
+format: install ## let ruff fix what it can
+	@$(VENV)/bin/ruff check --fix .
+	@$(VENV)/bin/ruff format .
+
+.PHONY: shim
+shim: build/routed-cni ## the CNI plugin: a static C program
+
+build/routed-cni: deploy/cni/shim.c
+	@mkdir -p build
+	$(CC) -std=c11 -Os -static -Wall -Wextra -Werror -o $@ $<
+
+bench: install system shim ## measured ratios against the standard plugins and other BGP speakers
+	@$(PY) -m tests.bench
+
+lock: install ## refresh the hash-locked requirement files
+	@$(VENV)/bin/pip install --quiet uv
+	@$(VENV)/bin/uv pip compile -q pyproject.toml --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 -o requirements/run.txt
+	@$(VENV)/bin/uv pip compile -q pyproject.toml --group dev --extra kubernetes --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 -o requirements/dev.txt
+
+clean: ## remove what a run left: fabric, caches, build output
+	@if [ -x $(PY) ]; then $(PY) -m containerlab down; fi
+	@rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis

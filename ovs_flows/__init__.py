@@ -1,0 +1,1 @@
+"""The Open vSwitch pipeline as data: flows declared, encoded, installed and compared."""

@@ -1,0 +1,1 @@
+"""The container network interface: records, codec, error codes and the socket server behind the shim."""

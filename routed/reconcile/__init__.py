@@ -1,0 +1,1 @@
+"""A reconcile loop that knows nothing of networks: planes, keys, drift, retries."""
