@@ -1,5 +1,6 @@
 # Everything runs from here. `make help` lists the targets.
 SHELL := /bin/bash
+unexport PYTHONDONTWRITEBYTECODE # compiled once, not at every start of a plugin, an agent or a test
 VENV  := .venv
 PY    := $(VENV)/bin/python
 STAMP := $(VENV)/.stamp-$(shell sha256sum requirements/dev.txt pyproject.toml | sha256sum | cut -c1-12)

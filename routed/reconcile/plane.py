@@ -12,12 +12,11 @@ V = TypeVar("V")
 class Plane(Protocol[K, V]):
     """One kind of object on this server: links, ports, flows, advertisements.
 
-    A plane keeps no intent and no memory of what it was asked: it looks and it does. All three methods are called by one
-    task at a time; a batch holds all that was pending. Values compare with ``==``: what `observe` returns right after a
-    successful `upsert` of an item equals that item.
+    All three methods are called by one task at a time; a batch holds all that was pending. Values compare with ``==``:
+    what `observe` returns right after a successful `upsert` of an item equals that item.
 
-    A plane that notices that the world changed under it (a lost connection, a deleted device) calls the ``wake`` callback
-    that it was constructed with: it takes no argument, and means *look again*.
+    A plane that notices that the world changed under it (a lost connection, a deleted device) calls the ``wake``
+    callback that it was constructed with: it takes no argument, and means *look again*.
     """
 
     name: str
@@ -26,7 +25,7 @@ class Plane(Protocol[K, V]):
         """Return every object that carries our mark. Raises when it cannot tell: not knowing is never an empty set."""
 
     async def upsert(self, items: Mapping[K, V]) -> Mapping[K, Exception]:
-        """Make these objects exist as given, whatever was there. Returns the failures; raises when all of them failed."""
+        """Make these objects exist as given, whatever was there. Returns the failures; raises when all failed."""
 
     async def remove(self, keys: Collection[K]) -> Mapping[K, Exception]:
         """Make these objects not exist; one that is gone already is no failure. Returns and raises as `upsert` does."""

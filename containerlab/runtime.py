@@ -1,0 +1,315 @@
+"""A real container runtime: Debian's containerd, spoken to over the CRI as a kubelet does.
+
+Owns one directory with all that containerd writes (state, root, socket, log, configuration), the processes that hang on
+it, and one cgroup. Never touches another containerd and never pulls: the pause image is built here and imported. Holds pods
+without containers, which is all that a network needs. Source: Container Runtime Interface v1, containerd 1.6 CRI plugin.
+
+A runtime lives where its ``prefix`` puts it: ``("nsenter", "--net=/run/...")`` for a plain network namespace,
+``("nsenter", "-t", pid, "-n", "-m", ...)`` for a node of the fabric. The directory must be the same one inside and outside,
+its path short (it holds a Unix socket), and loopback must be up inside.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tarfile
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grpc
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+_START_TIMEOUT_S = 30.0
+_CALL_TIMEOUT_S = 120.0
+_POLL_S = 0.02
+_PAUSE_IMAGE = "localhost/pause:1"
+_CGROUPS = Path("/sys/fs/cgroup")
+
+_messages, _services = grpc.protos_and_services("containerlab/cri.proto")
+
+_CONFIG = """\
+version = 2
+root = "{directory}/root"
+state = "{directory}/state"
+# These need kernel modules, block devices or folders outside the directory; the native snapshotter works everywhere.
+disabled_plugins = [
+  "io.containerd.internal.v1.opt", "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs",
+  "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.overlayfs", "io.containerd.snapshotter.v1.zfs",
+]
+
+[grpc]
+address = "{directory}/containerd.sock"
+
+[plugins."io.containerd.grpc.v1.cri"]
+sandbox_image = "{image}"
+disable_apparmor = true
+restrict_oom_score_adj = true # lowering it needs CAP_SYS_RESOURCE
+netns_mounts_under_state_dir = true
+
+[plugins."io.containerd.grpc.v1.cri".cni]
+bin_dir = "{cni_bin}"
+conf_dir = "{cni_conf}"
+
+[plugins."io.containerd.grpc.v1.cri".containerd]
+snapshotter = "native"
+
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+runtime_type = "io.containerd.runc.v2"
+
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+Root = "{directory}/runc"
+"""
+
+
+class RuntimeFailedError(Exception):
+    """The runtime did not do as asked; the message says what it said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    """A pod that runs, with its network."""
+
+    id: str
+    netns: Path
+    """As the runtime named it to the CNI plugin; valid in the runtime's mount namespace."""
+    addresses: tuple[IPv4Address | IPv6Address, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A pod as the runtime lists it."""
+
+    id: str
+    namespace: str
+    name: str
+    uid: str
+    ready: bool
+    """False once it was stopped: its network is gone, its record is kept until it is removed."""
+
+
+class Runtime:
+    """A containerd of our own. Thread-safe: pods may be run, stopped and removed all at once."""
+
+    def __init__(self, directory: Path, prefix: Sequence[str]) -> None:
+        self._directory = directory
+        self._prefix = tuple(prefix)
+        self._channel = grpc.insecure_channel(
+            f"unix:{directory}/containerd.sock", options=[("grpc.enable_http_proxy", 0)]
+        )
+        self._pods = _services.RuntimeServiceStub(self._channel)
+        self._images = _services.ImageServiceStub(self._channel)
+
+    @classmethod
+    def start(cls, directory: Path, *, cni_bin: Path, cni_conf: Path, prefix: Sequence[str] = ()) -> Runtime:
+        """Start containerd in ``directory`` (what an earlier run left there is cleaned first) and wait until it serves.
+
+        ``cni_bin`` holds the plugins, ``loopback`` among them; ``cni_conf`` the network configuration, of which the first
+        file by name counts and which is watched. Raises RuntimeFailedError.
+        """
+        clean(directory, prefix)
+        directory.mkdir(parents=True)
+        config = directory / "config.toml"
+        config.write_text(_CONFIG.format(directory=directory, image=_PAUSE_IMAGE, cni_bin=cni_bin, cni_conf=cni_conf))
+        with (directory / "containerd.log").open("wb") as log:
+            subprocess.Popen(
+                [*prefix, "containerd", "--config", str(config)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        runtime = cls(directory, prefix)
+        try:
+            runtime._wait_until_serving()
+            runtime._import_pause_image()
+        except BaseException:
+            runtime.close()
+            raise
+        return runtime
+
+    def run_pod(self, namespace: str, name: str, uid: str) -> Sandbox:
+        """Start a pod and have its network attached (CNI ADD); raises RuntimeFailedError with the plugin's words."""
+        metadata = _messages.PodSandboxMetadata(name=name, uid=uid, namespace=namespace)
+        linux = _messages.LinuxPodSandboxConfig(cgroup_parent=f"/{_cgroup(self._directory)}")
+        config = _messages.PodSandboxConfig(metadata=metadata, hostname=name, linux=linux)
+        sandbox_id = self._call(
+            self._pods.RunPodSandbox, _messages.RunPodSandboxRequest(config=config)
+        ).pod_sandbox_id
+        return self.inspect(sandbox_id)
+
+    def inspect(self, sandbox_id: str) -> Sandbox:
+        """Return a running pod by its id; raises RuntimeFailedError when there is none."""
+        request = _messages.PodSandboxStatusRequest(pod_sandbox_id=sandbox_id, verbose=True)
+        answer = self._call(self._pods.PodSandboxStatus, request)
+        network = answer.status.network
+        addresses = [network.ip, *(each.ip for each in network.additional_ips)]
+        namespaces = json.loads(answer.info["info"])["runtimeSpec"]["linux"]["namespaces"]
+        netns = next(each["path"] for each in namespaces if each["type"] == "network")
+        return Sandbox(sandbox_id, Path(netns), tuple(ip_address(each) for each in addresses if each))
+
+    def stop_pod(self, sandbox_id: str) -> None:
+        """Stop a pod and have its network detached (CNI DEL); raises RuntimeFailedError."""
+        self._call(self._pods.StopPodSandbox, _messages.StopPodSandboxRequest(pod_sandbox_id=sandbox_id))
+
+    def remove_pod(self, sandbox_id: str) -> None:
+        """Forget a pod, stopping it first when it runs; raises RuntimeFailedError."""
+        self._call(self._pods.RemovePodSandbox, _messages.RemovePodSandboxRequest(pod_sandbox_id=sandbox_id))
+
+    def pods(self) -> tuple[Pod, ...]:
+        """Return every pod that was not removed."""
+        items = self._call(self._pods.ListPodSandbox, _messages.ListPodSandboxRequest()).items
+        ready = _messages.SANDBOX_READY
+        return tuple(
+            Pod(each.id, each.metadata.namespace, each.metadata.name, each.metadata.uid, each.state == ready)
+            for each in items
+        )
+
+    def network_ready(self) -> bool:
+        """Return whether the runtime found a network configuration that it can use (what makes a node Ready)."""
+        conditions = self._call(self._pods.Status, _messages.StatusRequest()).status.conditions
+        return any(each.type == "NetworkReady" and each.status for each in conditions)
+
+    def command(self, sandbox: Sandbox, *argv: str) -> tuple[str, ...]:
+        """Return the command line that runs ``argv`` in the pod's network namespace."""
+        return (*self._prefix, "nsenter", f"--net={sandbox.netns}", *argv)
+
+    def close(self) -> None:
+        """Kill everything and leave nothing; pods that still run get no DEL, as when a server loses power."""
+        self._channel.close()
+        clean(self._directory, self._prefix)
+
+    def _call(self, method: Callable[..., object], request: object) -> object:
+        try:
+            return method(request, timeout=_CALL_TIMEOUT_S)
+        except grpc.RpcError as error:
+            raise RuntimeFailedError(error.details()) from error
+
+    def _wait_until_serving(self) -> None:
+        try:
+            grpc.channel_ready_future(self._channel).result(timeout=_START_TIMEOUT_S)
+        except grpc.FutureTimeoutError as error:
+            log = (self._directory / "containerd.log").read_text(errors="replace")
+            raise RuntimeFailedError(f"containerd does not serve: {log[-2000:]}") from error
+
+    def _import_pause_image(self) -> None:
+        archive = self._directory / "pause.tar"
+        archive.write_bytes(_image_archive(_build_pause(self._directory)))
+        ctr = ("ctr", "--address", f"{self._directory}/containerd.sock", "--namespace", "k8s.io")
+        imported = subprocess.run(
+            [*self._prefix, *ctr, "images", "import", "--snapshotter", "native", str(archive)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if imported.returncode:
+            raise RuntimeFailedError(f"pause image: {imported.stderr}")
+        request = _messages.ImageStatusRequest(image=_messages.ImageSpec(image=_PAUSE_IMAGE))
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while not self._call(self._images.ImageStatus, request).HasField("image"):  # the CRI learns of it by an event
+            if time.monotonic() > deadline:
+                raise RuntimeFailedError("containerd imported the pause image, its CRI plugin does not see it")
+            time.sleep(_POLL_S)
+
+
+def clean(directory: Path, prefix: Sequence[str] = ()) -> None:
+    """Remove all that a runtime in ``directory`` left: processes, mounts, cgroups, shim sockets, files. Safe at any time."""
+    for pid in _processes(directory):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    _wait_for(lambda: not any(_processes(directory)), f"processes of {directory} survive SIGKILL")
+    for address in directory.glob("state/io.containerd.runtime.v2.task/*/*/address"):
+        Path(address.read_text().removeprefix("unix://")).unlink(missing_ok=True)
+    for where in dict.fromkeys([tuple(prefix), ()]):
+        _unmount(directory, where)
+    for parent in (_CGROUPS, *_CGROUPS.glob("*/")):
+        _remove_cgroup(parent / _cgroup(directory))
+    if directory.exists():
+        shutil.rmtree(directory)
+
+
+def _processes(directory: Path) -> Iterator[int]:
+    """Yield containerd, its shims (they name our socket) and the shims' children (a pod's own process does not)."""
+    marks = {f"{directory}/config.toml".encode(), f"{directory}/containerd.sock".encode()}
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (entry / "stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                continue
+            if marks & set((entry / "cmdline").read_bytes().split(b"\0")):
+                yield from (int(child) for task in entry.glob("task/*/children") for child in task.read_text().split())
+                yield int(entry.name)
+
+
+def _unmount(directory: Path, prefix: Sequence[str]) -> None:
+    listing = subprocess.run([*prefix, "cat", "/proc/self/mounts"], capture_output=True, text=True, check=False)
+    points = [line.split()[1] for line in listing.stdout.splitlines()]  # nothing when the node itself is gone
+    ours = [point for point in points if Path(point).is_relative_to(directory)]
+    if ours:
+        subprocess.run([*prefix, "umount", "--lazy", *reversed(ours)], check=True)
+
+
+def _remove_cgroup(path: Path) -> None:
+    if path.is_dir():
+        for child in path.glob("*/"):
+            _remove_cgroup(child)
+        path.rmdir()
+
+
+def _cgroup(directory: Path) -> str:
+    return str(directory).strip("/").replace("/", "-")
+
+
+def _wait_for(condition: Callable[[], bool], failure: str) -> None:
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while not condition():
+        if time.monotonic() > deadline:
+            raise RuntimeFailedError(failure)
+        time.sleep(_POLL_S)
+
+
+def _build_pause(directory: Path) -> bytes:
+    binary = directory / "pause"
+    source = Path(__file__).with_name("pause.c")
+    subprocess.run(["cc", "-std=gnu11", "-Os", "-static", "-s", "-o", str(binary), str(source)], check=True)
+    return binary.read_bytes()
+
+
+def _image_archive(binary: bytes) -> bytes:
+    """Return an image archive (the layout of ``docker save``) with one layer that holds ``/pause``."""
+    layer = _tar({"pause": binary})
+    config = {
+        "architecture": {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine],
+        "os": "linux",
+        "config": {"Entrypoint": ["/pause"]},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{sha256(layer).hexdigest()}"]},
+    }
+    manifest = [{"Config": "config.json", "RepoTags": [_PAUSE_IMAGE], "Layers": ["layer.tar"]}]
+    return _tar(
+        {
+            "config.json": json.dumps(config).encode(),
+            "layer.tar": layer,
+            "manifest.json": json.dumps(manifest).encode(),
+        }
+    )
+
+
+def _tar(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            member.mode = 0o755
+            archive.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()

@@ -1,0 +1,60 @@
+"""Which part of the rack's pools this server may hand out.
+
+A lease is a server's right to an address. Two servers that lease the same address are how duplicate addresses begin, so
+whoever grants leases must see all of them: here, the rack file.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import TYPE_CHECKING, Protocol
+
+from ipam.errors import PoolError
+from ipam.model import check_pools, prefix_set
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ipam.model import IPNetwork, Pool
+
+
+class LeaseSource(Protocol):
+    """Where a server's leases come from."""
+
+    def owned(self) -> tuple[IPNetwork, ...]:
+        """Return the prefixes that this server may hand out from now on, from memory, at once.
+
+        Asked on every allocation, so a lease that arrives counts at once. One that is taken away is only not handed out
+        any more: it stays with its holder, and a source gives it back no sooner than the ledger neither uses nor cools it.
+        """
+
+
+class EmbeddedLeases:
+    """This server owns what the rack file says, for as long as the agent runs.
+
+    ``owns`` None means all of the pools. Raises PoolError when it names something outside them, or leaves a family of
+    the rack without any address: no pod could start here, as a pod gets one of each family.
+    """
+
+    def __init__(self, pools: Sequence[Pool], owns: Sequence[IPNetwork] | None = None) -> None:
+        check_pools(pools)
+        prefixes = tuple(pool.prefix for pool in pools)
+        self._owned = prefixes if owns is None else tuple(owns)
+        for prefix in self._owned:
+            if not prefix_set([prefix]).issubset(prefix_set(prefixes)):
+                raise PoolError(f"the server's share {prefix} lies outside the pools {', '.join(map(str, prefixes))}")
+        for missing in {prefix.version for prefix in prefixes} - {prefix.version for prefix in self._owned}:
+            raise PoolError(f"the server's share has no IPv{missing} prefix, but the rack has IPv{missing} pools")
+
+    def owned(self) -> tuple[IPNetwork, ...]:
+        """Return the share that the rack file names."""
+        return self._owned
+
+
+def check_shares(pools: Sequence[Pool], shares: Mapping[str, Sequence[IPNetwork] | None]) -> None:
+    """Raise PoolError when two servers of a rack would hand out the same addresses; ``shares`` is by server name."""
+    owned = {server: prefix_set(EmbeddedLeases(pools, owns).owned()) for server, owns in shares.items()}
+    for one, other in combinations(owned, 2):
+        common = owned[one] & owned[other]
+        if common:
+            raise PoolError(f"servers {one} and {other} both own {common.iter_cidrs()[0]}")

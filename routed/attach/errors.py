@@ -1,0 +1,57 @@
+"""What can go wrong between this server and the inside of a pod.
+
+AttachError
+├── InvalidNetns         the path is not a network namespace that a pod could have
+├── InterfaceExists      the wanted name is taken inside the pod, by something that is not ours
+├── ForeignDevice        a device on the server has a slot's name but not our mark: it is left alone
+├── SlotMissing          the slot's wire does not exist (yet)
+├── SlotTaken            the slot serves another attachment, or something that cannot be reached
+├── MarkTooLong          container id, interface name and netns path do not fit into an ifalias
+└── KernelError          netlink, ioctl or sysctl said no
+    └── NotFound         what the request was about does not exist
+"""
+
+from __future__ import annotations
+
+import os
+
+
+class AttachError(Exception):
+    """Root of this package's errors."""
+
+
+class InvalidNetns(AttachError):
+    """The path does not exist, is not a network namespace, or is the server's own."""
+
+
+class InterfaceExists(AttachError):
+    """The interface name is taken inside the pod by something that is not ours."""
+
+
+class ForeignDevice(AttachError):
+    """A device has a slot's name but does not carry our mark."""
+
+
+class SlotMissing(AttachError):
+    """The slot's wire does not exist."""
+
+
+class SlotTaken(AttachError):
+    """The slot serves somebody else."""
+
+
+class MarkTooLong(AttachError):
+    """The ownership mark does not fit into the kernel's 255 bytes."""
+
+
+class KernelError(AttachError):
+    """The kernel refused a request."""
+
+    def __init__(self, code: int, doing: str, detail: str = "") -> None:
+        super().__init__(f"{doing}: {detail or os.strerror(code)}")
+        self.code = code
+        """An errno."""
+
+
+class NotFound(KernelError):
+    """The device, address or route of the request does not exist."""

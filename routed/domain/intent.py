@@ -1,0 +1,137 @@
+"""The only place where policy lives: what should exist on this server, as a pure function of the snapshot.
+
+`plan` answers for one owner at a time: the host itself, the stock of plugged slots, or one attachment. For every plane
+it names the objects that must exist (a value) and those that must not (None). It never says what to do about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import lru_cache
+from ipaddress import ip_interface, ip_network
+from types import MappingProxyType
+from typing import Any
+
+from bgp.model import Attributes, RouteKey
+from ovs_flows.cookies import BASE_OBJECT, cookie
+from ovs_flows.model import Flow, Group, Port
+from ovs_flows.pipeline import BridgeView, Endpoint, base, endpoint
+
+from routed.domain.rack import Rack, Server, Uplink
+from routed.domain.snapshot import Snapshot
+from routed.domain.wiring import Link, Wire, ofport, wire_name
+from routed.domain.workload import Attachment, AttachmentId
+
+PLANES = ("wires", "ports", "links", "flows", "advertisements")
+"""In the order in which an attachment grows; it shrinks the other way round."""
+
+
+class Standing(Enum):
+    """Owners that are there without any pod."""
+
+    HOST = "host"
+    """The host's own share of the pipeline."""
+    STOCK = "stock"
+    """Slots plugged ahead of need."""
+
+
+Owner = AttachmentId | Standing
+Objects = Mapping[Any, Any]
+_NONE: Objects = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """What one owner wants of every plane: key -> value, or None for what must not exist."""
+
+    wires: Mapping[str, Wire | None] = field(default=_NONE)
+    ports: Mapping[str, Port | None] = field(default=_NONE)
+    links: Mapping[AttachmentId, Link | None] = field(default=_NONE)
+    flows: Mapping[int, frozenset[Flow | Group] | None] = field(default=_NONE)
+    advertisements: Mapping[RouteKey, Attributes | None] = field(default=_NONE)
+
+    def __iter__(self) -> Iterator[Objects]:
+        """Iterate over the planes in growth order."""
+        return (getattr(self, plane) for plane in PLANES)
+
+
+def owners(snapshot: Snapshot) -> tuple[Owner, ...]:
+    """Return all owners of this snapshot, those first that others build on."""
+    return (Standing.HOST, Standing.STOCK, *snapshot.attachments)
+
+
+def plan(snapshot: Snapshot, owner: Owner) -> Intent:
+    """Return what `owner` wants of every plane; nothing at all when the snapshot does not know it."""
+    if owner is Standing.HOST:
+        return Intent(flows={cookie(BASE_OBJECT): base(bridge_view(snapshot.rack, snapshot.server, snapshot.uplink))})
+    if owner is Standing.STOCK:
+        return _stock(snapshot.slots, snapshot.uplink.mtu)
+    attachment = snapshot.attachments.get(owner)
+    if attachment is None:
+        return Intent()
+    grown = _attachment(attachment, snapshot.rack, snapshot.server, snapshot.uplink)
+    if attachment.leaving:
+        # The slot stays plugged: it belongs to the stock.
+        return Intent(
+            links=dict.fromkeys(grown.links),
+            flows=dict.fromkeys(grown.flows),
+            advertisements=dict.fromkeys(grown.advertisements),
+        )
+    if snapshot.draining:
+        return Intent(grown.wires, grown.ports, grown.links, grown.flows, dict.fromkeys(grown.advertisements))
+    return grown
+
+
+@lru_cache(maxsize=8)
+def bridge_view(rack: Rack, server: Server, uplink: Uplink) -> BridgeView:
+    """Return the pipeline's view of this server."""
+    return BridgeView(
+        uplinks=uplink.ofports,
+        host_mac=uplink.mac,
+        gateway_mac=uplink.gateway_mac,
+        host_addresses=server.addresses,
+        pools=tuple(pool.prefix for pool in rack.pools),
+        services=rack.services,
+        vlan=rack.vlan,
+    )
+
+
+@lru_cache(maxsize=8)
+def _stock(slots: int, mtu: int) -> Intent:
+    names = {wire_name(slot): slot for slot in range(slots)}
+    return Intent(
+        wires={name: Wire(mtu) for name in names},
+        ports={name: Port(name, ofport(slot)) for name, slot in names.items()},
+    )
+
+
+@lru_cache(maxsize=4096)
+def _attachment(attachment: Attachment, rack: Rack, server: Server, uplink: Uplink) -> Intent:
+    """Return the intent of a live attachment; cached, since every pass asks again for all of them."""
+    name, mac, slot = wire_name(attachment.slot), attachment.mac, attachment.slot
+    gateways = tuple(rack.gateway(address) for address in attachment.addresses)
+    link = Link(
+        wire=name,
+        netns=attachment.netns,
+        ifname=attachment.id.ifname,
+        mac=mac,
+        mtu=uplink.mtu,
+        addresses=tuple(ip_interface(address) for address in attachment.addresses),
+        gateways=gateways,
+        gateway_mac=uplink.mac,
+    )
+    pod = Endpoint(ofport=ofport(slot), mac=mac, addresses=attachment.addresses, gateways=gateways)
+    return Intent(
+        wires={name: Wire(uplink.mtu)},
+        ports={name: Port(name, ofport(slot))},
+        links={attachment.id: link},
+        flows={cookie(slot + 1): endpoint(bridge_view(rack, server, uplink), pod)},
+        advertisements={
+            RouteKey(tor.address, ip_network(address)): Attributes(next_hop)
+            for tor in rack.tors
+            for address in attachment.addresses
+            if (next_hop := server.address(address.version)) is not None
+        },
+    )

@@ -1,0 +1,111 @@
+"""One plane, what it is known to hold, and the queue in front of it.
+
+A lane calls its plane from one task at a time and hands over everything that waits as one batch. What it believes to
+exist comes from `observe` and from its own successful calls; after a failure it believes nothing of the keys concerned.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+from routed.reconcile.plane import Plane
+
+_UNKNOWN = object()
+Failures = Mapping[Hashable, Exception]
+
+
+class _Batch:
+    """Changes that will go to the plane together."""
+
+    def __init__(self) -> None:
+        self.items: dict[Hashable, Any] = {}
+        self.failures: asyncio.Future[Failures] = asyncio.get_running_loop().create_future()
+
+
+class Lane:
+    """Serialises and batches the calls to one plane."""
+
+    def __init__(self, plane: Plane[Any, Any], *, timeout_s: float) -> None:
+        self.plane = plane
+        self.actual: dict[Hashable, Any] | None = None
+        """What exists, as far as known; None while nothing is known."""
+        self.upserted = 0
+        """Objects made or mended, ever."""
+        self.removed = 0
+        """Objects removed, ever."""
+        self._timeout_s = timeout_s
+        self._turn = asyncio.Lock()
+        self._collecting: _Batch | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def look(self) -> Mapping[Hashable, Any]:
+        """Observe the plane and return all that it holds; on failure nothing is known and the failure is raised."""
+        async with self._turn:
+            return await self._look()
+
+    async def converge(self, want: Mapping[Hashable, Any]) -> None:
+        """Make these keys be so (None: be absent); raises one failure after everything was tried."""
+        if self.actual is None:
+            await self._first_look()
+        differing = {key: value for key, value in want.items() if self.differs(key, value)}
+        if not differing:
+            return
+        batch = self._collecting
+        if batch is None:
+            batch = self._collecting = _Batch()
+            task = asyncio.create_task(self._apply(batch))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        batch.items.update(differing)
+        failures = await asyncio.shield(batch.failures)
+        for key in differing:
+            if key in failures:
+                raise failures[key]
+
+    def differs(self, key: Hashable, value: Any) -> bool:
+        """Tell whether the plane may hold something else than `value` (None: absent) under `key`."""
+        if self.actual is None:
+            return True
+        found = self.actual.get(key)
+        return found is _UNKNOWN or found != value
+
+    async def _first_look(self) -> None:
+        async with self._turn:
+            if self.actual is None:
+                await self._look()
+
+    async def _look(self) -> Mapping[Hashable, Any]:
+        self.actual = None
+        async with asyncio.timeout(self._timeout_s):
+            self.actual = dict(await self.plane.observe())
+        return self.actual
+
+    async def _apply(self, batch: _Batch) -> None:
+        async with self._turn:
+            self._collecting = None  # who comes now waits for the next batch
+            grown = {key: value for key, value in batch.items.items() if value is not None}
+            shrunk = [key for key, value in batch.items.items() if value is None]
+            failures: dict[Hashable, Exception] = {}
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    failures.update(await self.plane.upsert(grown) if grown else {})
+                    failures.update(await self.plane.remove(shrunk) if shrunk else {})
+            except Exception as error:  # noqa: BLE001 - the boundary: whatever a plane raises belongs to its callers
+                failures = dict.fromkeys(batch.items, error)
+            self._remember(batch.items, failures)
+        batch.failures.set_result(failures)
+
+    def _remember(self, items: Mapping[Hashable, Any], failures: Failures) -> None:
+        for key, value in items.items():
+            if self.actual is None:
+                return
+            if key in failures:
+                self.actual[key] = _UNKNOWN
+            elif value is None:
+                self.actual.pop(key, None)
+                self.removed += 1
+            else:
+                self.actual[key] = value
+                self.upserted += 1

@@ -1,0 +1,250 @@
+"""The loop: what every owner wants, against what every plane holds, until both are equal.
+
+One task per owner walks the planes in growth order, then in reverse for what must go; lanes batch what several owners
+want at the same moment. An owner that fails is tried again with a growing delay and holds up nobody else. A wake-up
+carries no data: *this owner may want something else now* (`touch`), *this plane may hold something else now* (`look`).
+
+Invariants, and how to review a change against them:
+
+- nothing is removed because it was not seen: a plane whose `observe` fails is unknown, not empty;
+- what nobody wants and nobody disowns (a stray) goes only after two looks in a row found it so;
+- an owner's later planes are not touched while an earlier one fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import structlog
+
+from routed.reconcile.lane import Lane
+from routed.reconcile.plane import Plane
+
+log = structlog.get_logger(__name__)
+Owner = TypeVar("Owner", bound=Hashable)
+Want = Iterable[Mapping[Any, Any]]
+FIRST_RETRY_S = 0.1
+LAST_RETRY_S = 15.0
+
+
+@dataclass(slots=True)
+class Work:
+    """How far one owner is."""
+
+    asked: int = 0
+    """Counts the times that somebody asked for another pass."""
+    reached: int = 0
+    """The last asked-for pass that succeeded."""
+    failures: int = 0
+    """In a row."""
+    error: Exception | None = None
+    """Of the last pass, None when it succeeded."""
+    task: asyncio.Task[None] | None = None
+    progress: asyncio.Event = field(default_factory=asyncio.Event)
+    """Replaced after every pass."""
+    retry_now: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One object that is not as wanted."""
+
+    plane: str
+    key: Hashable
+    wanted: Any
+    """None: it must not exist."""
+    found: Any
+    """None: it does not exist."""
+
+
+class Loop(Generic[Owner]):
+    """Reconciles owners against planes; see the module's docstring."""
+
+    def __init__(  # noqa: PLR0913 - a composition root's one call
+        self,
+        planes: Sequence[Plane[Any, Any]],
+        *,
+        owners: Callable[[], Collection[Owner]],
+        plan: Callable[[Owner], Want],
+        is_permanent: Callable[[Exception], bool] = lambda _: False,
+        resync_s: float = 10.0,
+        timeout_s: float = 20.0,
+    ) -> None:
+        """`plan` returns what an owner wants, one mapping per plane in the order of `planes`.
+
+        `is_permanent` tells failures that another try cannot mend: `wait_for` raises them at once. `resync_s` is the
+        time between two full looks, `timeout_s` the longest that one call of a plane may take.
+        """
+        self.lanes = {plane.name: Lane(plane, timeout_s=timeout_s) for plane in planes}
+        self.passes = 0
+        """Passes of owners, ever."""
+        self.drifts = dict.fromkeys(self.lanes, 0)
+        """Owners found in another state than the loop had left them, per plane, ever."""
+        self._owners, self._plan, self._is_permanent = owners, plan, is_permanent
+        self._resync_s = resync_s
+        self._works: dict[Owner, Work] = {}
+        self._strays: dict[str, set[Hashable]] = {name: set() for name in self.lanes}
+        self._look_at: set[str] = set(self.lanes)
+        self._woken = asyncio.Event()
+        self._seeing = asyncio.Event()
+        self._group: asyncio.TaskGroup | None = None
+
+    # ---- what wakes the loop
+
+    def touch(self, *owners: Owner) -> None:
+        """Ask for another pass over these owners."""
+        for owner in owners:
+            work = self._works.setdefault(owner, Work())
+            work.asked += 1
+            work.retry_now.set()
+            if self._group is not None and (work.task is None or work.task.done()):
+                work.task = self._group.create_task(self._work(owner, work))
+
+    def look(self, plane: str) -> None:
+        """Ask for another look at a plane."""
+        self._look_at.add(plane)
+        self._woken.set()
+
+    # ---- what others ask of it
+
+    async def wait_for(self, owner: Owner, *, deadline_s: float) -> None:
+        """Wait until a pass that starts after this call has converged `owner`.
+
+        Raises the owner's failure at once when it is permanent, else when `deadline_s` has passed; TimeoutError when
+        there is none.
+        """
+        work = self._works.setdefault(owner, Work())
+        self.touch(owner)
+        goal = work.asked
+        try:
+            async with asyncio.timeout(deadline_s):
+                while work.reached < goal:
+                    await work.progress.wait()
+                    if work.error is not None and self._is_permanent(work.error):
+                        raise work.error
+        except TimeoutError:
+            raise work.error or TimeoutError(f"not done within {deadline_s} s") from None
+
+    async def inspect(self, owner: Owner) -> list[Difference]:
+        """Look at every plane now and return what of `owner` is not as wanted; asks for repair if anything is."""
+        differences = []
+        for lane, want in zip(self.lanes.values(), self._plan(owner), strict=True):
+            found = await lane.look()
+            differences += [
+                Difference(lane.plane.name, key, value, found.get(key))
+                for key, value in want.items()
+                if found.get(key) != value
+            ]
+        if differences:
+            self.touch(owner)
+        return differences
+
+    def drop(self, owner: Owner) -> None:
+        """Forget an owner that has nothing left anywhere."""
+        self._works.pop(owner, None)
+
+    def works(self) -> Mapping[Owner, Work]:
+        """Return how far every owner is."""
+        return self._works
+
+    # ---- the loop itself
+
+    async def run(self) -> None:
+        """Reconcile until cancelled; raises when a plane cannot be looked at even once."""
+        for lane in self.lanes.values():
+            await lane.look()
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            self._seeing.set()
+            try:
+                self.touch(*self._owners())
+                while True:
+                    await self._sleep()
+                    for name in [name for name in self.lanes if name in self._look_at]:
+                        self._look_at.discard(name)
+                        await self._look_again(name)
+            finally:
+                self._group = None
+
+    async def settled(self) -> None:
+        """Wait until every plane was looked at and every owner of that moment has had a pass, successful or not."""
+        await self._seeing.wait()
+        for owner in self._owners():
+            work = self._works.setdefault(owner, Work())
+            while work.reached == 0 and work.failures == 0:
+                await work.progress.wait()
+
+    async def _sleep(self) -> None:
+        try:
+            async with asyncio.timeout(self._resync_s):
+                await self._woken.wait()
+        except TimeoutError:
+            self._look_at.update(self.lanes)
+        self._woken.clear()
+
+    async def _look_again(self, name: str) -> None:
+        try:
+            await self._look(name)
+        except Exception as error:  # noqa: BLE001 - the boundary: a blind plane is tried again, the others go on
+            log.warning("plane.blind", plane=name, error=str(error), kind=type(error).__name__)
+
+    async def _look(self, name: str) -> None:
+        """Look at one plane: owners that find something else than they want get a pass, old strays go."""
+        lane = self.lanes[name]
+        found = await lane.look()
+        index = list(self.lanes).index(name)
+        claimed: set[Hashable] = set()
+        for owner in self._owners():
+            want = tuple(self._plan(owner))[index]
+            claimed.update(want)
+            work = self._works.get(owner)
+            at_rest = work is not None and work.reached == work.asked
+            if at_rest and any(found.get(key) != value for key, value in want.items()):
+                self.drifts[name] += 1
+                log.warning("plane.drift", plane=name, owner=str(owner))
+                self.touch(owner)
+        strays = found.keys() - claimed
+        gone = strays & self._strays[name]
+        self._strays[name] = set(strays)
+        if gone:
+            log.warning("plane.strays", plane=name, keys=[str(key) for key in gone])
+            await lane.converge(dict.fromkeys(gone))
+
+    async def _work(self, owner: Owner, work: Work) -> None:
+        """Pass after pass until the last asked-for one succeeded."""
+        while work.reached < work.asked:
+            goal = work.asked
+            work.retry_now.clear()
+            self.passes += 1
+            try:
+                await self._pass(owner)
+            except Exception as error:  # noqa: BLE001 - the boundary: one owner's failure is no other's
+                work.error = error
+                work.failures += 1
+                log.warning("owner.failed", owner=str(owner), error=str(error), kind=type(error).__name__)
+            else:
+                work.error, work.failures, work.reached = None, 0, goal
+            done, work.progress = work.progress, asyncio.Event()
+            done.set()
+            if work.error is not None:
+                await self._backoff(work)
+
+    async def _pass(self, owner: Owner) -> None:
+        wants = list(zip(self.lanes.values(), self._plan(owner), strict=True))
+        for lane, want in wants:
+            await lane.converge({key: value for key, value in want.items() if value is not None})
+        for lane, want in reversed(wants):
+            await lane.converge({key: None for key, value in want.items() if value is None})
+
+    @staticmethod
+    async def _backoff(work: Work) -> None:
+        delay_s = min(LAST_RETRY_S, FIRST_RETRY_S * 2 ** min(work.failures - 1, 10)) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
+        try:
+            async with asyncio.timeout(delay_s):
+                await work.retry_now.wait()
+        except TimeoutError:
+            pass

@@ -1,0 +1,205 @@
+"""The rack file: read, validated, turned into the domain's values.
+
+One YAML file describes a rack and is the same on all of its servers; `rack.example.yaml` shows every key. This module
+converts and checks; it decides nothing.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from pathlib import Path
+from typing import Annotated, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from routed.domain.rack import Rack, Server, Subnet, Tor
+
+IPAddress = IPv4Address | IPv6Address
+IPNetwork = IPv4Network | IPv6Network
+Asn = Annotated[int, Field(ge=1, le=2**32 - 1)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class SettingsError(Exception):
+    """The rack file cannot be used; the message names the file and the key."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TorSettings(_Section):
+    """One switch of the stackless pair."""
+
+    name: str
+    asn: Asn
+    address: IPAddress
+    """Its own loopback; the common gateway address cannot be a neighbour's."""
+
+
+class SubnetSettings(_Section):
+    """A prefix behind the rack's gateway."""
+
+    prefix: IPNetwork
+    gateway: IPAddress
+
+    @model_validator(mode="after")
+    def _gateway_inside(self) -> Self:
+        if self.gateway.version != self.prefix.version or self.gateway not in self.prefix:
+            raise ValueError(f"gateway {self.gateway} is not in {self.prefix}")
+        return self
+
+
+class PoolSettings(SubnetSettings):
+    """A prefix that pods get addresses of."""
+
+    reserved: tuple[IPNetwork, ...] = ()
+    """Never handed out, besides the network, broadcast and gateway addresses."""
+
+
+class ServerSettings(_Section):
+    """One server of the rack."""
+
+    addresses: tuple[IPAddress, ...] = Field(min_length=1, max_length=2)
+    owns: tuple[IPNetwork, ...] | None = None
+    """Its share of the pools; None for all of them."""
+
+    @model_validator(mode="after")
+    def _one_per_family(self) -> Self:
+        if len({address.version for address in self.addresses}) != len(self.addresses):
+            raise ValueError("at most one address per family")
+        return self
+
+
+class BgpSettings(_Section):
+    """The speaker."""
+
+    asn: Asn
+    hold_time_s: int = Field(default=9, ge=3, le=3600)
+    graceful_restart_s: int = Field(default=30, ge=0, le=4095)
+    """How long the ToRs keep the routes of a speaker that is away; 0 turns graceful restart off."""
+    password_file: Path | None = None
+    """One line: the TCP MD5 secret of both sessions."""
+    listen_port: Port | None = 179
+    """None: only connect outwards."""
+
+
+class BridgeSettings(_Section):
+    """The Open vSwitch bridge that pods are plugged into."""
+
+    name: str = Field(default="br0", max_length=15)
+    uplink: str = Field(default="bond0", max_length=15)
+    """An OVS port: a NIC, a kernel bond or an OVS bond."""
+    members: tuple[str, ...] = ()
+    """Devices of the bond, one to each ToR; the uplink itself when empty."""
+    ready_slots: int = Field(default=32, ge=1, le=1024)
+    """Slots kept plugged beyond those in use."""
+
+
+class IpamSettings(_Section):
+    """Address management."""
+
+    cooldown_s: float = Field(default=60.0, ge=0)
+    """How long a freed address rests before it is used again."""
+
+
+class CniSettings(_Section):
+    """The socket behind the CNI plugin."""
+
+    socket: Path = Path("/run/routed/cni.sock")
+    queue: Path = Path("/var/lib/routed/queue")
+    deadline_s: float = Field(default=20.0, gt=0)
+    """How long an ADD or DEL may take before it fails."""
+
+
+class PathSettings(_Section):
+    """Where files live."""
+
+    state: Path = Path("/var/lib/routed")
+    run: Path = Path("/run/routed")
+    ovs: Path = Path("/run/openvswitch")
+
+
+class MetricsSettings(_Section):
+    """The HTTP endpoint on loopback."""
+
+    port: Port = 9201
+
+
+class Settings(_Section):
+    """A whole rack file."""
+
+    rack: str = Field(min_length=1)
+    tors: tuple[TorSettings, ...] = Field(min_length=1, max_length=2)
+    hosts: tuple[SubnetSettings, ...] = Field(min_length=1, max_length=2)
+    pools: tuple[PoolSettings, ...] = Field(min_length=1)
+    servers: dict[str, ServerSettings] = Field(min_length=1)
+    services: tuple[IPNetwork, ...] = ()
+    vlan: int | None = Field(default=None, ge=1, le=4094)
+    resync_s: float = Field(default=10.0, gt=0)
+    """Time between two full looks at every plane."""
+    bgp: BgpSettings
+    bridge: BridgeSettings = BridgeSettings()
+    ipam: IpamSettings = IpamSettings()
+    cni: CniSettings = CniSettings()
+    paths: PathSettings = PathSettings()
+    metrics: MetricsSettings = MetricsSettings()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if 0 < self.ipam.cooldown_s < self.bgp.graceful_restart_s:
+            raise ValueError(
+                f"ipam.cooldown_s ({self.ipam.cooldown_s:g}) must not be shorter than bgp.graceful_restart_s "
+                f"({self.bgp.graceful_restart_s}): a ToR may still send to a dead pod's server that long"
+            )
+        if len({tor.address for tor in self.tors}) != len(self.tors):
+            raise ValueError("tors: two neighbours have the same address; use each ToR's own loopback")
+        if len({subnet.prefix.version for subnet in self.hosts}) != len(self.hosts):
+            raise ValueError("hosts: at most one subnet per family")
+        for name, server in self.servers.items():
+            for address in server.addresses:
+                if not any(address.version == host.prefix.version and address in host.prefix for host in self.hosts):
+                    raise ValueError(f"servers.{name}.addresses: {address} is in no subnet of hosts")
+        return self
+
+    def domain_rack(self) -> Rack:
+        """Return the rack as the domain knows it."""
+        return Rack(
+            name=self.rack,
+            tors=tuple(Tor(tor.name, tor.asn, tor.address) for tor in self.tors),
+            hosts=tuple(Subnet(host.prefix, host.gateway) for host in self.hosts),
+            pools=tuple(Subnet(pool.prefix, pool.gateway) for pool in self.pools),
+            services=self.services,
+            vlan=self.vlan,
+        )
+
+    def domain_server(self, name: str) -> Server:
+        """Return the server called `name`; SettingsError when the file does not list it."""
+        found = self.servers.get(name)
+        if found is None:
+            listed = ", ".join(sorted(self.servers))
+            raise SettingsError(f"server {name!r} is not in the rack file (it lists {listed}); name it with --server")
+        return Server(name=name, asn=self.bgp.asn, addresses=found.addresses)
+
+
+def load(path: Path) -> Settings:
+    """Read and validate a rack file; SettingsError says what is wrong with which key."""
+    try:
+        document = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path}: not YAML: {error}") from error
+    try:
+        return Settings.model_validate(document)
+    except ValidationError as error:
+        problems = "\n".join(f"  {_key(item['loc'])}: {item['msg']}" for item in error.errors())
+        raise SettingsError(f"{path}: {error.error_count()} problem(s)\n{problems}") from error
+
+
+def _key(location: tuple[int | str, ...]) -> str:
+    """Return ``pools[1].gateway`` for ("pools", 1, "gateway"), without the union members that pydantic names."""
+    parts = [part for part in location if not (isinstance(part, str) and part.startswith(("IPv4", "IPv6")))]
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
+    return text or "the file"

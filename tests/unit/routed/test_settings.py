@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from routed.settings import Settings, SettingsError, load
+
+EXAMPLE = Path(__file__).parents[3] / "rack.example.yaml"
+Edit = Callable[[dict[str, Any]], object]
+
+
+@pytest.fixture
+def edited(tmp_path: Path) -> Callable[[Edit], Settings]:
+    def load_edited(edit: Edit) -> Settings:
+        document = yaml.safe_load(EXAMPLE.read_text())
+        edit(document)
+        file = tmp_path / "rack.yaml"
+        file.write_text(yaml.safe_dump(document))
+        return load(file)
+
+    return load_edited
+
+
+def test_the_example_is_a_whole_rack() -> None:
+    settings = load(EXAMPLE)
+    rack = settings.domain_rack()
+    assert [tor.name for tor in rack.tors] == ["r1a", "r1b"]
+    assert rack.gateway(ip_address("10.101.1.7")) == ip_address("10.101.1.1")
+    server = settings.domain_server("s12")
+    assert server.address(6) == ip_address("fd00:1::12")
+    assert settings.servers["s12"].owns == (ip_network("10.101.1.0/24"), ip_network("fd00:101::2:0/112"))
+
+
+@pytest.mark.parametrize(
+    ("edit", "key"),
+    [
+        (lambda d: d.update(rak="r1"), "rak"),
+        (lambda d: d["bgp"].update(hold_time_s=2), "bgp.hold_time_s"),
+        (lambda d: d["tors"][1].update(asn=0), r"tors\[1\].asn"),
+        (lambda d: d["pools"][2].update(gateway="10.0.0.1"), r"pools\[2\]"),
+        (lambda d: d["servers"]["s11"].update(addresses=["10.9.0.1"]), "servers.s11.addresses"),
+        (lambda d: d["servers"]["s11"].update(addresses=["10.1.0.2", "10.1.0.3"]), "servers.s11"),
+        (lambda d: d["tors"][1].update(address="10.255.1.1"), "tors"),
+        (lambda d: d["ipam"].update(cooldown_s=10), "ipam.cooldown_s"),
+        (lambda d: d.update(vlan=4095), "vlan"),
+        (lambda d: d["bridge"].update(name="a-name-longer-than-fifteen"), "bridge.name"),
+    ],
+)
+def test_a_mistake_is_refused_with_its_key(edited: Callable[[Edit], Settings], edit: Edit, key: str) -> None:
+    with pytest.raises(SettingsError, match=key):
+        edited(edit)
+
+
+def test_a_server_that_is_not_listed_is_told_which_are() -> None:
+    with pytest.raises(SettingsError, match=r"'s99' is not in the rack file \(it lists s11, s12\)"):
+        load(EXAMPLE).domain_server("s99")
+
+
+def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"no\.yaml: No such file"):
+        load(tmp_path / "no.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("rack: [")
+    with pytest.raises(SettingsError, match="not YAML"):
+        load(broken)
