@@ -58,7 +58,9 @@ class Plugin:
     """Put before the binary: ``("nsenter", "--net=...")`` makes that namespace the plugin's host."""
     timeout_s: float = 60
 
-    def add(self, container_id: str, netns: Path, ifname: str = "eth0", args: Mapping[str, str] | None = None) -> Result:
+    def add(
+        self, container_id: str, netns: Path, ifname: str = "eth0", args: Mapping[str, str] | None = None
+    ) -> Result:
         """Attach a container; raises CniError."""
         return Result(json.loads(self._call("ADD", _attachment(container_id, netns, ifname, args))))
 
@@ -68,7 +70,9 @@ class Plugin:
         """Detach a container; netns None is what runtimes say after a reboot. Raises CniError."""
         self._call("DEL", _attachment(container_id, netns, ifname, args))
 
-    def check(self, container_id: str, netns: Path, ifname: str = "eth0", args: Mapping[str, str] | None = None) -> None:
+    def check(
+        self, container_id: str, netns: Path, ifname: str = "eth0", args: Mapping[str, str] | None = None
+    ) -> None:
         """Verify an attachment; needs ``prevResult`` (see `after`). Raises CniError."""
         self._call("CHECK", _attachment(container_id, netns, ifname, args))
 
@@ -79,7 +83,7 @@ class Plugin:
     def gc(self, valid: Iterable[tuple[str, str]]) -> None:
         """Have everything removed but these (container id, ifname) pairs; raises CniError."""
         attachments = [{"containerID": container_id, "ifname": ifname} for container_id, ifname in valid]
-        replace(self, conf={**self.conf, "cni.dev/valid-attachments": attachments})._call("GC", {})
+        self._call("GC", {}, {"cni.dev/valid-attachments": attachments})
 
     def version(self) -> tuple[str, ...]:
         """Return the specification versions that the plugin speaks."""
@@ -89,7 +93,7 @@ class Plugin:
         """Return this plugin as it is called when ``previous`` is known: in a chain, for CHECK, for a usual DEL."""
         return replace(self, conf={**self.conf, "prevResult": previous.raw})
 
-    def _call(self, command: str, attachment: Mapping[str, str]) -> bytes:
+    def _call(self, command: str, attachment: Mapping[str, str], conf: Mapping[str, Any] | None = None) -> bytes:
         environment = {
             "PATH": os.environ["PATH"],
             "CNI_COMMAND": command,
@@ -99,7 +103,7 @@ class Plugin:
         }
         process = subprocess.run(
             [*self.prefix, str(self.binary)],
-            input=json.dumps(self.conf).encode(),
+            input=json.dumps({**self.conf, **(conf or {})}).encode(),
             env=environment,
             capture_output=True,
             timeout=self.timeout_s,
@@ -116,7 +120,9 @@ class Chain:
 
     plugins: tuple[Plugin, ...]
 
-    def add(self, container_id: str, netns: Path, ifname: str = "eth0", args: Mapping[str, str] | None = None) -> Result:
+    def add(
+        self, container_id: str, netns: Path, ifname: str = "eth0", args: Mapping[str, str] | None = None
+    ) -> Result:
         """Attach with every plugin in order; returns the last result. Raises CniError of the first that fails."""
         first, *rest = self.plugins
         result = first.add(container_id, netns, ifname, args)

@@ -1,12 +1,12 @@
 """A real container runtime: Debian's containerd, spoken to over the CRI as a kubelet does.
 
-Owns one directory with all that containerd writes (state, root, socket, log, configuration), the processes that hang on
-it, and one cgroup. Never touches another containerd and never pulls: the pause image is built here and imported. Holds pods
-without containers, which is all that a network needs. Source: Container Runtime Interface v1, containerd 1.6 CRI plugin.
+Owns one directory with all that containerd writes (state, root, socket, log, configuration), the processes that hang
+on it, and one cgroup. Never touches another containerd and never pulls: the pause image is built here and imported.
+Holds pods without containers, which is all that a network needs. Source: Container Runtime Interface v1.
 
 A runtime lives where its ``prefix`` puts it: ``("nsenter", "--net=/run/...")`` for a plain network namespace,
-``("nsenter", "-t", pid, "-n", "-m", ...)`` for a node of the fabric. The directory must be the same one inside and outside,
-its path short (it holds a Unix socket), and loopback must be up inside.
+``("nsenter", "-t", pid, "-n", "-m", ...)`` for a node of the fabric. The directory must be the same one inside and
+outside, its path short (it holds a Unix socket), and loopback must be up inside.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from dataclasses import dataclass
 from hashlib import sha256
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
 _START_TIMEOUT_S = 30.0
 _CALL_TIMEOUT_S = 120.0
@@ -43,10 +43,14 @@ _CONFIG = """\
 version = 2
 root = "{directory}/root"
 state = "{directory}/state"
-# These need kernel modules, block devices or folders outside the directory; the native snapshotter works everywhere.
+# Those need kernel modules, devices or folders elsewhere; native snapshots work on any filesystem.
 disabled_plugins = [
-  "io.containerd.internal.v1.opt", "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs",
-  "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.overlayfs", "io.containerd.snapshotter.v1.zfs",
+  "io.containerd.internal.v1.opt",
+  "io.containerd.snapshotter.v1.aufs",
+  "io.containerd.snapshotter.v1.btrfs",
+  "io.containerd.snapshotter.v1.devmapper",
+  "io.containerd.snapshotter.v1.overlayfs",
+  "io.containerd.snapshotter.v1.zfs",
 ]
 
 [grpc]
@@ -102,9 +106,10 @@ class Pod:
 class Runtime:
     """A containerd of our own. Thread-safe: pods may be run, stopped and removed all at once."""
 
-    def __init__(self, directory: Path, prefix: Sequence[str]) -> None:
+    def __init__(self, directory: Path, prefix: Sequence[str], process: subprocess.Popen[bytes]) -> None:
         self._directory = directory
         self._prefix = tuple(prefix)
+        self._process = process
         self._channel = grpc.insecure_channel(
             f"unix:{directory}/containerd.sock", options=[("grpc.enable_http_proxy", 0)]
         )
@@ -113,24 +118,24 @@ class Runtime:
 
     @classmethod
     def start(cls, directory: Path, *, cni_bin: Path, cni_conf: Path, prefix: Sequence[str] = ()) -> Runtime:
-        """Start containerd in ``directory`` (what an earlier run left there is cleaned first) and wait until it serves.
+        """Start containerd in ``directory``, after cleaning what an earlier run left there; return when it serves.
 
-        ``cni_bin`` holds the plugins, ``loopback`` among them; ``cni_conf`` the network configuration, of which the first
-        file by name counts and which is watched. Raises RuntimeFailedError.
+        ``cni_bin`` holds the plugins, ``loopback`` among them; ``cni_conf`` the network configuration, of which the
+        first file by name counts and which is watched. Raises RuntimeFailedError.
         """
         clean(directory, prefix)
         directory.mkdir(parents=True)
         config = directory / "config.toml"
         config.write_text(_CONFIG.format(directory=directory, image=_PAUSE_IMAGE, cni_bin=cni_bin, cni_conf=cni_conf))
         with (directory / "containerd.log").open("wb") as log:
-            subprocess.Popen(
+            process = subprocess.Popen(
                 [*prefix, "containerd", "--config", str(config)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
-        runtime = cls(directory, prefix)
+        runtime = cls(directory, prefix, process)
         try:
             runtime._wait_until_serving()
             runtime._import_pause_image()
@@ -144,9 +149,7 @@ class Runtime:
         metadata = _messages.PodSandboxMetadata(name=name, uid=uid, namespace=namespace)
         linux = _messages.LinuxPodSandboxConfig(cgroup_parent=f"/{_cgroup(self._directory)}")
         config = _messages.PodSandboxConfig(metadata=metadata, hostname=name, linux=linux)
-        sandbox_id = self._call(
-            self._pods.RunPodSandbox, _messages.RunPodSandboxRequest(config=config)
-        ).pod_sandbox_id
+        sandbox_id = self._call(self._pods.RunPodSandbox, _messages.RunPodSandboxRequest(config=config)).pod_sandbox_id
         return self.inspect(sandbox_id)
 
     def inspect(self, sandbox_id: str) -> Sandbox:
@@ -189,8 +192,9 @@ class Runtime:
         """Kill everything and leave nothing; pods that still run get no DEL, as when a server loses power."""
         self._channel.close()
         clean(self._directory, self._prefix)
+        self._process.wait()
 
-    def _call(self, method: Callable[..., object], request: object) -> object:
+    def _call(self, method: Callable[..., Any], request: Any) -> Any:
         try:
             return method(request, timeout=_CALL_TIMEOUT_S)
         except grpc.RpcError as error:
@@ -224,31 +228,38 @@ class Runtime:
 
 
 def clean(directory: Path, prefix: Sequence[str] = ()) -> None:
-    """Remove all that a runtime in ``directory`` left: processes, mounts, cgroups, shim sockets, files. Safe at any time."""
-    for pid in _processes(directory):
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    _wait_for(lambda: not any(_processes(directory)), f"processes of {directory} survive SIGKILL")
+    """Remove all that a runtime in ``directory`` left: processes, mounts, cgroups, sockets, files. Safe at any time."""
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while pids := _processes(directory):
+        if time.monotonic() > deadline:
+            raise RuntimeFailedError(f"processes {pids} of {directory} survive SIGKILL")
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(_POLL_S)
     for address in directory.glob("state/io.containerd.runtime.v2.task/*/*/address"):
         Path(address.read_text().removeprefix("unix://")).unlink(missing_ok=True)
     for where in dict.fromkeys([tuple(prefix), ()]):
         _unmount(directory, where)
-    for parent in (_CGROUPS, *_CGROUPS.glob("*/")):
-        _remove_cgroup(parent / _cgroup(directory))
+    for cgroup in _cgroups(directory):
+        _remove_cgroup(cgroup)
     if directory.exists():
         shutil.rmtree(directory)
 
 
-def _processes(directory: Path) -> Iterator[int]:
-    """Yield containerd, its shims (they name our socket) and the shims' children (a pod's own process does not)."""
-    marks = {f"{directory}/config.toml".encode(), f"{directory}/containerd.sock".encode()}
+def _processes(directory: Path) -> set[int]:
+    """Return containerd, shims and runc (they name files of ours) and the pods' processes (they are in our cgroup)."""
+    marks = {f"{directory}/{name}".encode() for name in ("config.toml", "containerd.sock", "runc/k8s.io")}
+    pids: set[int] = set()
     for entry in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if (entry / "stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                continue
+        with suppress(OSError):  # it ended while we looked
             if marks & set((entry / "cmdline").read_bytes().split(b"\0")):
-                yield from (int(child) for task in entry.glob("task/*/children") for child in task.read_text().split())
-                yield int(entry.name)
+                pids.add(int(entry.name))
+    for cgroup in _cgroups(directory):
+        for folder, _, _ in os.walk(cgroup):
+            with suppress(OSError):
+                pids.update(int(pid) for pid in Path(folder, "cgroup.procs").read_text().split())
+    return pids
 
 
 def _unmount(directory: Path, prefix: Sequence[str]) -> None:
@@ -259,23 +270,20 @@ def _unmount(directory: Path, prefix: Sequence[str]) -> None:
         subprocess.run([*prefix, "umount", "--lazy", *reversed(ours)], check=True)
 
 
+def _cgroups(directory: Path) -> list[Path]:
+    """Return our cgroup in every hierarchy (version 1) or in the only one (version 2)."""
+    parents = (_CGROUPS, *_CGROUPS.glob("*/"))
+    return [parent / _cgroup(directory) for parent in parents if (parent / _cgroup(directory)).is_dir()]
+
+
 def _remove_cgroup(path: Path) -> None:
-    if path.is_dir():
-        for child in path.glob("*/"):
-            _remove_cgroup(child)
-        path.rmdir()
+    for child in path.glob("*/"):
+        _remove_cgroup(child)
+    path.rmdir()
 
 
 def _cgroup(directory: Path) -> str:
     return str(directory).strip("/").replace("/", "-")
-
-
-def _wait_for(condition: Callable[[], bool], failure: str) -> None:
-    deadline = time.monotonic() + _START_TIMEOUT_S
-    while not condition():
-        if time.monotonic() > deadline:
-            raise RuntimeFailedError(failure)
-        time.sleep(_POLL_S)
 
 
 def _build_pause(directory: Path) -> bytes:

@@ -1,6 +1,6 @@
 """Which address comes next. Pure: no clock, no file, no randomness.
 
-Addresses are plain numbers here and one family at a time, which makes a walk over a full pool cheap. The order: addresses
+Addresses are plain numbers here and one family at a time, which makes a walk over a full pool cheap. The order: those
 that were never used, lowest first; then those that have cooled down, oldest freed first.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass, field
+from itertools import islice
 from math import ceil
 from typing import TYPE_CHECKING
 
@@ -53,7 +54,7 @@ class Book:
 
     held: dict[int, Holder] = field(default_factory=dict)
     freed: dict[int, float] = field(default_factory=dict)
-    """When each was freed: seconds since the epoch."""
+    """When each was freed, in seconds since the epoch; oldest first."""
 
     def copy(self) -> Book:
         """Return a book that can be written without changing this one."""
@@ -77,10 +78,10 @@ def choose(family: Sequence[Share], book: Book, now: float, cooldown_s: float) -
                 address += 1
             if address <= last:
                 return address
-    reusable = [(freed_at, address) for address, freed_at in book.freed.items() if _within(family, address)]
-    if not reusable or remaining(min(reusable)[0], now, cooldown_s) > 0:
+    oldest = next((address for address in book.freed if _within(family, address)), None)
+    if oldest is None or remaining(book.freed[oldest], now, cooldown_s) > 0:
         raise _exhausted(family, book, now, cooldown_s)
-    return min(reusable)[1]
+    return oldest
 
 
 def usage(share: Share, book: Book, now: float, cooldown_s: float) -> Usage:
@@ -94,9 +95,7 @@ def surplus(book: Book, keep: int, now: float, cooldown_s: float) -> tuple[int, 
 
     An address that has cooled down and was freed that many releases ago counts as never used again.
     """
-    if len(book.freed) <= keep:
-        return ()
-    oldest = sorted(book.freed, key=lambda address: (book.freed[address], address))[: len(book.freed) - keep]
+    oldest = islice(book.freed, max(len(book.freed) - keep, 0))
     return tuple(address for address in oldest if remaining(book.freed[address], now, cooldown_s) == 0)
 
 

@@ -11,9 +11,9 @@
         │   └── Leaving               the holder is on its way out
         ├── NotLeaving                an address that is in use was about to be freed: a caller's mistake
         └── LedgerFileError           the file itself; nothing was changed
-            ├── LedgerBusy            another process has it open
-            ├── LedgerCorrupt         it cannot be trusted
-            └── LedgerUnavailable     it cannot be read or written (disk full, permissions, input/output error)
+            ├── LedgerBusyError       another process has it open
+            ├── LedgerCorruptError    it cannot be trusted
+            └── LedgerUnavailableError  it cannot be read or written (disk full, permissions, input/output error)
 
 No exception of SQLite leaves this package.
 """
@@ -33,7 +33,7 @@ class LedgerError(IpamError):
     """What a ledger answers or raises."""
 
 
-class Refused(LedgerError):  # noqa: N818 - the base of answers, named for what they say
+class Refused(LedgerError):  # noqa: N818 - an answer, named for what it says
     """One request was turned down and left no trace."""
 
 
@@ -56,7 +56,7 @@ class Leaving(Refused):
     """The holder was discarded and still holds its addresses; they are freed when every plane has lost it."""
 
 
-class NotLeaving(LedgerError):  # noqa: N818 - named like its opposite
+class NotLeaving(LedgerError):  # noqa: N818 - named like its opposite, Leaving
     """A holder that nobody discarded was to be forgotten."""
 
 
@@ -64,13 +64,13 @@ class LedgerFileError(LedgerError):
     """The ledger's file cannot be used as it is."""
 
 
-class LedgerBusy(LedgerFileError):
+class LedgerBusyError(LedgerFileError):
     """Another process has the ledger open."""
 
 
-class LedgerCorrupt(LedgerFileError):
+class LedgerCorruptError(LedgerFileError):
     """The ledger's file cannot be trusted; the message says what to do."""
 
 
-class LedgerUnavailable(LedgerFileError):
+class LedgerUnavailableError(LedgerFileError):
     """The ledger's file cannot be read or written; whatever was asked for did not happen."""

@@ -24,8 +24,8 @@ class LeaseSource(Protocol):
     def owned(self) -> tuple[IPNetwork, ...]:
         """Return the prefixes that this server may hand out from now on, from memory, at once.
 
-        Asked on every allocation, so a lease that arrives counts at once. One that is taken away is only not handed out
-        any more: it stays with its holder, and a source gives it back no sooner than the ledger neither uses nor cools it.
+        Asked on every allocation, so a lease that arrives counts at once. An address whose lease is taken away stays
+        with its holder; a source gives a lease back no sooner than the ledger neither uses nor cools its address.
         """
 
 

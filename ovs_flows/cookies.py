@@ -1,6 +1,6 @@
 """Cookies: the ownership mark that every flow carries, and whose flow it is.
 
-``0x5652 | schema (16 bits) | object (32 bits)``; object 0 is the base pipeline, object n the attachment in slot n - 1.
+``0x5652 | schema (16 bits) | object (32 bits)``; object 0 is the base pipeline, slot n's attachment is object n + 1.
 The schema grows when the meaning of flows changes, so that a newer agent sees what an older one left as strays.
 """
 
@@ -8,19 +8,16 @@ from __future__ import annotations
 
 MAGIC = 0x5652
 SCHEMA = 1
-_PREFIX = MAGIC << 48 | SCHEMA << 32
-
-BASE = _PREFIX
-"""Cookie of everything that exists once per bridge."""
+BASE_OBJECT = 0
+"""Everything that exists once per bridge."""
 
 
-def of_slot(slot: int) -> int:
-    """Return the cookie of the attachment in a slot."""
-    return _PREFIX | slot + 1
+def cookie(number: int) -> int:
+    """Return the cookie of an object."""
+    return MAGIC << 48 | SCHEMA << 32 | number
 
 
-def slot_of(cookie: int) -> int | None:
-    """Return the slot that a cookie stands for; None for the base pipeline's and for what is not ours."""
-    if cookie & ~0xFFFF_FFFF != _PREFIX or cookie == BASE:
-        return None
-    return (cookie & 0xFFFF_FFFF) - 1
+def object_of(value: int) -> int | None:
+    """Return the object that a cookie stands for, None when the cookie is not of this magic and schema."""
+    number = value & 0xFFFF_FFFF
+    return number if value == cookie(number) else None

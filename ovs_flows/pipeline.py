@@ -1,20 +1,18 @@
-"""The pipeline: which tables exist, what each may do, and the flows in them.
+"""The pipeline: the flows of the bridge, computed from what the bridge and its pods look like.
 
-Owns all forwarding policy of the bridge. Pure: values in, values out; sends nothing. Every flow is made by its `Table`,
-which refuses what its declaration does not permit. Described table by table in docs/pipeline.md.
+Owns all forwarding policy of the bridge. Pure: values in, values out; sends nothing. The tables are declared in
+`ovs_flows.tables` and described, each with a real dump, in docs/pipeline.md.
 
-A packet's way: `CLASSIFY` -> `FABRIC`, `HOST` or `POD` -> `DESTINATION` -> `TOR`; `RESPONDER` answers ARP. Nothing learns
-and nothing floods: what no flow names is dropped.
+A packet's way: `CLASSIFY` -> `FABRIC`, `HOST` or `POD` -> `DESTINATION` -> `TOR`; `RESPONDER` answers
+ARP. Nothing learns and nothing floods: what no flow names is dropped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
-from ovs_flows.errors import PipelineError
 from ovs_flows.fields import ETH_ARP, ETH_IPV4, ETH_IPV6, PROTO_ICMPV6, VLAN_PRESENT, Value
 from ovs_flows.model import (
     IN_PORT,
@@ -33,9 +31,11 @@ from ovs_flows.model import (
     SetField,
     ToGroup,
 )
+from ovs_flows.tables import CLASSIFY, DESTINATION, FABRIC, HOST, POD, RESPONDER, TOR, Table
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
+Fields = dict[str, Value | tuple[Value, Value]]
 
 FROM_FABRIC, FROM_HOST, FROM_POD = 1, 2, 3
 """Values of reg0: where the packet came from."""
@@ -44,128 +44,13 @@ UPLINKS = 1
 _MULTICAST_BIT = "01:00:00:00:00:00"
 _POD_MAY_NOT_SEND = (133, 134, 135, 136, 137)
 """ICMPv6: router solicitation and advertisement, neighbour solicitation and advertisement, redirect (RFC 4861 4)."""
-_NEVER_FORWARDED = tuple(
-    [IPv4Network("224.0.0.0/3"), IPv4Network("169.254.0.0/16"), IPv6Network("ff00::/8"), IPv6Network("fe80::/10")]
+_NEVER_FORWARDED: tuple[Network, ...] = (
+    IPv4Network("224.0.0.0/3"),
+    IPv4Network("169.254.0.0/16"),
+    IPv6Network("ff00::/8"),
+    IPv6Network("fe80::/10"),
 )
 """Multicast, class E and broadcast, link-local."""
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Declaration of one OpenFlow table: its flows may use this and nothing else."""
-
-    number: int
-    name: str
-    purpose: str
-    matches: frozenset[str] = frozenset()
-    actions: frozenset[type[Action]] = frozenset()
-    sets: frozenset[str] = frozenset()
-    """Fields that `SetField` may write."""
-    next: frozenset[int] = frozenset()
-    """Tables that may look next; always later ones, so no packet loops."""
-
-    def flow(self, priority: int, match: Match, *actions: Action, goto: Table | None = None) -> Flow:
-        """Make a flow of this table; PipelineError when it breaks the declaration."""
-        flow = Flow(self.number, priority, match, actions, None if goto is None else goto.number)
-        self.check(flow)
-        return flow
-
-    def check(self, flow: Flow) -> None:
-        """Raise PipelineError, naming what is not permitted."""
-        sets = {action.field for action in flow.actions if isinstance(action, SetField)}
-        broken = [
-            *(f"match {name}" for name in sorted(flow.match.names - self.matches)),
-            *(f"action {kind.__name__}" for kind in {type(action) for action in flow.actions} - self.actions),
-            *(f"set {name}" for name in sorted(sets - self.sets)),
-            *([] if flow.goto is None or flow.goto in self.next else [f"goto {flow.goto}"]),
-            *([] if flow.table == self.number else [f"table {flow.table}"]),
-        ]
-        if broken:
-            raise PipelineError(f"table {self.number} ({self.name}) does not permit {', '.join(broken)}")
-
-
-_OUT = frozenset({Output, ToGroup, PushVlan, SetField})
-_IP_SOURCE = frozenset({"ipv4_src", "ipv6_src"})
-_IP_DESTINATION = frozenset({"ipv4_dst", "ipv6_dst"})
-
-CLASSIFY = Table(
-    0,
-    "classify",
-    "Where does the packet come from? Written to reg0. A port that is neither an uplink nor LOCAL is a pod's.",
-    matches=frozenset({"in_port"}),
-    actions=frozenset({SetField}),
-    sets=frozenset({"reg0"}),
-    next=frozenset({10, 20, 30}),
-)
-FABRIC = Table(
-    10,
-    "fabric",
-    "From the ToRs. Pods' traffic goes on to destination; the host's own, ARP and multicast go to the host; the rest drops.",
-    matches=frozenset({"vlan_vid", "eth_type", "eth_dst"}) | _IP_DESTINATION,
-    actions=frozenset({PopVlan, Output}),
-    next=frozenset({40}),
-)
-HOST = Table(
-    20,
-    "host",
-    "From the host. Pods' addresses go on to destination; ARP and neighbour discovery leave by every uplink so that "
-    "both ToRs know the host; all else leaves by one.",
-    matches=frozenset({"eth_type", "ip_proto", "icmpv6_type", "arp_op", "arp_tpa"}) | _IP_DESTINATION,
-    actions=_OUT,
-    sets=frozenset({"vlan_vid"}),
-    next=frozenset({35, 40}),
-)
-POD = Table(
-    30,
-    "pod",
-    "From pods: default deny. A pod speaks with its own MAC and addresses only, asks ARP for its gateway only, and never "
-    "takes part in neighbour discovery.",
-    matches=frozenset(
-        {
-            "in_port",
-            "eth_src",
-            "vlan_vid",
-            "eth_type",
-            "ip_proto",
-            "icmpv6_type",
-            "arp_op",
-            "arp_sha",
-            "arp_spa",
-            "arp_tpa",
-        }
-    )
-    | _IP_SOURCE,
-    next=frozenset({35, 40}),
-)
-RESPONDER = Table(
-    35,
-    "responder",
-    "Answers an ARP request with the gateway's MAC, out of the port that it came from.",
-    matches=frozenset({"eth_type", "arp_op"}),
-    actions=frozenset({Move, SetField, Push, Pop, Output}),
-    sets=frozenset({"eth_src", "arp_op", "arp_sha"}),
-)
-DESTINATION = Table(
-    40,
-    "destination",
-    "By destination address: a local pod, the host (for pods only), or on to the ToR. From the fabric an address that is "
-    "not here drops: sent back it would loop.",
-    matches=frozenset({"reg0", "eth_type"}) | _IP_DESTINATION,
-    actions=frozenset({SetField, Output}),
-    sets=frozenset({"eth_dst"}),
-    next=frozenset({50}),
-)
-TOR = Table(
-    50,
-    "tor",
-    "Leaves the server: source MAC is the host's (ToRs never learn pods' MACs), destination MAC the gateway's.",
-    actions=_OUT,
-    sets=frozenset({"eth_src", "eth_dst", "vlan_vid"}),
-)
-
-TABLES: dict[int, Table] = {t.number: t for t in (CLASSIFY, FABRIC, HOST, POD, RESPONDER, DESTINATION, TOR)}
-PREFIX_TABLES = tuple(t.number for t in TABLES.values() if t.matches & (_IP_SOURCE | _IP_DESTINATION))
-"""Tables that match IP prefixes: OVS before 3.5 must be told, or every remote address costs a megaflow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,27 +81,17 @@ class Endpoint:
     """One per family; the IPv4 one is all that the pod may ask ARP for."""
 
 
-def check(flows: Iterable[Flow]) -> None:
-    """Raise PipelineError for the first flow that breaks its table's declaration."""
-    for flow in flows:
-        if flow.table not in TABLES:
-            raise PipelineError(f"table {flow.table} is not declared: {flow}")
-        TABLES[flow.table].check(flow)
-
-
 def base(view: BridgeView) -> frozenset[Flow | Group]:
     """Return what exists once per bridge: every table's fixed flows, and the uplinks' group when there are several."""
-    return frozenset(
-        [*_classify(view), *_fabric(view), *_host(view), *_pod(), *_responder(view), *_destination(view), *_tor(view)]
-        + _group(view)
-    )
+    parts: tuple[Callable[[BridgeView], Sequence[Flow | Group]], ...]
+    parts = (_classify, _fabric, _host, _responder, _destination, _tor, _group)
+    return frozenset([*_pod(), *(entry for part in parts for entry in part(view))])
 
 
-@lru_cache(maxsize=8192)
 def endpoint(pod: Endpoint) -> frozenset[Flow]:
     """Return a pod's own flows: three with IPv4, two with IPv6, five with both."""
     flows = []
-    port = {"in_port": pod.ofport, "eth_src": pod.mac}
+    port: Fields = {"in_port": pod.ofport, "eth_src": pod.mac}
     for address in pod.addresses:
         flows += [
             POD.flow(200, Match.of(**port, vlan_vid=0, **_ip("src", address)), goto=DESTINATION),
@@ -224,12 +99,12 @@ def endpoint(pod: Endpoint) -> frozenset[Flow]:
         ]
         if isinstance(address, IPv4Address):
             gateway = next(gateway for gateway in pod.gateways if gateway.version == 4)
-            asks = {"arp_op": 1, "arp_sha": pod.mac, "arp_spa": address, "arp_tpa": gateway}
+            asks: Fields = {"arp_op": 1, "arp_sha": pod.mac, "arp_spa": address, "arp_tpa": gateway}
             flows.append(POD.flow(200, Match.of(**port, vlan_vid=0, eth_type=ETH_ARP, **asks), goto=RESPONDER))
     return frozenset(flows)
 
 
-def _ip(side: str, address: Address | Network) -> dict[str, Value]:
+def _ip(side: str, address: Address | Network) -> Fields:
     if address.version == 4:
         return {"eth_type": ETH_IPV4, f"ipv4_{side}": address}
     return {"eth_type": ETH_IPV6, f"ipv6_{side}": address}
@@ -272,7 +147,7 @@ def _classify(view: BridgeView) -> list[Flow]:
 
 
 def _fabric(view: BridgeView) -> list[Flow]:
-    tag = {"vlan_vid": 0 if view.vlan is None else VLAN_PRESENT | view.vlan}
+    tag: Fields = {"vlan_vid": 0 if view.vlan is None else VLAN_PRESENT | view.vlan}
     pop: tuple[Action, ...] = () if view.vlan is None else (PopVlan(),)
     return [
         FABRIC.flow(300, Match.of(**tag, eth_type=ETH_ARP), *pop, Output(LOCAL)),

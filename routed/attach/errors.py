@@ -1,3 +1,4 @@
+# ruff: noqa: N818  # the names say what happened; a suffix would say it less well
 """What can go wrong between this server and the inside of a pod.
 
 AttachError

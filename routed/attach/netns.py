@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from routed.attach.errors import InvalidNetns, KernelError
@@ -26,7 +27,7 @@ T = TypeVar("T")
 CLONE_NEWNET = 0x4000_0000
 NS_GET_NSTYPE = 0xB703
 """ioctl(2) on a namespace file: its CLONE_ flag; refused by any other kind of file (ioctl_ns(2))."""
-OWN = "/proc/thread-self/ns/net"
+OWN = Path("/proc/thread-self/ns/net")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -62,7 +63,7 @@ def _check(netns: int, path: str) -> None:
         raise InvalidNetns(f"{path} is not a namespace") from error
     if kind != CLONE_NEWNET:
         raise InvalidNetns(f"{path} is not a network namespace")
-    there, here = os.fstat(netns), os.stat(OWN)
+    there, here = os.fstat(netns), OWN.stat()
     if (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino):
         raise InvalidNetns(f"{path} is the server's own network namespace")
 

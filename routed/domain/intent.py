@@ -18,7 +18,6 @@ from bgp.model import Attributes, RouteKey
 from ovs_flows.cookies import BASE_OBJECT, cookie
 from ovs_flows.model import Flow, Group, Port
 from ovs_flows.pipeline import BridgeView, Endpoint, base, endpoint
-
 from routed.domain.rack import Rack, Server, Uplink
 from routed.domain.snapshot import Snapshot
 from routed.domain.wiring import Link, Wire, ofport, wire_name
@@ -38,21 +37,23 @@ class Standing(Enum):
 
 
 Owner = AttachmentId | Standing
-Objects = Mapping[Any, Any]
-_NONE: Objects = MappingProxyType({})
+
+
+def _nothing() -> Mapping[Any, Any]:
+    return MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class Intent:
     """What one owner wants of every plane: key -> value, or None for what must not exist."""
 
-    wires: Mapping[str, Wire | None] = field(default=_NONE)
-    ports: Mapping[str, Port | None] = field(default=_NONE)
-    links: Mapping[AttachmentId, Link | None] = field(default=_NONE)
-    flows: Mapping[int, frozenset[Flow | Group] | None] = field(default=_NONE)
-    advertisements: Mapping[RouteKey, Attributes | None] = field(default=_NONE)
+    wires: Mapping[str, Wire | None] = field(default_factory=_nothing)
+    ports: Mapping[str, Port | None] = field(default_factory=_nothing)
+    links: Mapping[AttachmentId, Link | None] = field(default_factory=_nothing)
+    flows: Mapping[int, frozenset[Flow | Group] | None] = field(default_factory=_nothing)
+    advertisements: Mapping[RouteKey, Attributes | None] = field(default_factory=_nothing)
 
-    def __iter__(self) -> Iterator[Objects]:
+    def __iter__(self) -> Iterator[Mapping[Any, Any]]:
         """Iterate over the planes in growth order."""
         return (getattr(self, plane) for plane in PLANES)
 
@@ -127,7 +128,7 @@ def _attachment(attachment: Attachment, rack: Rack, server: Server, uplink: Upli
         wires={name: Wire(uplink.mtu)},
         ports={name: Port(name, ofport(slot))},
         links={attachment.id: link},
-        flows={cookie(slot + 1): endpoint(bridge_view(rack, server, uplink), pod)},
+        flows={cookie(slot + 1): endpoint(pod)},
         advertisements={
             RouteKey(tor.address, ip_network(address)): Attributes(next_hop)
             for tor in rack.tors

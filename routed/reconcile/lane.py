@@ -77,9 +77,12 @@ class Lane:
                 await self._look()
 
     async def _look(self) -> Mapping[Hashable, Any]:
-        self.actual = None
-        async with asyncio.timeout(self._timeout_s):
-            self.actual = dict(await self.plane.observe())
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                self.actual = dict(await self.plane.observe())
+        except BaseException:
+            self.actual = None
+            raise
         return self.actual
 
     async def _apply(self, batch: _Batch) -> None:

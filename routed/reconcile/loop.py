@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -27,6 +28,12 @@ from routed.reconcile.plane import Plane
 log = structlog.get_logger(__name__)
 Owner = TypeVar("Owner", bound=Hashable)
 Want = Iterable[Mapping[Any, Any]]
+
+
+async def _nothing(_: object) -> None:
+    """Finish a pass that leaves nothing to do."""
+
+
 FIRST_RETRY_S = 0.1
 LAST_RETRY_S = 15.0
 
@@ -71,20 +78,22 @@ class Loop(Generic[Owner]):
         owners: Callable[[], Collection[Owner]],
         plan: Callable[[Owner], Want],
         is_permanent: Callable[[Exception], bool] = lambda _: False,
+        finish: Callable[[Owner], Awaitable[None]] = _nothing,
         resync_s: float = 10.0,
         timeout_s: float = 20.0,
     ) -> None:
         """`plan` returns what an owner wants, one mapping per plane in the order of `planes`.
 
-        `is_permanent` tells failures that another try cannot mend: `wait_for` raises them at once. `resync_s` is the
-        time between two full looks, `timeout_s` the longest that one call of a plane may take.
+        `is_permanent` tells failures that another try cannot mend: `wait_for` raises them at once. `finish` is called
+        as the last step of every successful pass. `resync_s` is the time between two full looks, `timeout_s` the
+        longest that one call of a plane may take.
         """
         self.lanes = {plane.name: Lane(plane, timeout_s=timeout_s) for plane in planes}
         self.passes = 0
         """Passes of owners, ever."""
         self.drifts = dict.fromkeys(self.lanes, 0)
         """Owners found in another state than the loop had left them, per plane, ever."""
-        self._owners, self._plan, self._is_permanent = owners, plan, is_permanent
+        self._owners, self._plan, self._is_permanent, self._finish = owners, plan, is_permanent, finish
         self._resync_s = resync_s
         self._works: dict[Owner, Work] = {}
         self._strays: dict[str, set[Hashable]] = {name: set() for name in self.lanes}
@@ -154,48 +163,61 @@ class Loop(Generic[Owner]):
     # ---- the loop itself
 
     async def run(self) -> None:
-        """Reconcile until cancelled; raises when a plane cannot be looked at even once."""
+        """Reconcile until cancelled. Nothing is changed before every plane could be looked at once."""
         for lane in self.lanes.values():
-            await lane.look()
+            while not await self._sees(lane):
+                await self._sleep(FIRST_RETRY_S)
         async with asyncio.TaskGroup() as group:
             self._group = group
             self._seeing.set()
             try:
                 self.touch(*self._owners())
                 while True:
-                    await self._sleep()
-                    for name in [name for name in self.lanes if name in self._look_at]:
-                        self._look_at.discard(name)
-                        await self._look_again(name)
+                    if not await self._sleep(self._resync_s):
+                        self._look_at.update(self.lanes)
+                    for lane in [lane for name, lane in self.lanes.items() if name in self._look_at]:
+                        self._look_at.discard(lane.plane.name)
+                        if await self._sees(lane):
+                            await self._compare(lane)
             finally:
                 self._group = None
 
-    async def settled(self) -> None:
-        """Wait until every plane was looked at and every owner of that moment has had a pass, successful or not."""
+    async def settled(self, *, patience_s: float = 0.0) -> None:
+        """Wait until every plane was looked at and every owner of that moment has had a pass, successful or not.
+
+        With `patience_s`, owners whose failure another try may mend get that long to succeed.
+        """
         await self._seeing.wait()
-        for owner in self._owners():
-            work = self._works.setdefault(owner, Work())
+        works = [self._works.setdefault(owner, Work()) for owner in self._owners()]
+        for work in works:
             while work.reached == 0 and work.failures == 0:
                 await work.progress.wait()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience_s):
+                for work in works:
+                    while work.error is not None and not self._is_permanent(work.error):
+                        await work.progress.wait()
 
-    async def _sleep(self) -> None:
-        try:
-            async with asyncio.timeout(self._resync_s):
+    async def _sleep(self, longest_s: float) -> bool:
+        """Wait for a wake-up; False when none came."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(longest_s):
                 await self._woken.wait()
-        except TimeoutError:
-            self._look_at.update(self.lanes)
+        woken = self._woken.is_set()
         self._woken.clear()
+        return woken
 
-    async def _look_again(self, name: str) -> None:
+    async def _sees(self, lane: Lane) -> bool:
         try:
-            await self._look(name)
+            await lane.look()
         except Exception as error:  # noqa: BLE001 - the boundary: a blind plane is tried again, the others go on
-            log.warning("plane.blind", plane=name, error=str(error), kind=type(error).__name__)
+            log.warning("plane.blind", plane=lane.plane.name, error=str(error), kind=type(error).__name__)
+            return False
+        return True
 
-    async def _look(self, name: str) -> None:
-        """Look at one plane: owners that find something else than they want get a pass, old strays go."""
-        lane = self.lanes[name]
-        found = await lane.look()
+    async def _compare(self, lane: Lane) -> None:
+        """Compare what was seen with what is wanted: owners that differ get a pass, strays seen twice go."""
+        name, found = lane.plane.name, lane.actual or {}
         index = list(self.lanes).index(name)
         claimed: set[Hashable] = set()
         for owner in self._owners():
@@ -208,11 +230,11 @@ class Loop(Generic[Owner]):
                 log.warning("plane.drift", plane=name, owner=str(owner))
                 self.touch(owner)
         strays = found.keys() - claimed
-        gone = strays & self._strays[name]
-        self._strays[name] = set(strays)
+        gone, self._strays[name] = strays & self._strays[name], set(strays)
         if gone:
             log.warning("plane.strays", plane=name, keys=[str(key) for key in gone])
-            await lane.converge(dict.fromkeys(gone))
+            with suppress(Exception):  # the next look finds them again
+                await lane.converge(dict.fromkeys(gone))
 
     async def _work(self, owner: Owner, work: Work) -> None:
         """Pass after pass until the last asked-for one succeeded."""
@@ -239,12 +261,11 @@ class Loop(Generic[Owner]):
             await lane.converge({key: value for key, value in want.items() if value is not None})
         for lane, want in reversed(wants):
             await lane.converge({key: None for key, value in want.items() if value is None})
+        await self._finish(owner)
 
     @staticmethod
     async def _backoff(work: Work) -> None:
         delay_s = min(LAST_RETRY_S, FIRST_RETRY_S * 2 ** min(work.failures - 1, 10)) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(delay_s):
                 await work.retry_now.wait()
-        except TimeoutError:
-            pass

@@ -7,6 +7,7 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address, ip_network
 from pathlib import Path
+from subprocess import PIPE
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
@@ -29,12 +30,22 @@ def scratch() -> Iterator[Path]:
         yield Path(path)
 
 
-@pytest.fixture
-def host(scratch: Path) -> Iterator[tuple[str, ...]]:
+@pytest.fixture(params=["netns", "node"])
+def host(request: pytest.FixtureRequest, scratch: Path) -> Iterator[tuple[str, ...]]:
+    """A plain network namespace, or a whole node as the fabric has it: network, mount, host name and process ids."""
     with network_namespace(scratch / "host") as netns:
-        enter = ("nsenter", f"--net={netns}")
+        enter: tuple[str, ...] = ("nsenter", f"--net={netns}")
         subprocess.run([*enter, "ip", "link", "set", "lo", "up"], check=True)
-        yield enter
+        if request.param == "netns":
+            yield enter
+            return
+        unshare = ["unshare", "--mount", "--uts", "--pid", "--fork", "--mount-proc", "--kill-child"]
+        with subprocess.Popen([*enter, *unshare, "sh", "-c", "echo; read quit"], stdin=PIPE, stdout=PIPE) as node:
+            assert node.stdout
+            node.stdout.read(1)  # its namespaces are ready
+            init = Path(f"/proc/{node.pid}/task/{node.pid}/children").read_text().strip()
+            yield ("nsenter", "-t", init, "-n", "-m", "-u", "-p")
+            node.communicate()  # closes its stdin, which ends it
 
 
 @pytest.fixture
@@ -98,11 +109,14 @@ def test_ten_pods_at_once_come_and_go(runtime: Runtime, scratch: Path) -> None:
 
 def test_a_plugin_failure_reaches_the_caller(runtime: Runtime, network: Path) -> None:
     broken = {"cniVersion": "1.0.0", "name": "test", "plugins": [{"type": "bridge", "ipam": {"type": "absent"}}]}
-    subnet_full = json.dumps(broken)
-    (network / "10-test.conflist").write_text(subnet_full)
-    with pytest.raises(RuntimeFailedError, match="absent"):
+
+    def run_until_it_fails() -> None:
         while True:  # the configuration folder is watched: pods succeed until the change was seen
             runtime.remove_pod(runtime.run_pod("default", "web", "uid-1").id)
+
+    (network / "10-test.conflist").write_text(json.dumps(broken))
+    with pytest.raises(RuntimeFailedError, match="absent"):
+        run_until_it_fails()
 
 
 def test_closing_leaves_nothing_even_of_running_pods(runtime: Runtime, scratch: Path) -> None:

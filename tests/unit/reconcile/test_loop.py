@@ -126,10 +126,12 @@ async def test_a_stray_goes_only_after_two_looks() -> None:
     async with rig.running():
         rig.routes.held["stray"] = 1
         lane = rig.loop.lanes["routes"]
-        await rig.loop._look("routes")
-        assert lane.actual == {"stray": 1}
-        await rig.loop._look("routes")
-        assert rig.routes.held == {}
+        rig.loop.look("routes")
+        await rig.until(lambda: lane.actual == {"stray": 1})
+        await rig.loop.wait_for("nobody", deadline_s=5)
+        assert rig.routes.held == {"stray": 1}
+        rig.loop.look("routes")
+        await rig.until(lambda: rig.routes.held == {})
 
 
 async def test_a_blind_plane_is_never_an_empty_one() -> None:
@@ -149,11 +151,28 @@ async def test_a_blind_plane_is_never_an_empty_one() -> None:
         await rig.loop.wait_for("a", deadline_s=5)
 
 
-async def test_the_loop_refuses_to_start_blind() -> None:
+async def test_nothing_happens_before_every_plane_was_seen() -> None:
     rig = Rig()
-    rig.links.blind = ConnectionError("no bridge")
-    with pytest.raises(ConnectionError, match="no bridge"):
-        await rig.loop.run()
+    rig.want("a")
+    rig.routes.blind = ConnectionError("no speaker")
+    task = asyncio.create_task(rig.loop.run())
+    await rig.until(lambda: rig.loop.lanes["links"].actual == {})
+    assert rig.log == []
+    rig.routes.blind = None
+    await rig.loop.wait_for("a", deadline_s=5)
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def test_what_fails_for_a_while_does_not_count_as_settled() -> None:
+    rig = Rig()
+    rig.want("a")
+    rig.links.refused["link-a"] = OSError("busy")
+    async with rig.running():
+        settled = asyncio.create_task(rig.loop.settled(patience_s=60))
+        rig.links.refused.clear()
+        await settled
+        assert rig.routes.held == {"route-a": 1}
 
 
 async def test_inspect_names_every_difference() -> None:

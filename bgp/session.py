@@ -1,0 +1,98 @@
+"""One neighbour as the speaker sees it: its routes, the state of its session, what is to be told about it. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from bgp.adjacency import Adjacency
+from bgp.model import NeighborStatus, SessionState
+
+if TYPE_CHECKING:
+    from bgp.model import Neighbor
+
+
+class Session:
+    """The session with one neighbour, followed by what ExaBGP tells of it."""
+
+    def __init__(self, neighbor: Neighbor) -> None:
+        self.neighbor = neighbor
+        self.adjacency = Adjacency()
+        self.configured = False
+        """Whether ExaBGP knows this neighbour as it is wanted; nothing is given to it otherwise."""
+        self.updates_sent = 0
+        self._offered: frozenset[int] = frozenset()
+        self._state = SessionState.DOWN
+        self._since = datetime.now(UTC)
+        self.ups = 0
+        self._reason = ""
+        self._asked_for_end = False
+        self._ended: set[int] = set()
+
+    @property
+    def established(self) -> bool:
+        """Whether routes given now are sent now."""
+        return self._state is SessionState.UP
+
+    def negotiated(self, versions: frozenset[int]) -> None:
+        """Note the families of the session that comes up next."""
+        self._offered = versions
+
+    def up(self) -> None:
+        """Note that the session is established."""
+        self._change(SessionState.UP)
+        self.ups += 1
+        self._asked_for_end = False
+        self._ended.clear()
+        self.adjacency.up(self._offered)
+
+    def down(self, reason: str) -> bool:
+        """Note that the session, or an attempt at it, ended; tell whether it was established."""
+        was = self.established
+        if was:
+            self._change(SessionState.DOWN)
+            self._reason = reason
+            self._ended.clear()
+            self.adjacency.down()
+        return was
+
+    def forget(self, reason: str) -> None:
+        """Note that ExaBGP knows nothing of this neighbour any more: its routes are given anew."""
+        self.down(reason)
+        self.adjacency.reread({}, foreign=False)
+
+    def ended(self, version: int) -> None:
+        """Note that an End-of-RIB was sent."""
+        self._ended.add(version)
+
+    def end_of_rib(self) -> frozenset[int]:
+        """Return the families whose End-of-RIB is due, now that what is desired is known; asks once per session."""
+        if not self.established or self._asked_for_end or not self.adjacency.complete():
+            return frozenset()
+        self._asked_for_end = True
+        return self.adjacency.versions
+
+    @property
+    def told_everything(self) -> bool:
+        """Whether the session is up and its End-of-RIB left."""
+        return self.established and self._ended >= self.adjacency.versions
+
+    def status(self) -> NeighborStatus:
+        """Return what people and metrics want to know."""
+        routes = Counter(prefix.version for prefix in self.adjacency.wire)
+        return NeighborStatus(
+            name=self.neighbor.name,
+            asn=self.neighbor.asn,
+            state=self._state,
+            since=self._since,
+            ups=self.ups,
+            reason=self._reason,
+            updates_sent=self.updates_sent,
+            routes={version: routes[version] for version in (4, 6)},
+            end_of_rib=self.told_everything,
+        )
+
+    def _change(self, state: SessionState) -> None:
+        self._state = state
+        self._since = datetime.now(UTC)

@@ -1,0 +1,81 @@
+"""ExaBGP's text API: values to command lines, answer lines to values. Pure.
+
+An announce and the withdraw that undoes it differ in one word only. That is not style: ExaBGP 5 keeps what it has not
+sent yet in one bucket per attribute set and empties them bucket by bucket, so that a withdraw with other attributes (or
+none) lands in another bucket and may overtake its announce.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import ip_address, ip_network
+
+from bgp.errors import InvalidRouteError, ProtocolError
+from bgp.model import Attributes, IPAddress, IPNetwork
+
+HEARTBEAT = "version"
+"""Answered at once, without the queue that routes go through."""
+SHOW_ROUTES = "show adj-rib out extensive"
+SHOW_SESSIONS = "show neighbor json"
+SHOW_CONFIGURATION = "show neighbor configuration"
+
+_ROW = re.compile(
+    r"neighbor (?P<neighbor>\S+) local-ip .* family-allowed \S+ ipv[46] unicast (?P<prefix>\S+) next-hop (?P<hop>\S+)"
+    r"(?P<attributes>.*)"
+)
+_MED = re.compile(r" med (\d+)")
+_COMMUNITIES = re.compile(r" (?:large-)?community (\[[^]]*\]|\S+)")
+
+
+def announce(neighbor: IPAddress, prefix: IPNetwork, attributes: Attributes) -> str:
+    """Return the command that announces a route to one neighbour."""
+    return _route(neighbor, "announce", prefix, attributes)
+
+
+def withdraw(neighbor: IPAddress, prefix: IPNetwork, attributes: Attributes) -> str:
+    """Return the command that withdraws a route which was announced with these very attributes."""
+    return _route(neighbor, "withdraw", prefix, attributes)
+
+
+def _route(neighbor: IPAddress, verb: str, prefix: IPNetwork, attributes: Attributes) -> str:
+    words = [f"neighbor {neighbor} {verb} route {prefix} next-hop {attributes.next_hop}"]
+    if attributes.med is not None:
+        words.append(f"med {attributes.med}")
+    for keyword, colons in (("community", 1), ("large-community", 2)):
+        chosen = [text for text in attributes.communities if text.count(":") == colons]
+        if chosen:
+            words.append(f"{keyword} [{' '.join(chosen)}]")
+    return " ".join(words)
+
+
+def end_of_rib(neighbor: IPAddress, version: int) -> str:
+    """Return the command that tells one neighbour the end of the first update of a family (RFC 4724 section 2)."""
+    return f"neighbor {neighbor} announce eor ipv{version} unicast"
+
+
+def parse_route(line: str) -> tuple[IPAddress, IPNetwork, Attributes]:
+    """Return neighbour, prefix and attributes of one row of `SHOW_ROUTES`; ProtocolError when it is something else."""
+    row = _ROW.fullmatch(line.strip())
+    if row is None:
+        raise ProtocolError(f"not a row of adj-rib-out: {line!r}")
+    rest = row["attributes"]
+    med = _MED.search(rest)
+    communities = [word for found in _COMMUNITIES.findall(rest) for word in found.strip("[]").split()]
+    try:
+        attributes = Attributes(ip_address(row["hop"]), int(med[1]) if med else None, tuple(communities))
+        return ip_address(row["neighbor"]), ip_network(row["prefix"]), attributes
+    except (ValueError, InvalidRouteError) as error:
+        raise ProtocolError(f"not a row of adj-rib-out: {line!r}") from error
+
+
+def parse_generations(lines: list[str]) -> dict[IPAddress, str]:
+    """Return each neighbour's description in an answer to `SHOW_CONFIGURATION`: the generation that it runs."""
+    found: dict[IPAddress, str] = {}
+    neighbor: IPAddress | None = None
+    for line in lines:
+        words = line.split()
+        if words[:1] == ["neighbor"] and words[-1] == "{":
+            neighbor = ip_address(words[1])
+        elif words[:1] == ["description"] and neighbor is not None:
+            found[neighbor] = line.split('"')[1]
+    return found

@@ -1,0 +1,1 @@
+"""What the images of the nodes run; an image copies this folder to /srv."""

@@ -1,0 +1,37 @@
+#!/bin/bash
+# Start one daemon of a node in the background: daemon.sh NAME. Start scripts and fault injections use it alike.
+# FRR daemons read their part of /etc/frr/frr.conf; OVS keeps its configuration in /etc/openvswitch/conf.db.
+set -euo pipefail
+
+# Sessions and LACP time out within seconds: do not wait behind others' work on a busy machine. The kernel refuses where
+# CONFIG_RT_GROUP_SCHED gives this cgroup no real-time budget; then the daemon runs at normal priority.
+realtime=()
+if chrt -r 1 true 2>/dev/null; then realtime=(chrt -r 1); fi
+
+frr() {
+    install -d -o frr -g frr /run/frr /var/log/frr
+    "${realtime[@]}" "/usr/lib/frr/$@" -d -A 127.0.0.1
+    vtysh -b -d "$1" >/dev/null
+}
+
+case $1 in
+    zebra) frr zebra -s 16777216 ;; # a large netlink buffer: bursts of routes must not be lost
+    bgpd | bfdd) frr "$1" ;;
+    ovsdb-server)
+        install -d /run/openvswitch /var/log/openvswitch
+        [ -e /etc/openvswitch/conf.db ] || ovsdb-tool create /etc/openvswitch/conf.db /usr/share/openvswitch/vswitch.ovsschema
+        ovsdb-server /etc/openvswitch/conf.db --remote=punix:/run/openvswitch/db.sock --pidfile --detach --log-file -vconsole:off
+        ovs-vsctl --no-wait init -- set Open_vSwitch . "external_ids:hostname=$HOSTNAME" \
+            other_config:n-handler-threads=1 other_config:n-revalidator-threads=1
+        ;;
+    # Without the kernel's openvswitch module: the userspace datapath works on any host.
+    ovs-vswitchd) "${realtime[@]}" ovs-vswitchd --disable-system --pidfile --detach --log-file -vconsole:off ;;
+    tord)
+        "${realtime[@]}" /srv/tor/tord.py >>/var/log/tord.log 2>&1 </dev/null &
+        echo $! >/run/tord.pid
+        ;;
+    *)
+        echo "daemon.sh: no daemon called $1" >&2
+        exit 2
+        ;;
+esac

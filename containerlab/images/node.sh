@@ -1,0 +1,32 @@
+# Sourced by the start scripts.
+
+wait_for_interfaces() { # NAME...: links arrive while the node boots
+    local name
+    for name; do
+        until [ -e "/sys/class/net/$name" ]; do sleep 0.05; done
+    done
+}
+
+routing_start() {
+    # Nodes of one kernel may share a hash seed; then a spine's choice of ToR repeats the ToR's choice of spine.
+    local seed=/proc/sys/net/ipv4/fib_multipath_hash_seed
+    if [ -w $seed ]; then cksum <<<"$HOSTNAME" | cut -d ' ' -f 1 >$seed; fi
+    local daemon
+    for daemon in zebra bfdd bgpd; do /srv/daemon.sh $daemon; done
+}
+
+# A veth that belongs to the userspace datapath. OVS cannot complete partial checksums; and the node's own IP stack sees
+# the frames too: it must neither answer ARP nor speak IPv6 on them.
+switch_port() { # NAME
+    ethtool -K "$1" tx off >/dev/null
+    echo 1 >"/proc/sys/net/ipv6/conf/$1/disable_ipv6"
+    ip link set "$1" arp off
+}
+
+stay() { # the node lives as long as this script; as PID 1 it also reaps
+    trap 'exit 0' TERM
+    while true; do
+        sleep infinity &
+        wait $! || true
+    done
+}

@@ -1,0 +1,242 @@
+"""A lab: the nodes and links of one topology file, brought up, found again, disturbed and taken down.
+
+Its state is a folder under /run named after the lab, with a folder per node; nothing else of it exists on the host, so
+taking it down needs neither the topology file nor the process that brought it up.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_network
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from containerlab.errors import LabError, NotReadyError
+from containerlab.node import Node
+from containerlab.topology import TWO_RACKS, Endpoint, Healthcheck, Link, NodeSpec, Topology, load
+
+STATE = Path("/run/routed-lab")
+FIRST_IFINDEX = 1000
+Report = Callable[[str], None]
+
+
+def silent(_line: str) -> None:
+    """Report nothing."""
+
+
+class Lab:
+    """A lab: `Lab.up` makes one, `Lab.find` returns one that runs. As a context manager it ends with its block."""
+
+    def __init__(self, folder: Path, report: Report = silent) -> None:
+        self.folder = folder
+        self.name = folder.name
+        self.report = report
+
+    @classmethod
+    def up(cls, topology: Path = TWO_RACKS, *, name: str | None = None, report: Report = silent) -> Lab:
+        """Start all nodes and plug all links; `wait_ready` waits for the rest. On failure nothing is left.
+
+        Raises:
+            TopologyError: the file cannot be realised.
+            LabError: a lab of that name exists, or a node did not start.
+        """
+        plan = load(topology)
+        lab = cls(STATE / (name or plan.name), report)
+        STATE.mkdir(mode=0o700, exist_ok=True)
+        try:
+            lab.folder.mkdir(mode=0o700)
+        except FileExistsError:
+            raise LabError(
+                f"lab {lab.name} exists: take it down first (python -m containerlab down --name {lab.name})"
+            ) from None
+        try:
+            lab._build(plan)
+        except BaseException:
+            lab.down()
+            raise
+        return lab
+
+    @classmethod
+    def find(cls, name: str, report: Report = silent) -> Lab:
+        """Return the lab of that name, whoever brought it up. LabError when there is none."""
+        lab = cls(STATE / name, report)
+        if not lab.folder.is_dir():
+            raise LabError(f"there is no lab {name}: python -m containerlab up --name {name}")
+        return lab
+
+    @classmethod
+    def named(cls, name: str) -> Lab:
+        """Return the lab of that name to take down, whether it is there or not."""
+        return cls(STATE / name)
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Return the names of all labs of this machine, what crashes left included."""
+        return sorted({folder.name.partition("~")[0] for folder in STATE.glob("*")})
+
+    def __enter__(self) -> Self:
+        """Return the lab."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Take the lab down."""
+        self.down()
+
+    def down(self) -> None:
+        """Kill all nodes and forget the lab: also what a crash left, also when nothing is there."""
+        if self.folder.is_dir():
+            # A holder that is being started cannot write its pid file into a folder that has moved, so it gives up.
+            self.folder.rename(self.folder.with_name(f"{self.name}~{os.getpid()}-{time.monotonic_ns()}"))
+        for folder in STATE.glob(f"{self.name}~*"):
+            nodes = [Node(self.folder / path.name, state=path) for path in folder.iterdir() if path.is_dir()]
+            with ThreadPoolExecutor(8) as pool:
+                list(pool.map(Node.stop, nodes))
+            shutil.rmtree(folder)
+        if STATE.is_dir() and not any(STATE.iterdir()):
+            STATE.rmdir()
+
+    @property
+    def nodes(self) -> dict[str, Node]:
+        """All nodes, by name."""
+        return {path.name: Node(path) for path in sorted(self.folder.iterdir()) if path.is_dir()}
+
+    def node(self, name: str) -> Node:
+        """Return a node. LabError when the lab has none of that name."""
+        if not (self.folder / name).is_dir():
+            raise LabError(f"lab {self.name} has no node {name!r}, but {', '.join(self.nodes)}")
+        return Node(self.folder / name)
+
+    def wait_ready(self, timeout: float | None = None) -> float:
+        """Wait until every node's health check passes. Returns the seconds since the lab was started.
+
+        Raises:
+            NotReadyError: checks failed as often as the topology file allows, or for `timeout` seconds.
+            NodeError: a node stopped.
+        """
+        checks = {name: Healthcheck.model_validate(check) for name, check in self._document()["healthchecks"].items()}
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with ThreadPoolExecutor(max(1, len(checks))) as pool:
+            waits = [
+                pool.submit(self._wait_healthy, self.node(name), check, deadline) for name, check in checks.items()
+            ]
+        failures = [failure for wait in waits if (failure := wait.result())]
+        if failures:
+            raise NotReadyError("\n".join(failures))
+        return self.age()
+
+    def age(self) -> float:
+        """Return the seconds since the lab was started."""
+        return time.time() - float(self._document()["started"])
+
+    def vtysh(self, node: str, *commands: str) -> str:
+        """Run FRR commands on a router."""
+        return self.node(node).run(["vtysh", *(word for command in commands for word in ("-c", command))]).stdout
+
+    def vtysh_json(self, node: str, command: str) -> Any:
+        """Run an FRR show command on a router and return its JSON."""
+        return json.loads(self.vtysh(node, f"{command} json"))
+
+    def kernel_routes(self, node: str) -> dict[str, dict[str, Any]]:
+        """Return a node's forwarding table, both families: prefix -> route as iproute2 shows it in JSON."""
+        tables = (
+            json.loads(self.node(node).run(["ip", "-j", family, "route", "show"]).stdout) for family in ("-4", "-6")
+        )
+        ipv4, ipv6 = tables
+        return {
+            str(ip_network(default if route["dst"] == "default" else route["dst"])): route
+            for default, table in (("0.0.0.0/0", ipv4), ("::/0", ipv6))
+            for route in table
+        }
+
+    def cut(self, endpoint: str) -> None:
+        """Cut the link at "node:interface": that end goes down, both ends lose carrier."""
+        self._set_link(endpoint, "down")
+
+    def restore(self, endpoint: str) -> None:
+        """Mend what `cut` cut."""
+        self._set_link(endpoint, "up")
+
+    def _set_link(self, endpoint: str, state: str) -> None:
+        end = Endpoint.parse(endpoint)
+        self.node(end.node).run(["ip", "link", "set", end.interface, state])
+
+    def _document(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads((self.folder / "lab.json").read_text())
+        return document
+
+    def _build(self, plan: Topology) -> None:
+        checks = {
+            name: spec.healthcheck.model_dump(by_alias=True) for name, spec in plan.nodes.items() if spec.healthcheck
+        }
+        document = {"topology": str(plan.path), "started": time.time(), "healthchecks": checks}
+        (self.folder / "lab.json").write_text(json.dumps(document, indent=1))
+        with ThreadPoolExecutor(8) as pool:
+            self.report(f"{self.name}: starting {len(plan.nodes)} nodes")
+            list(pool.map(lambda spec: Node.start(self.folder / spec.name, spec), plan.nodes.values()))
+            self.report(f"{self.name}: plugging {len(plan.links)} links")
+            self._plug(plan.links)
+            list(pool.map(self._finish, plan.nodes.values()))
+
+    def _plug(self, links: Iterable[Link]) -> None:
+        """Create the links inside their nodes, then set them up, as containerlab does."""
+        pids = {name: node.pid for name, node in self.nodes.items()}
+        # Two ends with the same ifindex would make the kernel take the device for its own lower one and report a loss
+        # of carrier up to a second late (linkwatch_urgent_event).
+        lines = []
+        for number, link in enumerate(links):
+            left, right = (
+                f"{end.interface} index {FIRST_IFINDEX + 2 * number + side} mtu {link.mtu} netns {pids[end.node]}"
+                for side, end in enumerate(link.ends)
+            )
+            lines.append(f"link add {left} type veth peer name {right}")
+        done = subprocess.run(
+            ["ip", "-batch", "-"], input="\n".join(lines), capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise LabError(f"plugging links: {done.stderr.strip()}")
+        ends: dict[str, list[str]] = {}
+        for link in links:
+            for end in link.ends:
+                ends.setdefault(end.node, []).append(end.interface)
+        for name, interfaces in ends.items():
+            commands = "\n".join(f"link set {interface} up" for interface in interfaces)
+            self.node(name).run(["ip", "-batch", "-"], input=commands)
+
+    def _finish(self, spec: NodeSpec) -> None:
+        node = self.node(spec.name)
+        for command in spec.exec:
+            node.run(shlex.split(command))
+
+    def _wait_healthy(self, node: Node, check: Healthcheck, deadline: float | None) -> str:
+        """Return what the last check said when all failed, nothing when one passed."""
+        words = ""
+        for pause in _pauses(check):
+            time.sleep(pause)
+            try:
+                done = node.run(check.command, check=False, timeout=check.timeout)
+            except subprocess.TimeoutExpired:
+                words = f"its check took longer than {check.timeout} s"
+            else:
+                if done.returncode == 0:
+                    self.report(f"{node.name}: ready after {self.age():.1f} s")
+                    return ""
+                words = (done.stderr + done.stdout).strip()
+            if deadline is not None and time.monotonic() > deadline:
+                break
+        return f"{node.name} is not ready: {words}"
+
+
+def _pauses(check: Healthcheck) -> Iterator[float]:
+    yield check.start_period
+    for _ in range(check.retries):
+        yield check.interval

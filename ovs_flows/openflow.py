@@ -1,0 +1,186 @@
+"""The flows plane: what is programmed into the bridge, kept as the agent wants it.
+
+Owns the connection to the bridge's management socket and the way changes are made: one atomic bundle, in which only
+what differs is deleted or added, so that traffic is never interrupted and unchanged flows keep their counters. Never
+commits a bundle of which OVS refused a part: OVS would leave that part out and apply the rest.
+
+The bridge is ours alone: `Flows.observe` returns every flow on it, strays under the cookie that they carry. Groups
+carry no cookie in OpenFlow: all of them are the base pipeline's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+
+from ovs_flows import messages
+from ovs_flows.connection import Connection
+from ovs_flows.cookies import BASE_OBJECT, cookie
+from ovs_flows.errors import Refused, Unreachable
+from ovs_flows.messages import Message
+from ovs_flows.model import Flow, Group, flows_of, groups_of
+from ovs_flows.wire import decode_flow_statistics, decode_groups
+
+Entries = frozenset[Flow | Group]
+BASE = cookie(BASE_OBJECT)
+_RETRY_S = 0.05
+_RETRY_MAX_S = 1.0
+_DUMP_ONE_BY_ONE = 32
+"""Up to this many cookies are asked for singly; for more the whole bridge is dumped."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Change:
+    """A bundle in the making: messages in the order that OVS needs, each with the key that it is for."""
+
+    before: list[tuple[int, Message]] = field(default_factory=list)
+    deletes: list[tuple[int, Message]] = field(default_factory=list)
+    adds: list[tuple[int, Message]] = field(default_factory=list)
+    after: list[tuple[int, Message]] = field(default_factory=list)
+
+    def plan(self, key: int, have: Entries, want: Entries) -> None:
+        """Add what turns ``have`` into ``want``: groups before flows that use them, and after them when they go."""
+        want_flows = flows_of(want - have)
+        replaced = {flow.identity for flow in want_flows}
+        self.adds += ((key, messages.add_flow(key, flow)) for flow in want_flows)
+        self.deletes += (
+            (key, messages.delete_flow(key, flow)) for flow in flows_of(have - want) if flow.identity not in replaced
+        )
+        numbers = {group.number for group in groups_of(have)}
+        for group in groups_of(want - have):
+            change = messages.modify_group if group.number in numbers else messages.add_group
+            self.before.append((key, change(group)))
+        gone = numbers - {group.number for group in groups_of(want)}
+        self.after += ((key, messages.delete_group(number)) for number in gone)
+
+    def messages(self) -> list[tuple[int, Message]]:
+        return [*self.before, *self.deletes, *self.adds, *self.after]
+
+
+class Flows:
+    """Plane: cookie -> flows (and, for the base cookie, groups)."""
+
+    name = "flows"
+
+    def __init__(self, socket: Path, wake: Callable[[], None]) -> None:
+        self._socket = socket
+        self._wake = wake
+        self._connection: Connection | None = None
+        self._bundles = 0
+
+    async def run(self) -> None:
+        """Keep a connection until cancelled; wakes the loop each time that there is a new one."""
+        delay = _RETRY_S
+        while True:
+            try:
+                connection = await Connection.open(self._socket, self._wake)
+            except Unreachable as error:
+                if delay == _RETRY_S:
+                    log.warning("openflow.unreachable", error=str(error))
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, _RETRY_MAX_S)
+                continue
+            delay = _RETRY_S
+            try:
+                await self._serve(connection)
+            except Unreachable as error:
+                log.warning("openflow.lost", error=str(error))
+            finally:
+                self._connection = None
+                connection.close()
+
+    async def _serve(self, connection: Connection) -> None:
+        await connection.exchange([messages.monitor_flows()])
+        self._connection = connection
+        log.info("openflow.connected", socket=str(self._socket))
+        self._wake()
+        await connection.closed.wait()
+        log.warning("openflow.lost", error="closed by the switch")
+
+    async def observe(self) -> Mapping[int, Entries]:
+        """Return everything that the bridge has, by cookie; Unreachable when it cannot tell."""
+        return await self._dump(None)
+
+    async def upsert(self, items: Mapping[int, Entries]) -> Mapping[int, Exception]:
+        """Make each cookie's entries exactly these, all in one bundle.
+
+        A key of which OVS refuses an entry is left as it was and reported; the others go through. Raises Unreachable
+        when the switch cannot be asked, Refused when it does not say which entry it minds.
+        """
+        have = await self._dump(items)
+        failed: dict[int, Exception] = {}
+        while True:
+            change = _Change()
+            for key in items.keys() - failed.keys():
+                change.plan(key, have.get(key, frozenset()), items[key])
+            refused = await self._bundle(change.messages())
+            if not refused:
+                return failed
+            failed |= refused
+
+    async def remove(self, keys: Collection[int]) -> Mapping[int, Exception]:
+        """Delete all entries of these cookies; the base cookie takes every group along."""
+        wanted = [(key, messages.delete_cookie(key)) for key in keys]
+        if BASE in keys:
+            wanted.append((BASE, messages.delete_group()))
+        answer = await self._connected().exchange([message for _, message in wanted])
+        return _blamed(answer.errors, wanted, answer.first)
+
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            raise Unreachable(f"no connection to the switch on {self._socket}")
+        return self._connection
+
+    async def _dump(self, keys: Collection[int] | None) -> Mapping[int, Entries]:
+        """Return the entries of these cookies, or of all."""
+        everything = keys is None or len(keys) > _DUMP_ONE_BY_ONE
+        questions = [messages.dump_flows()] if everything else [messages.dump_cookie(key) for key in keys or ()]
+        if keys is None or BASE in keys:
+            questions.append(messages.dump_groups())
+        answer = await self._connected().exchange(questions)
+        if answer.errors:
+            raise next(iter(answer.errors.values()))
+        found: defaultdict[int, set[Flow | Group]] = defaultdict(set)
+        for xid, question in enumerate(questions, answer.first):
+            for content in answer.parts.get(xid, ()):
+                if messages.parse_part(question.body)[0] == messages.PART_GROUPS:
+                    found[BASE].update(decode_groups(content))
+                else:
+                    for owner, flow in decode_flow_statistics(content):
+                        found[owner].add(flow)
+        return {owner: frozenset(entries) for owner, entries in found.items()}
+
+    async def _bundle(self, wanted: Sequence[tuple[int, Message]]) -> dict[int, Exception]:
+        """Commit these messages together, or none of them; returns the keys that OVS minded."""
+        if not wanted:
+            return {}
+        connection = self._connected()
+        self._bundles += 1
+        number = self._bundles
+        first = connection.next_xid() + 1  # the bundle is opened before
+        adds = (messages.bundle_add(number, message, xid) for xid, (_, message) in enumerate(wanted, first))
+        answer = await connection.exchange([messages.bundle_control(number, messages.OPEN), *adds])
+        step = messages.DISCARD if answer.errors else messages.COMMIT
+        closing = await connection.exchange([messages.bundle_control(number, step)])
+        return _blamed(answer.errors or closing.errors, wanted, first)
+
+
+def _blamed(errors: Mapping[int, Refused], wanted: Sequence[tuple[int, Message]], first: int) -> dict[int, Exception]:
+    """Return the keys whose messages were refused; raises when an error is about none of them."""
+    blamed: dict[int, Exception] = {}
+    elsewhere: list[Refused] = []
+    for xid, error in errors.items():
+        if 0 <= xid - first < len(wanted):
+            blamed.setdefault(wanted[xid - first][0], error)
+        else:
+            elsewhere.append(error)
+    if elsewhere and not blamed:
+        raise elsewhere[0]
+    return blamed

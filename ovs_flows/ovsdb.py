@@ -1,0 +1,400 @@
+"""The bridge and its ports in the Open vSwitch database.
+
+Owns the database connection, the settings of our bridge, what is known of its uplink, and the ports plane. The only
+file that imports ovs and ovsdbapp. Never creates a bridge, never touches another one, never removes a port without our
+mark (`external_ids`). Schema: ovs-vswitchd.conf.db(5).
+
+ovsdbapp keeps a copy of the database in a thread of its own and commits there; all that may wait runs in a worker
+thread. Statistics and status columns are not monitored: OVS rewrites them every few seconds for every port.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import structlog
+from ovs.db.idl import Idl
+from ovsdbapp.backend.ovs_idl import idlutils
+from ovsdbapp.backend.ovs_idl.command import BaseCommand
+from ovsdbapp.backend.ovs_idl.connection import Connection
+from ovsdbapp.schema.open_vswitch.impl_idl import OvsdbIdl
+
+from ovs_flows.errors import BridgeError, ForeignPort, OvsError, PortError, Unreachable
+from ovs_flows.model import Port
+from ovs_flows.tables import PREFIX_TABLES
+
+T = TypeVar("T")
+MARK = {"owner": "routed"}
+"""What our bridge and ports carry in external_ids."""
+_SETTINGS = {"disable-in-band": "true"}
+_PREFIXES = ("ip_dst", "ip_src", "ipv6_dst")
+"""All three that OVS before 3.5 allows per table; later versions know by themselves."""
+_COLUMNS = {
+    "Open_vSwitch": ("bridges", "cur_cfg", "next_cfg", "ovs_version"),
+    "Bridge": (
+        *("name", "ports", "fail_mode", "other_config", "external_ids", "datapath_type", "flow_tables", "controller"),
+    ),
+    "Port": ("name", "interfaces", "external_ids"),
+    "Interface": ("name", "ofport", "ofport_request", "error", "mtu", "mtu_request", "mac_in_use"),
+    "Flow_Table": ("prefixes",),
+    "Controller": ("target",),
+}
+_TIMEOUT_S = 10
+_RETRY_S = 0.2
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class UplinkPorts:
+    """What OVS says of the way out of this server."""
+
+    ofports: tuple[int, ...]
+    """One for a NIC or a kernel bond, one per member of an OVS bond; a member without a device is left out."""
+    devices: tuple[str, ...]
+    """Network device of each, in the same order."""
+    mtu: int
+    """Smallest of them, bytes."""
+    mac: str
+    """MAC address of the bridge's own interface: the host's."""
+    datapath_type: str
+    """``system`` for the kernel's, ``netdev`` for the userspace one."""
+
+
+class Ovsdb:
+    """Connection to the database, and our bridge in it."""
+
+    def __init__(self, socket: Path, bridge: str, uplink: str, wake: Callable[[], None]) -> None:
+        self._remote = f"unix:{socket}"
+        self.bridge = bridge
+        self._uplink = uplink
+        self._wake = wake
+        self._api: _Api | None = None
+        self.ports = Ports(self)
+
+    async def run(self) -> None:
+        """Keep the connection until cancelled; wakes the loop when it is there and whenever the bridge changes."""
+        loop = asyncio.get_running_loop()
+
+        def changed() -> None:
+            if self._api is not None:  # the first copy is no change
+                loop.call_soon_threadsafe(self._wake)
+
+        connection = await self._connect(changed)
+        try:
+            self._api = _Api(connection)
+            log.info("ovsdb.connected", remote=self._remote)
+            self._wake()
+            await asyncio.Event().wait()  # the library reconnects by itself; the copy's changes wake the loop
+        finally:
+            self._api = None
+            await asyncio.to_thread(connection.stop, _TIMEOUT_S)
+
+    async def _connect(self, changed: Callable[[], None]) -> Connection:
+        reported = False
+        while True:
+            try:
+                return await asyncio.to_thread(_connect, self._remote, changed)
+            except Exception as error:  # noqa: BLE001 - the library raises bare Exception when nobody listens
+                if not reported:
+                    log.warning("ovsdb.unreachable", remote=self._remote, error=str(error))
+                reported = True
+            await asyncio.sleep(_RETRY_S)
+
+    async def configure(self) -> None:
+        """Make the bridge's settings right: fail mode, in-band control, our mark, prefix tables, MTU of its interface.
+
+        Raises BridgeError, with nothing changed, when the bridge is not there, when the uplink is not on it, or when
+        somebody else programs it; Unreachable when the database does not answer.
+        """
+        uplink = await self.uplink()
+        await self.transact(lambda api: _Configure(api, self.bridge, uplink.mtu))
+
+    async def uplink(self) -> UplinkPorts:
+        """Return what the bridge goes out by; BridgeError or Unreachable as in `configure`."""
+        return await self.read(lambda api: _read_uplink(self.find_bridge(api), self._uplink))
+
+    def find_bridge(self, api: _Api) -> Any:
+        """Return our bridge's row; BridgeError when it is not there or not ours to program."""
+        bridge = idlutils.row_by_value(api.idl, "Bridge", "name", self.bridge, None)
+        if bridge is None:
+            raise BridgeError(f"there is no bridge {self.bridge}: create it (ovs-vsctl add-br {self.bridge})")
+        if bridge.controller:
+            raise BridgeError(
+                f"bridge {self.bridge} is programmed by a controller: give it up to us "
+                f"(ovs-vsctl del-controller {self.bridge}) or name another bridge"
+            )
+        return bridge
+
+    async def read(self, look: Callable[[_Api], T]) -> T:
+        """Look at the copy, in a worker thread since a running commit may hold it."""
+        api = self._api
+        if api is None:
+            raise Unreachable(f"no connection to the database at {self._remote}")
+
+        def locked() -> T:
+            with api.ovsdb_connection.lock:
+                api.check_fresh()
+                return look(api)
+
+        return await asyncio.to_thread(locked)
+
+    async def transact(self, make: Callable[[_Api], BaseCommand]) -> None:
+        """Commit one command and wait until the switch has applied it."""
+        api = self._api
+        command = await self.read(make)
+        assert api is not None  # noqa: S101 - _read raises without; narrows the type
+
+        def commit() -> None:
+            with api.transaction(check_error=True, log_errors=False) as transaction:
+                transaction.add(command)
+
+        try:
+            await asyncio.to_thread(commit)
+        except OvsError:
+            raise
+        except RuntimeError as error:  # all of ovsdbapp's exceptions, timeouts included
+            raise Unreachable(f"the database did not take the change: {error}") from error
+
+
+class Ports:
+    """Plane: port name -> Port, for the ports of our bridge that carry our mark."""
+
+    name = "ports"
+
+    def __init__(self, ovsdb: Ovsdb) -> None:
+        self._ovsdb = ovsdb
+
+    async def observe(self) -> Mapping[str, Port]:
+        """Return our ports with the numbers that OVS gave them, 0 where it gave none."""
+        return await self._ovsdb.read(self._ours)
+
+    def _ours(self, api: _Api) -> dict[str, Port]:
+        bridge = self._ovsdb.find_bridge(api)
+        return {port.name: Port(port.name, _ofport(port.interfaces[0])) for port in bridge.ports if _is_ours(port)}
+
+    async def upsert(self, items: Mapping[str, Port]) -> Mapping[str, Exception]:
+        """Plug these ports in one transaction; a port counts when OVS reports the number that was asked for."""
+        failed: dict[str, Exception] = dict(await self._foreign(items))
+        wanted = [port for name, port in items.items() if name not in failed]
+        if wanted:
+            bridge = self._ovsdb.bridge
+            await self._ovsdb.transact(lambda api: _Plug(api, bridge, wanted))
+            failed |= await self._ovsdb.read(lambda api: _misplugged(api, wanted))
+        return failed
+
+    async def remove(self, keys: Collection[str]) -> Mapping[str, Exception]:
+        """Unplug these ports in one transaction; a foreign port is left alone and reported."""
+        failed = await self._foreign(keys)
+        bridge = self._ovsdb.bridge
+        await self._ovsdb.transact(lambda api: _Unplug(api, bridge, keys - failed.keys()))
+        return failed
+
+    async def _foreign(self, names: Iterable[str]) -> Mapping[str, Exception]:
+        """Return an error for each name that a port of somebody else has, on whichever bridge."""
+
+        def look(api: _Api) -> dict[str, Exception]:
+            ours = self._ours(api)
+            taken = {port.name for port in api.tables["Port"].rows.values()} - ours.keys()
+            return {
+                name: ForeignPort(
+                    f"a port {name} exists in Open vSwitch and is not ours: remove it (ovs-vsctl del-port {name})"
+                )
+                for name in names
+                if name in taken
+            }
+
+        return await self._ovsdb.read(look)
+
+
+# --- the copy of the database ----------------------------------------------------------------------------------------
+
+
+class _Copy(Idl):  # type: ignore[misc] # the library ships no types
+    """The library's copy of the database; tells when something changed that we look at."""
+
+    def __init__(self, remote: str, helper: Any, changed: Callable[[], None]) -> None:
+        self._changed = changed
+        super().__init__(remote, helper)
+
+    def notify(self, event: str, row: Any, updates: Any = None) -> None:
+        """Called by the library in its own thread, after each change of a row."""
+        del event, updates
+        if row._table.name != "Open_vSwitch":  # noqa: SLF001 - no public way; the root row counts every commit
+            self._changed()
+
+
+class _Api(OvsdbIdl):  # type: ignore[misc] # the library ships no types
+    """The library's commands on a connection of its own; the library would share one per process."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._own = connection
+        super().__init__(connection)
+
+    @property
+    def ovsdb_connection(self) -> Connection:
+        """The connection, which the library looks for under this name."""
+        return self._own
+
+    @ovsdb_connection.setter
+    def ovsdb_connection(self, connection: Connection) -> None:
+        self._own = connection
+
+    def check_fresh(self) -> None:
+        """Raise Unreachable while the copy may be out of date."""
+        if not self.idl._session.is_connected() or self.idl.state != Idl.IDL_S_MONITORING:  # noqa: SLF001 - no public way
+            raise Unreachable("the connection to the Open vSwitch database is down")
+
+
+def _connect(remote: str, changed: Callable[[], None]) -> Connection:
+    helper = idlutils.get_schema_helper(remote, "Open_vSwitch")
+    for table, columns in _COLUMNS.items():
+        helper.register_columns(table, list(columns))
+    connection = Connection(_Copy(remote, helper, changed), timeout=_TIMEOUT_S)
+    connection.start()
+    return connection
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------
+
+
+def _is_ours(row: Any) -> bool:
+    return all(row.external_ids.get(key) == value for key, value in MARK.items())
+
+
+def _ofport(interface: Any) -> int:
+    """Return the OpenFlow port number; 0 when there is none (OVS writes nothing or -1)."""
+    return max(interface.ofport[0], 0) if interface.ofport else 0
+
+
+def _read_uplink(bridge: Any, name: str) -> UplinkPorts:
+    ports = {port.name: port for port in bridge.ports}
+    if name not in ports:
+        raise BridgeError(
+            f"uplink {name} is not a port of bridge {bridge.name}: plug it (ovs-vsctl add-port {bridge.name} {name}) "
+            f"or name another; it has {', '.join(sorted(ports.keys() - {bridge.name})) or 'no ports'}"
+        )
+    own = ports[bridge.name].interfaces[0]
+    plugged = sorted((_ofport(interface), interface) for interface in ports[name].interfaces if _ofport(interface))
+    return UplinkPorts(
+        ofports=tuple(number for number, _ in plugged),
+        devices=tuple(interface.name for _, interface in plugged),
+        mtu=min(
+            (interface.mtu[0] for _, interface in plugged if interface.mtu), default=own.mtu[0] if own.mtu else 1500
+        ),
+        mac=own.mac_in_use[0] if own.mac_in_use else "",
+        datapath_type=bridge.datapath_type or "system",
+    )
+
+
+def _misplugged(api: _Api, wanted: Iterable[Port]) -> dict[str, Exception]:
+    """Return an error for each port that OVS did not plug as asked."""
+    interfaces = {interface.name: interface for interface in api.tables["Interface"].rows.values()}
+    failed: dict[str, Exception] = {}
+    for port in wanted:
+        interface = interfaces.get(port.name)
+        given = 0 if interface is None else _ofport(interface)
+        if given == port.ofport:
+            continue
+        said = f" ({interface.error[0]})" if interface is not None and interface.error else ""
+        failed[port.name] = PortError(
+            f"OVS plugged port {port.name} as number {given} instead of {port.ofport}: another port holds that number, "
+            f"find it with: ovs-vsctl --columns=name find Interface ofport={port.ofport}"
+            if given
+            else f"OVS could not plug port {port.name}{said}: create its network device first"
+        )
+    return failed
+
+
+# --- commands --------------------------------------------------------------------------------------------------------
+
+
+class _Configure(BaseCommand):  # type: ignore[misc] # the library ships no types
+    """Make the settings of the bridge right; writes only what is wrong."""
+
+    def __init__(self, api: _Api, bridge: str, mtu: int) -> None:
+        super().__init__(api)
+        self._bridge = bridge
+        self._mtu = mtu
+
+    def run_idl(self, txn: Any) -> None:
+        """Called by the library inside the transaction."""
+        bridge = idlutils.row_by_value(self.api.idl, "Bridge", "name", self._bridge)
+        if bridge.fail_mode != ["secure"]:
+            bridge.fail_mode = ["secure"]
+        for column, wanted in (("other_config", _SETTINGS), ("external_ids", MARK)):
+            for key, value in wanted.items():
+                if getattr(bridge, column).get(key) != value:
+                    bridge.setkey(column, key, value)
+        own = idlutils.row_by_value(self.api.idl, "Interface", "name", self._bridge)
+        if own.mtu_request != [self._mtu]:
+            own.mtu_request = [self._mtu]
+        if _version(self.api._ovs.ovs_version) < (3, 5):  # noqa: SLF001 - how the library names the root row
+            for number in PREFIX_TABLES:
+                self._set_prefixes(txn, bridge, number)
+
+    def _set_prefixes(self, txn: Any, bridge: Any, number: int) -> None:
+        table = bridge.flow_tables.get(number)
+        if table is None:
+            table = txn.insert(self.api.tables["Flow_Table"])
+            table.prefixes = list(_PREFIXES)
+            bridge.setkey("flow_tables", number, table.uuid)
+        elif set(table.prefixes) != set(_PREFIXES):
+            table.prefixes = list(_PREFIXES)
+
+
+class _Plug(BaseCommand):  # type: ignore[misc] # the library ships no types
+    """Make ports with our mark; asks for the number of those that are there."""
+
+    def __init__(self, api: _Api, bridge: str, wanted: Iterable[Port]) -> None:
+        super().__init__(api)
+        self._bridge = bridge
+        self._wanted = wanted
+
+    def run_idl(self, txn: Any) -> None:
+        """Called by the library inside the transaction."""
+        bridge = idlutils.row_by_value(self.api.idl, "Bridge", "name", self._bridge)
+        there = {port.name: port.interfaces[0] for port in bridge.ports}
+        for wanted in self._wanted:
+            interface = there.get(wanted.name)
+            if interface is None:
+                self._insert(txn, bridge, wanted)
+            elif interface.ofport_request != [wanted.ofport]:
+                interface.ofport_request = [wanted.ofport]
+
+    def _insert(self, txn: Any, bridge: Any, wanted: Port) -> None:
+        interface = txn.insert(self.api.tables["Interface"])
+        interface.name = wanted.name
+        interface.ofport_request = [wanted.ofport]
+        port = txn.insert(self.api.tables["Port"])
+        port.name = wanted.name
+        port.external_ids = dict(MARK)
+        port.interfaces = [interface]
+        bridge.addvalue("ports", port)
+
+
+class _Unplug(BaseCommand):  # type: ignore[misc] # the library ships no types
+    """Take ports with our mark off the bridge."""
+
+    def __init__(self, api: _Api, bridge: str, names: Collection[str]) -> None:
+        super().__init__(api)
+        self._bridge = bridge
+        self._names = names
+
+    def run_idl(self, txn: Any) -> None:
+        """Called by the library inside the transaction."""
+        del txn
+        bridge = idlutils.row_by_value(self.api.idl, "Bridge", "name", self._bridge)
+        for port in bridge.ports:
+            if port.name in self._names and _is_ours(port):
+                bridge.delvalue("ports", port)
+
+
+def _version(text: list[str] | str) -> tuple[int, ...]:
+    """Return a version as numbers: ``3.1.0`` is (3, 1, 0)."""
+    first = text[0] if isinstance(text, list) and text else str(text or "")
+    return tuple(int(part) for part in first.split(".") if part.isdigit())

@@ -1,0 +1,270 @@
+"""The composition root: builds every part, starts them in order, stops them so that the data path stays.
+
+Order of a start: the ledger, the bridge, the planes, one pass over everything that the ledger knows, and only then the
+CNI socket: state is rebuilt before anybody is served. A stop leaves links, flows, ExaBGP and its sessions as they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from datetime import UTC, datetime
+from functools import partial
+from ipaddress import IPv4Address
+
+import structlog
+
+from bgp.config import read_password
+from bgp.errors import InvalidRouteError
+from bgp.model import Neighbor, SpeakerConfig
+from bgp.speaker import Speaker
+from ipam.leases import EmbeddedLeases, check_shares
+from ipam.ledger import Ledger
+from ipam.model import Pool
+from ovs_flows.errors import OvsError, Unreachable
+from ovs_flows.openflow import Flows
+from ovs_flows.ovsdb import Ovsdb, UplinkPorts
+from routed import views
+from routed.attach.announce import Announcer, Asker
+from routed.attach.errors import InterfaceExists, InvalidNetns, MarkTooLong
+from routed.attach.gateway import Gateway
+from routed.attach.links import Links
+from routed.attach.monitor import Monitor
+from routed.attach.veth import MacvlanWay
+from routed.attach.wires import Wires
+from routed.cni.queue import DeletionQueue
+from routed.cni.server import Server as CniServer
+from routed.control import serve_control, serve_health, socket_path
+from routed.domain.intent import Owner, owners, plan
+from routed.domain.rack import Rack, Server, Uplink
+from routed.domain.workload import AttachmentId
+from routed.reconcile.loop import Loop
+from routed.settings import Settings
+from routed.store import Store
+from routed.telemetry import Telemetry
+from routed.verbs import Verbs
+
+log = structlog.get_logger(__name__)
+_PERMANENT = (InvalidNetns, InterfaceExists, MarkTooLong, InvalidRouteError)
+"""Failures that trying again does not mend."""
+
+
+class Agent:
+    """One server's agent."""
+
+    def __init__(self, settings: Settings, server: Server) -> None:
+        """Check what the files say; nothing is opened or changed yet. Raises what `ipam` and `bgp` find wrong."""
+        self._settings, self._server = settings, server
+        self._rack = settings.domain_rack()
+        self._pools = tuple(Pool(pool.prefix, pool.gateway, pool.reserved) for pool in settings.pools)
+        check_shares(self._pools, {name: one.owns for name, one in settings.servers.items()})
+        self._leases = EmbeddedLeases(self._pools, settings.servers[server.name].owns)
+        self._telemetry = Telemetry()
+        self._stopping = asyncio.Event()
+        self._bridge_changed = asyncio.Event()
+        self._waiting_for: str | None = "the agent is starting"
+        self._loop: Loop[Owner] | None = None
+        self._ovsdb = Ovsdb(
+            settings.paths.ovs / "db.sock", settings.bridge.name, settings.bridge.uplink, self._on_bridge_change
+        )
+        self._speaker = Speaker(
+            speaker_config(settings, self._rack, server), settings.paths.run / "bgp", self._looker("advertisements")
+        )
+
+    async def run(self) -> None:
+        """Run until SIGTERM or SIGINT, or until drained."""
+        running = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            running.add_signal_handler(number, self._stopping.set)
+        self._settings.paths.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._settings.paths.run.mkdir(mode=0o755, parents=True, exist_ok=True)
+        main = asyncio.create_task(self._run())
+        stopping = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait((main, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        main.cancel()
+        try:
+            await main
+        except asyncio.CancelledError:
+            log.info("agent.stopped", server=self._server.name)
+
+    async def _run(self) -> None:
+        """Connect to Open vSwitch, then run the rest; what was opened last is closed first."""
+        paths = self._settings.paths
+        async with asyncio.TaskGroup() as connection:
+            connection.create_task(self._ovsdb.run())
+            async with AsyncExitStack() as stack:
+                ledger = Ledger(
+                    paths.state / "ledger.db", self._pools, self._leases, cooldown_s=self._settings.ipam.cooldown_s
+                )
+                stack.callback(ledger.close)
+                monitor = await stack.enter_async_context(Monitor())
+                ports = await self._configure_bridge()
+                gateways = tuple(host.gateway for host in self._rack.hosts)
+                gateway = Gateway(self._settings.bridge.name, gateways, self._bridge_changed.set, monitor)
+                store = Store(
+                    ledger,
+                    rack=self._rack,
+                    server=self._server,
+                    uplink=_uplink(ports, gateway),
+                    ready_slots=self._settings.bridge.ready_slots,
+                    on_change=self._touch,
+                )
+                stack.callback(store.close)
+                store.keep_slots(len(await self._ovsdb.ports.observe()))
+                await self._speaker.start()
+                stack.push_async_callback(self._speaker.stop)
+                await self._serve(store, monitor, gateway, ports)
+
+    async def _serve(self, store: Store, monitor: Monitor, gateway: Gateway, ports: UplinkPorts) -> None:
+        """Start the planes and the loop, rebuild what the ledger knows, then open the doors."""
+        settings, bridge = self._settings, self._settings.bridge
+        flows = Flows(settings.paths.ovs / f"{bridge.name}.mgmt", self._looker("flows"))
+        wires = Wires(
+            self._looker("wires", "ports", "links"), monitor, userspace_datapath=ports.datapath_type == "netdev"
+        )
+        announcer = Announcer(bridge.name, bridge.members or ports.devices, self._askers(), monitor, vlan=settings.vlan)
+        loop = self._loop = Loop[Owner](
+            (wires, self._ovsdb.ports, Links(MacvlanWay()), flows, self._speaker),
+            owners=lambda: owners(store.snapshot),
+            plan=lambda owner: plan(store.snapshot, owner),
+            finish=partial(self._finish, store),
+            is_permanent=lambda error: isinstance(error, _PERMANENT),
+            resync_s=settings.resync_s,
+        )
+        verbs = Verbs(store, loop, self._telemetry, ailment=self._ailment, deadline_s=settings.cni.deadline_s)
+        cni = CniServer(settings.cni.socket, verbs, DeletionQueue(settings.cni.queue))
+        async with asyncio.TaskGroup() as tasks:
+            for work in (gateway, announcer, flows, loop):
+                tasks.create_task(work.run())
+            tasks.create_task(self._follow_uplink(store, gateway))
+            async with self._health(store, loop), self._control(store, loop):
+                await loop.settled()
+                tasks.create_task(self._declare_authority(loop))
+                tasks.create_task(cni.serve())
+                await cni.ready.wait()
+                self._waiting_for = None
+                log.info("agent.serving", server=self._server.name, attachments=len(store.snapshot.attachments))
+                await asyncio.Event().wait()
+
+    # ---- the bridge and what is observed of it
+
+    async def _configure_bridge(self) -> UplinkPorts:
+        """Wait for Open vSwitch, then make the bridge ours; BridgeError when it is not there or is somebody else's."""
+        while True:
+            self._bridge_changed.clear()
+            try:
+                await self._ovsdb.configure()
+                return await self._ovsdb.uplink()
+            except Unreachable as error:
+                self._waiting_for = str(error)
+            await self._bridge_changed.wait()
+
+    async def _follow_uplink(self, store: Store, gateway: Gateway) -> None:
+        while True:
+            await self._bridge_changed.wait()
+            self._bridge_changed.clear()
+            try:
+                await self._ovsdb.configure()
+                store.set_uplink(_uplink(await self._ovsdb.uplink(), gateway))
+            except OvsError as error:
+                log.warning("uplink.unknown", error=str(error))
+
+    def _on_bridge_change(self) -> None:
+        self._bridge_changed.set()
+        if self._loop is not None:
+            self._loop.look("ports")
+
+    def _askers(self) -> Sequence[Asker]:
+        gateways = {host.prefix.version: host.gateway for host in self._rack.hosts}
+        return tuple(
+            Asker(address, gateways[address.version])
+            for address in self._server.addresses
+            if address.version in gateways
+        )
+
+    # ---- between the store, the loop and the speaker
+
+    def _touch(self, changed: Sequence[Owner]) -> None:
+        if self._loop is not None:
+            self._loop.touch(*changed)
+
+    def _looker(self, *planes: str) -> Callable[[], None]:
+        def look() -> None:
+            if self._loop is not None:
+                for plane in planes:
+                    self._loop.look(plane)
+
+        return look
+
+    async def _finish(self, store: Store, owner: Owner) -> None:
+        """Free what a leaving attachment held, now that every plane has lost it."""
+        attachment = store.snapshot.attachments.get(owner) if isinstance(owner, AttachmentId) else None
+        if attachment is not None and attachment.leaving:
+            await store.forget(attachment.id)
+
+    async def _declare_authority(self, loop: Loop[Owner]) -> None:
+        """Let End-of-RIB out once every route is announced; what keeps failing gets half of the restart time."""
+        await loop.settled(patience_s=self._settings.bgp.graceful_restart_s / 2)
+        self._speaker.authoritative()
+
+    # ---- what others see of it
+
+    def _ailment(self) -> str | None:
+        """Return why no pod could be attached now, None when one could."""
+        if self._waiting_for is not None or self._loop is None:
+            return self._waiting_for
+        blind = [name for name, lane in self._loop.lanes.items() if lane.actual is None]
+        return f"cannot observe {', '.join(blind)}; see the log for the reason" if blind else None
+
+    def _health(self, store: Store, loop: Loop[Owner]) -> AbstractAsyncContextManager[None]:
+        return serve_health(
+            self._settings.metrics.port,
+            metrics=lambda: self._telemetry.render(store.snapshot, loop, store.usage(), self._speaker.neighbors()),
+            ready=self._ailment,
+        )
+
+    def _control(self, store: Store, loop: Loop[Owner]) -> AbstractAsyncContextManager[None]:
+        async def drain() -> None:
+            """Withdraw every route, wait until both ToRs were told, end ExaBGP, then the agent."""
+            self._waiting_for = "this server is drained: it announces no routes; restart the agent to end that"
+            store.drain()
+            await self._speaker.drain()
+            self._stopping.set()
+
+        return serve_control(
+            socket_path(self._settings),
+            pages={
+                "attachments": lambda: views.attachments(store.snapshot, loop),
+                "routes": lambda: views.routes(store.snapshot, loop),
+                "flows": lambda: views.flows(store.snapshot, loop),
+                "neighbors": lambda: views.neighbors(self._speaker.neighbors(), datetime.now(UTC)),
+                "leases": lambda: views.leases(store.usage()),
+            },
+            drain=drain,
+        )
+
+
+def _uplink(ports: UplinkPorts, gateway: Gateway) -> Uplink:
+    return Uplink(ofports=ports.ofports, mac=ports.mac, gateway_mac=gateway.mac, mtu=ports.mtu)
+
+
+def speaker_config(settings: Settings, rack: Rack, server: Server) -> SpeakerConfig:
+    """Return how this server peers: from its own address to both ToRs' loopbacks."""
+    bgp = settings.bgp
+    password = read_password(bgp.password_file) if bgp.password_file else None
+    local = server.address(rack.tors[0].address.version)
+    if local is None:
+        raise InvalidRouteError(f"server {server.name} has no address of the family of ToR {rack.tors[0].name}")
+    identity = server.address(4) or server.addresses[0]
+    return SpeakerConfig(
+        local_as=bgp.asn,
+        router_id=IPv4Address(int(identity) & 0xFFFF_FFFF),
+        local_address=local,
+        neighbors=tuple(Neighbor(tor.address, tor.asn, tor.name, password) for tor in rack.tors),
+        hold_time_s=bgp.hold_time_s,
+        graceful_restart_s=bgp.graceful_restart_s or None,
+        listen_port=bgp.listen_port,
+    )

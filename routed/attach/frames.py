@@ -1,0 +1,59 @@
+"""The bytes of an ARP request and of a neighbour solicitation. Pure. Source: RFC 826, RFC 4861 4.3, RFC 8200 8.1."""
+
+from __future__ import annotations
+
+import struct
+from ipaddress import IPv4Address, IPv6Address
+
+_BROADCAST = bytes([0xFF] * 6)
+_ETH_ARP, _ETH_IPV6, _ETH_VLAN = 0x0806, 0x86DD, 0x8100
+_ARP_ETHERNET, _ARP_IPV4, _ARP_REQUEST = 1, 0x0800, 1
+_ICMPV6, _NEIGHBOUR_SOLICITATION, _SOURCE_LINK_ADDRESS = 58, 135, 1
+_SOLICITED_NODE = bytes.fromhex("ff0200000000000000000001ff")
+
+
+def question(
+    mac: str, address: IPv4Address | IPv6Address, target: IPv4Address | IPv6Address, vlan: int | None
+) -> bytes:
+    """Return the frame in which ``address`` at ``mac`` asks everybody for ``target``; both of one family.
+
+    Whoever answers has to remember the asker, which is the point. ``vlan`` None is untagged.
+    """
+    if isinstance(address, IPv4Address) and isinstance(target, IPv4Address):
+        return _arp(_octets(mac), address, target, vlan)
+    if isinstance(address, IPv6Address) and isinstance(target, IPv6Address):
+        return _solicitation(_octets(mac), address, target, vlan)
+    raise ValueError(f"{address} cannot ask for {target}: another family")
+
+
+def _arp(mac: bytes, address: IPv4Address, target: IPv4Address, vlan: int | None) -> bytes:
+    fixed = struct.pack("!HHBBH", _ARP_ETHERNET, _ARP_IPV4, 6, 4, _ARP_REQUEST)
+    return _ethernet(_BROADCAST, mac, _ETH_ARP, vlan) + fixed + mac + address.packed + bytes(6) + target.packed
+
+
+def _solicitation(mac: bytes, address: IPv6Address, target: IPv6Address, vlan: int | None) -> bytes:
+    group = _SOLICITED_NODE + target.packed[-3:]
+    option = struct.pack("!BB", _SOURCE_LINK_ADDRESS, 1) + mac
+    rest = bytes(4) + target.packed + option
+    length = 4 + len(rest)
+    pseudo_header = address.packed + group + struct.pack("!II", length, _ICMPV6)
+    start = struct.pack("!BB", _NEIGHBOUR_SOLICITATION, 0)
+    message = start + _checksum(pseudo_header + start + bytes(2) + rest) + rest
+    ip_header = struct.pack("!IHBB", 6 << 28, length, _ICMPV6, 255) + address.packed + group
+    return _ethernet(b"\x33\x33" + group[-4:], mac, _ETH_IPV6, vlan) + ip_header + message
+
+
+def _ethernet(destination: bytes, source: bytes, kind: int, vlan: int | None) -> bytes:
+    tag = b"" if vlan is None else struct.pack("!HH", _ETH_VLAN, vlan)
+    return destination + source + tag + struct.pack("!H", kind)
+
+
+def _checksum(data: bytes) -> bytes:
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return struct.pack("!H", ~total & 0xFFFF)
+
+
+def _octets(mac: str) -> bytes:
+    return bytes.fromhex(mac.replace(":", ""))

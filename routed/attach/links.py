@@ -1,0 +1,181 @@
+"""The links plane: the interfaces inside the pods.
+
+Keeps nothing in memory: a slot's mark (`routed.attach.mark`) says whose interface hangs on it and in which namespace,
+and observing means going there to look. Visits run concurrently, each in a thread of its own (`routed.attach.netns`).
+
+Never creates a namespace, and never touches an interface in a pod that does not hang on one of our slots.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import Protocol, TypeVar
+
+from routed.attach import mark, pod
+from routed.attach.errors import AttachError, InterfaceExists, InvalidNetns, NotFound, SlotTaken
+from routed.attach.mark import Mark
+from routed.attach.netns import Visit, visit
+from routed.attach.rtnl import Device, Rtnl, set_device
+from routed.domain.wiring import Link
+from routed.domain.workload import AttachmentId
+
+K = TypeVar("K", bound=Hashable)
+
+_AT_ONCE = 16
+"""Threads; most of their time they wait for the kernel's locks."""
+
+
+class Way(Protocol):
+    """How an interface gets into a pod. A slot is a device that stays on the server and carries the mark."""
+
+    def slot(self, home: Rtnl, wire: str) -> Device:
+        """Return the slot of a wire; SlotMissing, ForeignDevice."""
+
+    def wire(self, slot: Device) -> str:
+        """Return the wire of a slot."""
+
+    def holds(self, slot: Device, found: Device) -> bool:
+        """Whether ``found``, seen inside a pod, hangs on the slot."""
+
+    def create(self, visit: Visit, slot: Device, link: Link, alias: str) -> None:
+        """Mark the slot, then make the interface exist inside the pod, down, under its name."""
+
+    def destroy(self, visit: Visit, found: Device) -> None:
+        """Take the interface away from the pod."""
+
+
+class Links:
+    """Pods' interfaces: attachment -> Link. Addresses and gateways are in the order IPv4, IPv6."""
+
+    name = "links"
+
+    def __init__(self, way: Way) -> None:
+        self._way = way
+
+    async def observe(self) -> Mapping[AttachmentId, Link]:
+        """Return every interface that hangs on a slot, as it is inside its pod.
+
+        What left a mark but no interface (a pod that died, a creation cut short) is absent, and its mark is cleared.
+        """
+        slots = await asyncio.to_thread(self._marked, mark.IN_USE)
+        found: dict[AttachmentId, Link] = {}
+        stale: list[Device] = []
+
+        async def look(slot: Device, whose: Mark) -> None:
+            link = await self._look(slot, whose)
+            if link is None:
+                stale.append(slot)
+            else:
+                found[whose.id] = link
+
+        failures = await _each({slot.name: partial(look, slot, whose) for slot, whose in slots})
+        if failures:
+            raise next(iter(failures.values()))
+        await asyncio.to_thread(_clear, stale)
+        return found
+
+    async def upsert(self, items: Mapping[AttachmentId, Link]) -> Mapping[AttachmentId, Exception]:
+        """Make these interfaces exist as given; every one is tried, concurrently."""
+        return await _each({key: partial(self._plug, key, link) for key, link in items.items()})
+
+    async def remove(self, keys: Collection[AttachmentId]) -> Mapping[AttachmentId, Exception]:
+        """Make these interfaces not exist; a namespace that is gone took them along."""
+        return await _each({key: partial(self._unplug, key) for key in keys})
+
+    async def _plug(self, key: AttachmentId, link: Link) -> None:
+        try:
+            await visit(link.netns, lambda inside: self._attach(inside, key, link))
+        except SlotTaken:
+            if not await self._evict_stale(link.wire):
+                raise
+            await visit(link.netns, lambda inside: self._attach(inside, key, link))
+
+    def _attach(self, inside: Visit, key: AttachmentId, link: Link) -> None:
+        alias = Mark(key, link.netns).text()
+        slot = self._way.slot(inside.home, link.wire)
+        found = inside.pod.device(link.ifname)
+        if found is not None and not self._way.holds(slot, found):
+            raise InterfaceExists(f"{link.netns} has an interface {link.ifname} that is not ours")
+        whose = mark.parse(slot.alias)
+        if whose is not None and whose.id != key:
+            raise SlotTaken(f"{slot.name} serves {whose.id}")
+        device = found
+        if device is None:
+            self._way.create(inside, slot, link, alias)
+            device = inside.pod.device(link.ifname)
+        elif slot.alias != alias:
+            inside.home.apply(set_device(slot.index, alias=alias))
+        if device is None:
+            raise InvalidNetns(f"{link.ifname} vanished from {link.netns} at once")
+        pod.configure(inside.pod, device, link, fresh=found is None)
+
+    async def _unplug(self, key: AttachmentId) -> None:
+        for slot, whose in await asyncio.to_thread(self._marked, mark.beginning(key)):
+            with suppress(InvalidNetns, NotFound):  # gone with its pod
+                await visit(whose.netns, partial(self._detach, slot=slot, ifname=whose.id.ifname))
+            await asyncio.to_thread(_clear, [slot])
+
+    def _detach(self, inside: Visit, slot: Device, ifname: str) -> None:
+        found = inside.pod.device(ifname)
+        if found is not None and self._way.holds(slot, found):
+            self._way.destroy(inside, found)
+
+    async def _evict_stale(self, wire: str) -> bool:
+        """Free a slot whose mark names an interface that no longer exists; False when it does exist."""
+        slot = await asyncio.to_thread(self._slot, wire)
+        whose = mark.parse(slot.alias)
+        if whose is None or await self._look(slot, whose) is not None:
+            return False
+        await asyncio.to_thread(_clear, [slot])
+        return True
+
+    async def _look(self, slot: Device, whose: Mark) -> Link | None:
+        def call(inside: Visit) -> Link | None:
+            found = inside.pod.device(whose.id.ifname)
+            if found is None or not self._way.holds(slot, found):
+                return None
+            return pod.look(inside.pod, found, self._way.wire(slot), whose.netns)
+
+        try:
+            return await visit(whose.netns, call)
+        except (InvalidNetns, NotFound):
+            return None
+
+    def _slot(self, wire: str) -> Device:
+        with Rtnl() as home:
+            return self._way.slot(home, wire)
+
+    def _marked(self, beginning: str) -> list[tuple[Device, Mark]]:
+        with Rtnl() as home:
+            slots = home.devices(alias=beginning)
+        return [(slot, whose) for slot in slots if (whose := mark.parse(slot.alias)) is not None]
+
+
+def _clear(slots: Iterable[Device]) -> None:
+    with Rtnl() as home:
+        for slot in slots:
+            try:
+                home.apply(set_device(slot.index, alias=mark.OURS))
+            except NotFound:
+                continue  # the wire went, and its mark with it
+
+
+async def _each(calls: Mapping[K, Callable[[], Awaitable[None]]]) -> dict[K, Exception]:
+    """Run all calls, some at once; return what failed."""
+    gate = asyncio.Semaphore(_AT_ONCE)
+    failures: dict[K, Exception] = {}
+
+    async def one(key: K, call: Callable[[], Awaitable[None]]) -> None:
+        async with gate:
+            try:
+                await call()
+            except AttachError as error:
+                failures[key] = error
+
+    async with asyncio.TaskGroup() as group:
+        for key, call in calls.items():
+            group.create_task(one(key, call))
+    return failures

@@ -1,0 +1,99 @@
+"""The inside of a pod: what its interface looks like, and how it should.
+
+A pod's address is a /32 (/128): it has no neighbours. Its gateway is reached by a link-scope host route, everything
+else by a default route through it, and the gateway's MAC is a permanent neighbour entry, so no ARP or ND is ever asked.
+
+No gratuitous ARP and no unsolicited NA are sent for a new pod, because nobody outside has anything to forget: a pod's
+MAC never leaves the server (the bridge rewrites the source of all that leaves), the ToR routes the pod's /32 to the
+server instead of resolving it, the server's own flow names the MAC, and the MAC is derived from the address, so that
+whoever gets the address next has the same one.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+
+from routed.attach import sysctl
+from routed.attach.rtnl import (
+    LOOPBACK,
+    Device,
+    Route,
+    Rtnl,
+    add_address,
+    add_route,
+    delete_address,
+    delete_route,
+    set_device,
+    set_neighbour,
+)
+from routed.domain.wiring import Link
+from routed.domain.workload import IPAddress
+
+_ANYWHERE = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
+_METRIC = {4: 0, 6: 1024}
+"""What the kernel uses when nobody says."""
+
+
+def look(pod: Rtnl, device: Device, wire: str, netns: str) -> Link:
+    """Return the interface as it is; addresses and gateways in the order IPv4, IPv6.
+
+    A gateway counts when it has both of its routes; ``gateway_mac`` is empty unless every gateway has the same
+    permanent neighbour entry.
+    """
+    routes = pod.routes(device.index)
+    gateways = tuple(
+        route.gateway
+        for route in routes
+        if route.gateway is not None and route.destination.prefixlen == 0 and _to_gateway(route.gateway) in routes
+    )
+    entries = {entry.address: entry.mac for entry in pod.neighbours(device.index) if entry.permanent}
+    macs = {entries.get(gateway) or "" for gateway in gateways}
+    return Link(
+        wire=wire,
+        netns=netns,
+        ifname=device.name,
+        mac=device.mac,
+        mtu=device.mtu,
+        addresses=tuple(sorted(pod.addresses(device.index), key=lambda address: address.version)),
+        gateways=gateways,
+        gateway_mac=macs.pop() if len(macs) == 1 else "",
+    )
+
+
+def configure(pod: Rtnl, device: Device, link: Link, *, fresh: bool) -> None:
+    """Make the interface as the link says; runs inside the pod. A fresh device is known to have nothing on it yet."""
+    present = set() if fresh else set(pod.addresses(device.index))
+    routes = set() if fresh else set(pod.routes(device.index))
+    wanted = _routes(link)
+    defaults = {route for route in routes if route.destination.prefixlen == 0}
+    if any(address.version == 6 for address in link.addresses):
+        _no_autoconfiguration(device.name)
+    pod.apply(
+        set_device(LOOPBACK, up=True),
+        set_device(device.index, up=True, mtu=link.mtu, mac=None if device.mac == link.mac else link.mac),
+        # adding before deleting: an interface that loses its last IPv4 address loses its routes with it
+        *(add_address(device.index, address) for address in link.addresses if address not in present),
+        *(delete_address(device.index, address) for address in present.difference(link.addresses)),
+        *(delete_route(device.index, route) for route in defaults.difference(wanted)),
+        *(add_route(device.index, route) for route in wanted if route not in routes),
+        *(set_neighbour(device.index, gateway, link.gateway_mac) for gateway in link.gateways),
+    )
+
+
+def _no_autoconfiguration(ifname: str) -> None:
+    """Leave the pod's IPv6 to us: no router advertisements, no made-up addresses, not even a link-local one."""
+    for setting, value in (("disable_ipv6", 0), ("accept_ra", 0), ("autoconf", 0), ("addr_gen_mode", 1)):
+        sysctl.write(f"ipv6/conf/{ifname}/{setting}", value)
+
+
+def _to_gateway(gateway: IPAddress) -> Route:
+    return Route(ip_network(gateway), None, _METRIC[gateway.version])
+
+
+def _through(gateway: IPAddress) -> Route:
+    return Route(_ANYWHERE[gateway.version], gateway, _METRIC[gateway.version])
+
+
+def _routes(link: Link) -> list[Route]:
+    """Return the wanted routes, each after those that it depends on."""
+    return [route for gateway in link.gateways for route in (_to_gateway(gateway), _through(gateway))]

@@ -1,0 +1,30 @@
+"""Kernel settings below /proc/sys/net, of the network namespace that the calling thread is in."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+from routed.attach.errors import KernelError
+
+_ROOT = Path("/proc/sys/net")
+
+
+def read(name: str) -> str | None:
+    """Return a setting such as ``ipv4/ip_forward``, None when this kernel has no such setting."""
+    try:
+        return (_ROOT / name).read_text().strip()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise KernelError(error.errno or errno.EIO, f"read sysctl {name}") from error
+
+
+def write(name: str, value: int) -> None:
+    """Change a setting; one that this kernel does not have (IPv6 left out) is skipped."""
+    try:
+        (_ROOT / name).write_text(str(value))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise KernelError(error.errno or errno.EIO, f"set sysctl {name} to {value}") from error

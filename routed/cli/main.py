@@ -1,0 +1,63 @@
+"""The `routed` command."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from typing import Annotated
+
+import typer
+
+from routed import __version__
+from routed.cli import show
+from routed.cli.client import AgentUnreachableError, request
+from routed.cli.options import DEFAULT_CONFIG, Config
+from routed.settings import SettingsError, load
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="BGP underlay routing for a flat L3 container network: pods' addresses, ports, flows and host routes.",
+)
+app.add_typer(show.app, name="show")
+
+
+@app.command()
+def agent(
+    config: Config = DEFAULT_CONFIG,
+    server: Annotated[
+        str, typer.Option(envvar="ROUTED_SERVER", help="This server's name in the rack file.", show_default="host name")
+    ] = "",
+    debug: Annotated[bool, typer.Option(help="Log more.")] = False,
+) -> None:
+    """Run the agent of this server until SIGTERM; pods, flows and routes stay when it ends."""
+    from routed.agent import Agent  # noqa: PLC0415 - takes most of a second to import, and `show` needs none of it
+    from routed.logs import configure  # noqa: PLC0415 - see above
+
+    configure(debug=debug, readable=sys.stderr.isatty())
+    settings = load(config)
+    asyncio.run(Agent(settings, settings.domain_server(server or socket.gethostname())).run())
+
+
+@app.command()
+def drain(config: Config = DEFAULT_CONFIG) -> None:
+    """Withdraw every route, wait until both ToRs were told, then stop the agent and its sessions."""
+    request("POST", "drain", config, timeout_s=60.0)
+    typer.echo("drained: no ToR sends to this server's pods any more; the agent has stopped")
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+def main() -> None:
+    """Run the command line; errors that a user can mend are one line, exit status 2."""
+    try:
+        app()
+    except (SettingsError, AgentUnreachableError) as error:
+        typer.echo(f"routed: {error}", err=True)
+        sys.exit(2)

@@ -1,0 +1,84 @@
+"""`routed show`: what the running agent holds, as a table for people or JSON for machines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from routed.cli.client import request
+from routed.cli.options import DEFAULT_CONFIG, Config
+
+app = typer.Typer(no_args_is_help=True, help="Show what the agent of this server holds and does.")
+
+
+class Output(StrEnum):
+    """How to print."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+OutputOption = Annotated[Output, typer.Option("--output", "-o", help="Table for people, JSON for machines.")]
+
+
+@app.command()
+def attachments(config: Config = DEFAULT_CONFIG, output: OutputOption = Output.TABLE) -> None:
+    """Pods' interfaces: addresses, slot, state, and the last error of those that are not ready."""
+    _show("attachments", config, output)
+
+
+@app.command()
+def routes(config: Config = DEFAULT_CONFIG, output: OutputOption = Output.TABLE) -> None:
+    """Host routes, per neighbour: wanted, announced, attributes."""
+    _show("routes", config, output)
+
+
+@app.command()
+def flows(config: Config = DEFAULT_CONFIG, output: OutputOption = Output.TABLE) -> None:
+    """OpenFlow entries of the bridge by owner, as `ovs-ofctl` would write them."""
+    _show("flows", config, output)
+
+
+@app.command()
+def neighbors(config: Config = DEFAULT_CONFIG, output: OutputOption = Output.TABLE) -> None:
+    """BGP sessions: state, since when, how often up, updates sent, End-of-RIB."""
+    _show("neighbors", config, output)
+
+
+@app.command()
+def leases(config: Config = DEFAULT_CONFIG, output: OutputOption = Output.TABLE) -> None:
+    """Address pools: capacity, used, cooling down, free."""
+    _show("leases", config, output)
+
+
+def _show(what: str, config: Path, output: Output) -> None:
+    rows = request("GET", what, config)
+    if output is Output.JSON:
+        typer.echo(json.dumps(rows, indent=2))
+    else:
+        Console(soft_wrap=True).print(table(what, rows))
+
+
+def table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
+    """Return rows as a table; the columns are the keys of the first row."""
+    grid = Table(title=f"{title}: {len(rows)}", title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in rows[0] if rows else ():
+        grid.add_column(column.replace("_", " "), overflow="fold")
+    for row in rows:
+        grid.add_row(*(_cell(value) for value in row.values()))
+    return grid
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

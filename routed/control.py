@@ -1,0 +1,88 @@
+"""The agent's two doors for people and machines: HTTP on loopback (metrics, health), HTTP on a root-only socket.
+
+Loopback tells and never changes anything. What names pods or changes something goes through the control socket, which
+only root can open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from routed.settings import Settings
+from routed.telemetry import CONTENT_TYPE
+
+Page = Callable[[], Any]
+Ailment = Callable[[], str | None]
+"""A sentence that says what is wrong, None for health."""
+
+
+def socket_path(settings: Settings) -> Path:
+    """Return where the control socket is."""
+    return settings.paths.run / "control.sock"
+
+
+@asynccontextmanager
+async def serve_health(port: int, *, metrics: Callable[[], bytes], ready: Ailment) -> AsyncIterator[None]:
+    """Serve /metrics, /healthz (the loop answers) and /readyz (an ADD could be served) on loopback."""
+
+    async def show_metrics(_: web.Request) -> web.Response:
+        return web.Response(body=metrics(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def show_health(_: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def show_readiness(_: web.Request) -> web.Response:
+        ailment = ready()
+        return web.Response(text=f"{ailment or 'ok'}\n", status=503 if ailment else 200)
+
+    app = web.Application()
+    app.add_routes(
+        [web.get("/metrics", show_metrics), web.get("/healthz", show_health), web.get("/readyz", show_readiness)]
+    )
+    async with _running(app) as runner:
+        await web.TCPSite(runner, "127.0.0.1", port).start()
+        yield
+
+
+@asynccontextmanager
+async def serve_control(
+    path: Path, *, pages: dict[str, Page], drain: Callable[[], Awaitable[None]]
+) -> AsyncIterator[None]:
+    """Serve the pages of `routed show`, and POST /drain, on a socket that only root can open."""
+
+    def show(page: Page) -> Callable[[web.Request], Awaitable[web.Response]]:
+        async def handle(_: web.Request) -> web.Response:
+            return web.json_response(page())
+
+        return handle
+
+    async def do_drain(_: web.Request) -> web.Response:
+        try:
+            await drain()
+        except TimeoutError as error:
+            return web.json_response({"error": str(error)}, status=504)
+        return web.json_response({})
+
+    app = web.Application()
+    app.add_routes([web.get(f"/{name}", show(page)) for name, page in pages.items()])
+    app.add_routes([web.post("/drain", do_drain)])
+    path.unlink(missing_ok=True)
+    async with _running(app) as runner:
+        await web.UnixSite(runner, str(path)).start()
+        path.chmod(0o600)
+        yield
+
+
+@asynccontextmanager
+async def _running(app: web.Application) -> AsyncIterator[web.AppRunner]:
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        yield runner
+    finally:
+        await runner.cleanup()

@@ -1,0 +1,169 @@
+"""The single writer: the ledger first, then a new snapshot, then a wake-up.
+
+Owns the ledger's one worker thread and the current snapshot. Attachments that arrive together share one transaction, so
+thirty pods cost about as many disk flushes as one. Nothing else in the agent changes state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from types import MappingProxyType
+from typing import TypeVar
+
+from ipam.errors import LedgerError
+from ipam.ledger import Ledger
+from ipam.model import Holder, Pod, Record, Request, Usage
+from routed.domain.intent import Owner, Standing
+from routed.domain.rack import Rack, Server, Uplink
+from routed.domain.snapshot import Snapshot
+from routed.domain.workload import Attachment, AttachmentId, PodRef
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class _Put:
+    request: Request
+    answer: asyncio.Future[Record]
+
+
+class Store:
+    """Keeps the ledger and the snapshot in step; call it from the event loop only."""
+
+    def __init__(  # noqa: PLR0913 - a composition root's one call
+        self,
+        ledger: Ledger,
+        *,
+        rack: Rack,
+        server: Server,
+        uplink: Uplink,
+        ready_slots: int,
+        on_change: Callable[[Sequence[Owner]], None],
+    ) -> None:
+        """`ready_slots` is the stock kept beyond the slots in use; `on_change` is told whose intent may differ now."""
+        self._ledger = ledger
+        self._ready_slots = ready_slots
+        self._on_change = on_change
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
+        self._puts: list[_Put] = []
+        self._flush: asyncio.Task[None] | None = None
+        attachments = {item.id: item for item in map(_attachment, ledger.records())}
+        used = max((item.slot for item in attachments.values()), default=-1) + 1
+        self.snapshot = Snapshot(
+            revision=1,
+            rack=rack,
+            server=server,
+            uplink=uplink,
+            slots=used + ready_slots,
+            attachments=MappingProxyType(attachments),
+        )
+
+    async def put(self, attachment: AttachmentId, pod: PodRef, netns: str) -> Attachment:
+        """Make an attachment durable and visible; the same one again is the same answer. Raises `ipam` errors."""
+        holder = Holder(attachment.container_id, attachment.ifname)
+        request = Request(holder=holder, pod=Pod(pod.namespace, pod.name, pod.uid), netns=netns)
+        put = _Put(request, asyncio.get_running_loop().create_future())
+        self._puts.append(put)
+        if self._flush is None or self._flush.done():
+            self._flush = asyncio.create_task(self._write_puts())
+        return self._adopt(await put.answer)
+
+    async def discard(self, attachment: AttachmentId) -> bool:
+        """Let an attachment leave; False when there is none. It stays in the snapshot, as leaving, until forgotten."""
+        holder = Holder(attachment.container_id, attachment.ifname)
+        record = await self._in_thread(lambda: self._ledger.discard(holder))
+        if record is None:
+            return False
+        self._adopt(record)
+        return True
+
+    async def forget(self, attachment: AttachmentId) -> None:
+        """Free the addresses and the slot of an attachment that every plane has lost."""
+        known = self.snapshot.attachments.get(attachment)
+        if known is None:
+            return
+        holder = Holder(attachment.container_id, attachment.ifname)
+        await self._in_thread(lambda: self._ledger.forget(holder, known.sequence, time.time()))
+        rest = {key: value for key, value in self.snapshot.attachments.items() if key != attachment}
+        self._publish(replace(self.snapshot, attachments=MappingProxyType(rest)))
+
+    def usage(self) -> Sequence[Usage]:
+        """Return how full each pool is."""
+        return self._ledger.usage(time.time())
+
+    def set_uplink(self, uplink: Uplink) -> None:
+        """Take note of a new observation of the uplink."""
+        if uplink != self.snapshot.uplink:
+            self._publish(replace(self.snapshot, uplink=uplink), Standing.HOST, Standing.STOCK, *self._everybody())
+
+    def keep_slots(self, count: int) -> None:
+        """Keep at least this many slots plugged: unplugging is slow, and they will be needed again."""
+        if count > self.snapshot.slots:
+            self._publish(replace(self.snapshot, slots=count), Standing.STOCK)
+
+    def drain(self) -> None:
+        """Announce nothing any more."""
+        if not self.snapshot.draining:
+            self._publish(replace(self.snapshot, draining=True), *self._everybody())
+
+    def close(self) -> None:
+        """Finish what is being written; the ledger stays open."""
+        self._thread.shutdown()
+
+    async def _write_puts(self) -> None:
+        while self._puts:
+            batch, self._puts = self._puts, []
+            requests = [put.request for put in batch]
+            try:
+                answers = await self._in_thread(partial(self._ledger.put, requests, time.time()))
+            except LedgerError as error:
+                answers = [error] * len(batch)
+            for put, answer in zip(batch, answers, strict=True):
+                if put.answer.cancelled():
+                    continue
+                if isinstance(answer, Record):
+                    put.answer.set_result(answer)
+                else:
+                    put.answer.set_exception(answer)
+
+    def _adopt(self, record: Record) -> Attachment:
+        """Bring a record of the ledger into the snapshot."""
+        attachment = _attachment(record)
+        if self.snapshot.attachments.get(attachment.id) != attachment:
+            attachments = {**self.snapshot.attachments, attachment.id: attachment}
+            self._publish(replace(self.snapshot, attachments=MappingProxyType(attachments)), attachment.id)
+            self._restock(attachment.slot)
+        return attachment
+
+    def _restock(self, slot: int) -> None:
+        """Plug another batch of slots when half of the stock is used up; slot by slot would cost OVS much."""
+        if self.snapshot.slots - (slot + 1) < self._ready_slots / 2:
+            self.keep_slots(slot + 1 + self._ready_slots)
+
+    def _everybody(self) -> Sequence[AttachmentId]:
+        return tuple(self.snapshot.attachments)
+
+    def _publish(self, snapshot: Snapshot, *changed: Owner) -> None:
+        self.snapshot = replace(snapshot, revision=self.snapshot.revision + 1)
+        if changed:
+            self._on_change(changed)
+
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+
+
+def _attachment(record: Record) -> Attachment:
+    return Attachment(
+        id=AttachmentId(record.holder.container_id, record.holder.ifname),
+        pod=PodRef(record.pod.namespace, record.pod.name, record.pod.uid),
+        netns=record.netns,
+        slot=record.slot,
+        addresses=record.addresses,
+        sequence=record.sequence,
+        leaving=record.leaving,
+    )

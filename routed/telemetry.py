@@ -1,0 +1,134 @@
+"""Metrics: what the agent counts itself, and gauges read from its state when somebody asks.
+
+Owns metric names. Everything else in the agent is read, never instrumented: a gauge that is computed at scrape time
+cannot drift from the truth.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
+
+from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import Counter as Total
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
+
+from bgp.model import NeighborStatus, SessionState
+from ipam.model import Usage
+from routed import __version__
+from routed.domain.intent import Owner
+from routed.domain.rack import Tor
+from routed.domain.snapshot import Snapshot
+from routed.domain.workload import AttachmentId, IPAddress
+from routed.reconcile.loop import Loop
+
+L = TypeVar("L", bound=tuple[str, ...])
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+_CNI_BUCKETS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)
+
+
+class Telemetry(Collector):
+    """The agent's registry."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self.cni_seconds = Histogram(
+            "routed_cni_seconds",
+            "Duration of a CNI command.",
+            ["command"],
+            buckets=_CNI_BUCKETS_S,
+            registry=self._registry,
+        )
+        self.cni_errors = Total(
+            "routed_cni_errors_total", "CNI commands that failed.", ["command", "error"], registry=self._registry
+        )
+        self._gauges: list[Metric] = []
+        self._registry.register(self)
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the gauges of the current scrape."""
+        return self._gauges
+
+    def render(
+        self,
+        snapshot: Snapshot,
+        loop: Loop[Owner],
+        usage: Sequence[Usage],
+        neighbors: Mapping[IPAddress, NeighborStatus],
+    ) -> bytes:
+        """Return the exposition text of everything."""
+        self._gauges = [
+            _family("routed_build_info", "The running version.", ("version",), {(__version__,): 1}),
+            *_attachments(snapshot, loop),
+            *_planes(loop),
+            *_pools(usage),
+            *_sessions(snapshot.rack.tors, neighbors),
+            _family(
+                "routed_gateway_known",
+                "1 when the gateway's MAC address is known; without it nothing leaves for the ToR.",
+                (),
+                {(): int(snapshot.uplink.gateway_mac is not None)},
+            ),
+        ]
+        return generate_latest(self._registry)
+
+
+def attachment_state(snapshot: Snapshot, loop: Loop[Owner], attachment: AttachmentId) -> str:
+    """Return how an attachment is: ready, pending, failing or leaving."""
+    work = loop.works().get(attachment)
+    if snapshot.attachments[attachment].leaving:
+        return "leaving"
+    if work is None or (work.error is None and work.reached < work.asked):
+        return "pending"
+    return "ready" if work.error is None else "failing"
+
+
+def _attachments(snapshot: Snapshot, loop: Loop[Owner]) -> Iterable[Metric]:
+    states = Counter(attachment_state(snapshot, loop, key) for key in snapshot.attachments)
+    values = {(state,): states[state] for state in ("ready", "pending", "failing", "leaving")}
+    yield _family("routed_attachments", "Pods' interfaces by state.", ("state",), values)
+    yield _family("routed_slots", "Slots kept plugged.", (), {(): snapshot.slots})
+
+
+def _planes(loop: Loop[Owner]) -> Iterable[Metric]:
+    lanes = loop.lanes.items()
+    known = {(name,): int(lane.actual is not None) for name, lane in lanes}
+    yield _family("routed_plane_known", "0 while a plane's state cannot be observed.", ("plane",), known)
+    held = {(name,): len(lane.actual or ()) for name, lane in lanes}
+    yield _family("routed_plane_objects", "Objects on a plane.", ("plane",), held)
+    yield _total("routed_plane_upserts", "Objects made or mended.", {name: lane.upserted for name, lane in lanes})
+    yield _total("routed_plane_removals", "Objects removed.", {name: lane.removed for name, lane in lanes})
+    yield _total("routed_plane_drifts", "Owners found in another state than they were left in.", loop.drifts)
+
+
+def _pools(usage: Sequence[Usage]) -> Iterable[Metric]:
+    values = {}
+    for pool in usage:
+        for state in ("used", "cooling", "free"):
+            values[str(pool.prefix), state] = getattr(pool, state)
+    yield _family("routed_pool_addresses", "This server's addresses by pool and state.", ("pool", "state"), values)
+
+
+def _sessions(tors: Sequence[Tor], neighbors: Mapping[IPAddress, NeighborStatus]) -> Iterable[Metric]:
+    found = [(tor, neighbors[tor.address]) for tor in tors if tor.address in neighbors]
+    up = {(tor.name, str(tor.address)): int(status.state is SessionState.UP) for tor, status in found}
+    yield _family("routed_bgp_session_up", "1 while the session is established.", ("tor", "neighbor"), up)
+    ups = {tor.name: status.ups for tor, status in found}
+    yield _total("routed_bgp_session_ups", "Times that the session came up.", ups, "tor")
+
+
+def _family(name: str, text: str, labels: Sequence[str], values: Mapping[L, float]) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=labels)
+    for key, value in values.items():
+        family.add_metric(key, value)
+    return family
+
+
+def _total(name: str, text: str, values: Mapping[str, float], label: str = "plane") -> Metric:
+    family = CounterMetricFamily(name, text, labels=(label,))
+    for key, value in values.items():
+        family.add_metric((key,), value)
+    return family

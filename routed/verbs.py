@@ -1,0 +1,125 @@
+"""What the agent does about each CNI command, in terms of the store and the loop.
+
+ADD puts an attachment into the store and waits until the loop has built it; DEL lets it leave and waits until every
+plane has lost it. Nothing is rolled back by hand: an ADD that fails discards its attachment, and the loop undoes the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from ipaddress import ip_interface, ip_network
+
+from routed.cni.errors import LimitedConnectivity, TryAgainLater, Unavailable, UnknownContainer, code_for
+from routed.cni.protocol import AttachmentRequest, GcRequest, Request
+from routed.cni.result import IP, Interface, Result, Route, chain, differences
+from routed.domain.intent import Owner
+from routed.domain.wiring import wire_name
+from routed.domain.workload import Attachment, AttachmentId
+from routed.reconcile.loop import Difference, Loop
+from routed.store import Store
+from routed.telemetry import Telemetry
+
+
+class AttachmentDrifted(LimitedConnectivity):
+    """CHECK found that something of the attachment is not as it must be."""
+
+
+class Verbs:
+    """The handler behind the CNI socket."""
+
+    def __init__(
+        self,
+        store: Store,
+        loop: Loop[Owner],
+        telemetry: Telemetry,
+        *,
+        ailment: Callable[[], str | None],
+        deadline_s: float,
+    ) -> None:
+        """`ailment` says why no pod could be attached now, None when one could; `deadline_s` bounds ADD and DEL."""
+        self._store, self._loop, self._telemetry = store, loop, telemetry
+        self._ailment, self._deadline_s = ailment, deadline_s
+
+    async def add(self, request: AttachmentRequest) -> Result:
+        """Attach the pod, or confirm that it is attached."""
+        with self._measured("ADD"):
+            if self._store.snapshot.draining:
+                raise TryAgainLater("this server is drained: it announces no routes; restart the agent to end that")
+            is_new = request.attachment not in self._store.snapshot.attachments
+            attachment = await self._store.put(request.attachment, request.pod, request.netns)
+            try:
+                await self._loop.wait_for(attachment.id, deadline_s=self._deadline_s)
+            except BaseException:  # cancellation too: nobody waits for this pod any more
+                if is_new:
+                    await asyncio.shield(self._store.discard(attachment.id))
+                raise
+            return chain(request.config.previous, self._result(attachment))
+
+    async def delete(self, request: AttachmentRequest) -> None:
+        """Make the attachment not exist; when that takes too long it goes on, and the runtime asks again."""
+        with self._measured("DEL"):
+            await self._release(request.attachment)
+
+    async def check(self, request: AttachmentRequest) -> None:
+        """Raise unless every plane holds what the attachment needs, and prevResult says the same."""
+        with self._measured("CHECK"):
+            attachment = self._store.snapshot.attachments.get(request.attachment)
+            if attachment is None or attachment.leaving:
+                raise UnknownContainer(f"{request.attachment} is not attached here")
+            if request.config.previous is not None:
+                complaints = differences(request.config.previous, self._result(attachment))
+                if complaints:
+                    raise AttachmentDrifted("; ".join(complaints))
+            found = await self._loop.inspect(request.attachment)
+            if found:
+                raise AttachmentDrifted("; ".join(map(_sentence, found)) + "; repair is under way")
+
+    async def gc(self, request: GcRequest) -> None:
+        """Release every attachment that the runtime does not know any more; goes on past failures, then raises them."""
+        with self._measured("GC"):
+            stale = [key for key in self._store.snapshot.attachments if key not in request.valid]
+            outcomes = await asyncio.gather(*map(self._release, stale), return_exceptions=True)
+            failures = [f"{key}: {error}" for key, error in zip(stale, outcomes, strict=True) if error is not None]
+            if failures:
+                raise TryAgainLater("; ".join(failures))
+
+    async def status(self, _request: Request) -> None:
+        """Raise unless an ADD could be served; a full pool or a lost session is no reason to evict a server's pods."""
+        with self._measured("STATUS"):
+            ailment = self._ailment()
+            if ailment is not None:
+                raise Unavailable(ailment)
+
+    async def _release(self, attachment: AttachmentId) -> None:
+        if await self._store.discard(attachment):
+            await self._loop.wait_for(attachment, deadline_s=self._deadline_s)
+
+    def _result(self, attachment: Attachment) -> Result:
+        rack, mtu = self._store.snapshot.rack, self._store.snapshot.uplink.mtu
+        pod = Interface(name=attachment.id.ifname, mac=attachment.mac, mtu=mtu, sandbox=attachment.netns)
+        gateways = [(address, rack.gateway(address)) for address in attachment.addresses]
+        return Result(
+            interfaces=(Interface(name=wire_name(attachment.slot), mtu=mtu), pod),
+            ips=tuple(IP(address=ip_interface(address), gateway=gateway, interface=1) for address, gateway in gateways),
+            routes=tuple(
+                Route(dst=ip_network("0.0.0.0/0" if gateway.version == 4 else "::/0"), gw=gateway)
+                for _, gateway in gateways
+            ),
+        )
+
+    @contextmanager
+    def _measured(self, command: str) -> Iterator[None]:
+        with self._telemetry.cni_seconds.labels(command).time():
+            try:
+                yield
+            except Exception as error:
+                self._telemetry.cni_errors.labels(command, code_for(error).code.name.lower()).inc()
+                raise
+
+
+def _sentence(difference: Difference) -> str:
+    if difference.found is None:
+        return f"{difference.plane}: {difference.key} is missing"
+    return f"{difference.plane}: {difference.key} is {difference.found}, not {difference.wanted}"

@@ -1,0 +1,120 @@
+"""The agent's state as rows of plain JSON values: what `routed show` prints. Pure; one function per page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from bgp.model import Attributes, NeighborStatus, RouteKey, SessionState
+from ipam.model import Usage
+from ovs_flows.cookies import cookie
+from ovs_flows.text import format_entries
+from routed.domain.intent import Owner, Standing, plan
+from routed.domain.snapshot import Snapshot
+from routed.domain.wiring import ofport, wire_name
+from routed.domain.workload import IPAddress
+from routed.reconcile.loop import Loop
+from routed.telemetry import attachment_state
+
+Rows = list[dict[str, Any]]
+
+
+def attachments(snapshot: Snapshot, loop: Loop[Owner]) -> Rows:
+    """Return one row per attachment."""
+    rows = []
+    for key, attachment in snapshot.attachments.items():
+        work = loop.works().get(key)
+        rows.append(
+            {
+                "pod": str(attachment.pod),
+                "addresses": list(map(str, attachment.addresses)),
+                "state": attachment_state(snapshot, loop, key),
+                "port": wire_name(attachment.slot),
+                "ofport": ofport(attachment.slot),
+                "mac": attachment.mac,
+                "container": key.container_id,
+                "interface": key.ifname,
+                "netns": attachment.netns,
+                "error": str(work.error) if work is not None and work.error is not None else None,
+            }
+        )
+    return rows
+
+
+def routes(snapshot: Snapshot, loop: Loop[Owner]) -> Rows:
+    """Return one row per route and neighbour, wanted or announced."""
+    wanted: dict[RouteKey, Attributes | None] = {}
+    for owner in snapshot.attachments:
+        wanted.update(plan(snapshot, owner).advertisements)
+    announced: Mapping[Any, Any] = loop.lanes["advertisements"].actual or {}
+    names = {tor.address: tor.name for tor in snapshot.rack.tors}
+    rows = []
+    for key in sorted(wanted.keys() | announced.keys(), key=_by_prefix):
+        attributes = announced.get(key) or wanted.get(key)
+        rows.append(
+            {
+                "prefix": str(key.prefix),
+                "tor": names.get(key.neighbor, str(key.neighbor)),
+                "next_hop": str(attributes.next_hop) if isinstance(attributes, Attributes) else None,
+                "state": _route_state(wanted.get(key), announced.get(key)),
+            }
+        )
+    return rows
+
+
+def flows(snapshot: Snapshot, loop: Loop[Owner]) -> Rows:
+    """Return one row per flow or group on the bridge, as last seen."""
+    owners: dict[int, str] = dict.fromkeys(plan(snapshot, Standing.HOST).flows, "host")
+    owners.update({cookie(one.slot + 1): str(one.pod) for one in snapshot.attachments.values()})
+    found: Mapping[Any, Any] = loop.lanes["flows"].actual or {}
+    return [
+        {"owner": owners.get(key, "stray"), "cookie": f"{key:#x}", "entry": line}
+        for key in sorted(found)
+        if isinstance(found[key], frozenset)
+        for line in format_entries(found[key])
+    ]
+
+
+def neighbors(statuses: Mapping[IPAddress, NeighborStatus], now: datetime) -> Rows:
+    """Return one row per BGP neighbour."""
+    return [
+        {
+            "tor": status.name,
+            "address": str(address),
+            "asn": status.asn,
+            "state": "established" if status.state is SessionState.UP else "down",
+            "for_s": round((now - status.since).total_seconds()),
+            "ups": status.ups,
+            "ipv4_routes": status.routes.get(4, 0),
+            "ipv6_routes": status.routes.get(6, 0),
+            "updates_sent": status.updates_sent,
+            "end_of_rib": status.end_of_rib,
+            "reason": status.reason or None,
+        }
+        for address, status in statuses.items()
+    ]
+
+
+def leases(usage: Sequence[Usage]) -> Rows:
+    """Return one row per pool of the rack: what this server may hand out of it."""
+    return [
+        {
+            "pool": str(pool.prefix),
+            "capacity": pool.capacity,
+            "used": pool.used,
+            "cooling": pool.cooling,
+            "free": pool.free,
+        }
+        for pool in usage
+    ]
+
+
+def _by_prefix(key: RouteKey) -> tuple[int, int, int]:
+    return key.prefix.version, int(key.prefix.network_address), int(key.neighbor)
+
+
+def _route_state(wanted: Attributes | None, announced: object) -> str:
+    if announced == wanted:
+        return "announced"
+    return "withdrawing" if wanted is None else "pending"

@@ -1,0 +1,125 @@
+"""routed itself as a contender: a private Open vSwitch, the agent on a rack's host, its CNI shim."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from ipaddress import IPv4Network
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from containerlab.driver import CniError, Plugin
+from tests.bench.contenders import Contender, pods
+from tests.bench.figures import OURS
+from tests.bench.namespace import named
+from tests.bench.speakers import Announced
+from tests.fixtures.tors import HOST_ASN, HOST_V4, Rack, run, until
+from tests.system.ovs_instance import Ovs, open_vswitch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SHIM = Path(__file__).parents[2] / "build" / "routed-cni"
+READY_SLOTS = 64
+"""More than one round attaches: a server keeps as many wires ready as it expects pods to start together."""
+
+_GATEWAY = "10.99.0.254"
+_START_TIMEOUT_S = 60.0
+
+
+class Attaching:
+    """Announces as users do: an ADD announces the address that it hands out, a DEL takes it back."""
+
+    name = OURS
+
+    def __init__(self, rack: Rack, plugin: Plugin, pod: Path) -> None:
+        self.rack = rack
+        self._plugin = plugin
+        self._pod = pod
+        self._numbers = count()
+        self._attached = ""
+
+    def announce(self) -> Announced:
+        """Attach the pod."""
+        self._attached = f"route-{next(self._numbers)}"
+        called_ns = time.time_ns()
+        result = self._plugin.add(self._attached, self._pod)
+        returned_ns = time.time_ns()
+        return Announced(IPv4Network(result.addresses[0].ip), called_ns, returned_ns)
+
+    def withdraw(self, _: Announced) -> None:
+        """Detach the pod."""
+        self._plugin.delete(self._attached, self._pod)
+
+
+@contextmanager
+def routed(rack: Rack, size: int) -> Iterator[Contender]:
+    """Run the agent on the rack's host; yields when it serves and its wires are plugged."""
+    directory = rack.run_dir / "routed"
+    plugin = Plugin(
+        SHIM,
+        {"cniVersion": "1.0.0", "name": "bench", "type": "routed"},
+        env={"ROUTED_CNI_SOCKET": str(directory / "cni.sock"), "ROUTED_CNI_QUEUE": str(directory / "queue")},
+    )
+    with (
+        pods(directory, size) as namespaces,
+        open_vswitch(rack.host, directory / "ovs") as ovs,
+    ):
+        _bridge(rack, ovs)
+        config = directory / "rack.yaml"
+        config.write_text(yaml.safe_dump(_rack_file(rack, directory)))
+        with (directory / "agent.log").open("wb") as log:
+            enter = ["nsenter", f"--net={named(rack.host)}"]
+            command = [Path(sys.executable).with_name("routed"), "agent", "--config", config, "--server", "bench"]
+            agent = subprocess.Popen([*enter, *map(str, command)], stdout=log, stderr=log)
+        try:
+            until(lambda: _serves(plugin), f"the agent serves (see {directory}/agent.log)", _START_TIMEOUT_S)
+            until(lambda: _plugged(ovs) >= READY_SLOTS, "wires are plugged", _START_TIMEOUT_S)
+            yield Contender(OURS, named(rack.host), plugin, namespaces)
+        finally:
+            agent.terminate()
+            agent.wait()
+
+
+def _bridge(rack: Rack, ovs: Ovs) -> None:
+    """Make the bridge, with an uplink at whose far end (in the first ToR) the gateway answers."""
+    ovs.add_bridge("br0", "fail_mode=secure")
+    run("ip", "-n", rack.host, "link", "add", "up0", "type", "veth", "peer", "name", "gw0", "netns", rack.tors[0].netns)
+    ovs.silence("up0")
+    run("ip", "-n", rack.host, "link", "set", "up0", "up", "arp", "off")
+    ovs.vsctl("add-port", "br0", "up0", "--", "set", "interface", "up0", "ofport_request=1")
+    run("ip", "-n", rack.host, "address", "add", f"{HOST_V4}/24", "dev", "br0")
+    run("ip", "-n", rack.host, "link", "set", "br0", "up")
+    run("ip", "-n", rack.tors[0].netns, "address", "add", f"{_GATEWAY}/24", "dev", "gw0")
+    run("ip", "-n", rack.tors[0].netns, "link", "set", "gw0", "up")
+
+
+def _rack_file(rack: Rack, directory: Path) -> dict[str, object]:
+    return {
+        "rack": "bench",
+        "tors": [{"name": tor.name, "asn": tor.asn, "address": str(tor.address)} for tor in rack.tors],
+        "hosts": [{"prefix": "10.99.0.0/24", "gateway": _GATEWAY}],
+        "pools": [{"prefix": "10.101.0.0/21", "gateway": "10.101.0.1"}],  # what cools down must not run a round dry
+        "servers": {"bench": {"addresses": [HOST_V4]}},
+        "bgp": {"asn": HOST_ASN, "listen_port": None},
+        "bridge": {"name": "br0", "uplink": "up0", "ready_slots": READY_SLOTS},
+        "cni": {"socket": str(directory / "cni.sock"), "queue": str(directory / "queue")},
+        "paths": {"state": str(directory / "state"), "run": str(directory / "run"), "ovs": str(directory / "ovs")},
+    }
+
+
+def _serves(plugin: Plugin) -> bool:
+    try:
+        plugin.status()
+    except CniError:
+        return False
+    return True
+
+
+def _plugged(ovs: Ovs) -> int:
+    return sum(port.startswith("rt") for port in ovs.vsctl("list-ports", "br0").split())

@@ -1,0 +1,168 @@
+"""The figures: tables in the terminal, Markdown in a document, JSON for machines. Pure, but for writing the document."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from tests.bench.figures import BASELINE, Attach, Goal, Route, Summary, goals, ratio
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BEGIN = "<!-- figures: written by make bench, do not edit -->"
+END = "<!-- end of figures -->"
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A table before it has a form."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One run."""
+
+    machine: Mapping[str, str]
+    attach: Mapping[str, Attach]
+    routes: Mapping[str, Route]
+
+    def goals(self) -> tuple[Goal, ...]:
+        """Return the goals that this run can tell about."""
+        return goals(self.attach, self.routes)
+
+    def grids(self) -> tuple[Grid, ...]:
+        """Return the tables that have content."""
+        grids = (
+            _attach_grid(self.attach),
+            _parallel_grid(self.attach),
+            _route_grid(self.routes),
+            _goal_grid(self.goals()),
+        )
+        return tuple(grid for grid in grids if grid.rows)
+
+    def tables(self) -> Sequence[Table]:
+        """Return the tables for a terminal."""
+        return [_rich(grid) for grid in self.grids()]
+
+    def markdown(self) -> str:
+        """Return the tables as Markdown, the machine named."""
+        machine = "\n".join(f"- {key}: {value}" for key, value in self.machine.items())
+        return "\n\n".join([machine, *(_markdown(grid) for grid in self.grids())])
+
+    def json(self) -> str:
+        """Return everything as JSON; durations in milliseconds."""
+        found = [{**asdict(goal), "met": goal.met} for goal in self.goals()]
+        return json.dumps({**asdict(self), "goals": found}, indent=2)
+
+
+def write(path: Path, report: Report) -> None:
+    """Put the figures between the document's markers; ValueError when it has none."""
+    before, begin, rest = path.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{path} does not hold the lines {BEGIN!r} and {END!r}")
+    path.write_text(f"{before}{BEGIN}\n\n{report.markdown()}\n\n{END}{after}")
+
+
+def _attach_grid(attach: Mapping[str, Attach]) -> Grid:
+    base = attach[BASELINE]
+    rows = tuple(
+        (
+            name,
+            _pair(figures.add),
+            _times(figures.add.p50, base.add.p50),
+            _times(figures.add.p99, base.add.p99),
+            _pair(figures.delete),
+            _times(figures.delete.p50, base.delete.p50),
+        )
+        for name, figures in attach.items()
+    )
+    calls = next((figures.add.count for figures in attach.values()), 0)
+    head = (
+        "plugin",
+        "ADD p50 / p99, ms",
+        f"p50 ÷ {BASELINE}",
+        f"p99 ÷ {BASELINE}",
+        "DEL p50 / p99, ms",
+        f"p50 ÷ {BASELINE}",
+    )
+    return Grid(f"Attachments, {calls} in series", head, rows)
+
+
+def _parallel_grid(attach: Mapping[str, Attach]) -> Grid:
+    base = attach[BASELINE]
+    rows = tuple(
+        (
+            name,
+            _pair(figures.parallel_add),
+            f"{figures.adds_per_s:.0f}",
+            _times(figures.adds_per_s, base.adds_per_s),
+            _pair(figures.parallel_delete),
+            f"{figures.deletes_per_s:.0f}",
+            _times(figures.deletes_per_s, base.deletes_per_s),
+        )
+        for name, figures in attach.items()
+    )
+    head = ("plugin", "ADD p50 / p99, ms", "ADDs/s", f"÷ {BASELINE}", "DEL p50 / p99, ms", "DELs/s", f"÷ {BASELINE}")
+    return Grid("Attachments, 16 in parallel", head, rows)
+
+
+def _route_grid(routes: Mapping[str, Route]) -> Grid:
+    rows = tuple(
+        (name, _pair(figures.call), _pair(figures.wire_from_call), _pair(figures.wire), _pair(figures.fib))
+        for name, figures in routes.items()
+    )
+    count = next((figures.call.count for figures in routes.values()), 0)
+    head = (
+        "announced by",
+        "the request, ms",
+        "its begin → sent to both ToRs",
+        "its return → sent to both ToRs",
+        "its return → in both ToRs' kernels",
+    )
+    return Grid(f"Routes, {count} one after the other, p50 / p99 in ms", head, rows)
+
+
+def _goal_grid(found: Sequence[Goal]) -> Grid:
+    rows = tuple(
+        (
+            goal.text,
+            f"{'≥' if goal.at_least else '≤'} {goal.limit:g}",
+            f"{goal.figure:.2f}",
+            "met" if goal.met else "missed",
+        )
+        for goal in found
+    )
+    return Grid("Goals", ("figure", "goal", "measured", "verdict"), rows)
+
+
+def _pair(summary: Summary) -> str:
+    return f"{summary.p50:.1f} / {summary.p99:.1f}"
+
+
+def _times(ours: float, theirs: float) -> str:
+    return f"{ratio(ours, theirs):.2f}"
+
+
+def _rich(grid: Grid) -> Table:
+    table = Table(title=grid.title, title_justify="left")
+    for number, name in enumerate(grid.head):
+        table.add_column(name, justify="right" if number else "left")
+    for row in grid.rows:
+        table.add_row(*row)
+    return table
+
+
+def _markdown(grid: Grid) -> str:
+    align = ("---", *("---:" for _ in grid.head[1:]))
+    lines = [" | ".join(cells) for cells in (grid.head, align, *grid.rows)]
+    return "\n".join([f"### {grid.title}", "", *(f"| {line} |" for line in lines)])

@@ -1,0 +1,448 @@
+"""The links plane on the real kernel: what the pod sees, what observe tells, what repair does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import struct
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from ipaddress import ip_address, ip_interface
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from routed.attach.errors import ForeignDevice, InterfaceExists, InvalidNetns, MarkTooLong, SlotMissing, SlotTaken
+from routed.attach.links import Links
+from routed.attach.mark import Mark
+from routed.attach.monitor import Monitor
+from routed.attach.veth import MacvlanWay
+from routed.attach.wires import Wires
+from routed.domain.wiring import Link, Wire
+from routed.domain.workload import AttachmentId
+from tests.fixtures.pods import Pod, Pods, run, server
+
+pytestmark = pytest.mark.system
+
+MTU = 1450
+GATEWAY_MAC = "02:00:00:00:01:01"
+
+
+def key(number: int) -> AttachmentId:
+    return AttachmentId(f"{number:064x}", "eth0")
+
+
+def link_at(number: int, netns: str, slot: int | None = None) -> Link:
+    return Link(
+        wire=f"rt{number if slot is None else slot}",
+        netns=netns,
+        ifname="eth0",
+        mac=f"0a:58:0a:65:00:{number:02x}",
+        mtu=MTU,
+        addresses=(ip_interface(f"10.101.0.{number}/32"), ip_interface(f"fd00:101::{number:x}/128")),
+        gateways=(ip_address("10.101.0.254"), ip_address("fd00:101::fffe")),
+        gateway_mac=GATEWAY_MAC,
+    )
+
+
+def link_of(number: int, pod: Pod, slot: int | None = None) -> Link:
+    return link_at(number, pod.path, slot)
+
+
+def alias(slot: int) -> str:
+    (device,) = json.loads(run("ip", "-json", "link", "show", f"rp{slot}"))
+    return str(device.get("ifalias", ""))
+
+
+@pytest.fixture
+def pods(tmp_path: Path) -> Iterator[Pods]:
+    made = Pods(tmp_path)
+    with contextlib.closing(made):
+        yield made
+
+
+@pytest_asyncio.fixture
+async def wires() -> AsyncIterator[Wires]:
+    with server():
+        async with Monitor() as monitor:
+            plane = Wires(lambda: None, monitor, userspace_datapath=False)
+            await plane.upsert({f"rt{slot}": Wire(MTU) for slot in range(1, 5)})
+            yield plane
+
+
+@pytest.fixture
+def links(wires: Wires) -> Links:  # noqa: ARG001  # links need wires
+    return Links(MacvlanWay())
+
+
+async def test_a_pod_sees_all_of_its_link(links: Links, pods: Pods) -> None:
+    pod = pods.make()
+
+    assert await links.upsert({key(1): link_of(1, pod)}) == {}
+
+    loopback, device = pod.ip("link")
+    assert "UP" in loopback["flags"]
+    assert (device["ifname"], device["address"], device["mtu"]) == ("eth0", "0a:58:0a:65:00:01", MTU)
+    assert {"UP", "LOWER_UP"} <= set(device["flags"])
+    (shown,) = pod.ip("address", "show", "dev", "eth0")
+    assert [(a["local"], a["prefixlen"]) for a in shown["addr_info"]] == [("10.101.0.1", 32), ("fd00:101::1", 128)]
+    assert not any(a.get("tentative") for a in shown["addr_info"])
+    assert {(r["dst"], r.get("gateway")) for r in pod.ip("route")} == {
+        ("default", "10.101.0.254"),
+        ("10.101.0.254", None),
+    }
+    assert {(r["dst"], r.get("gateway")) for r in pod.ip("-6", "route")} == {
+        ("default", "fd00:101::fffe"),
+        ("fd00:101::fffe", None),
+    }
+    assert {(n["dst"], n["lladdr"], n["state"][0]) for n in pod.ip("neigh")} == {
+        ("10.101.0.254", GATEWAY_MAC, "PERMANENT"),
+        ("fd00:101::fffe", GATEWAY_MAC, "PERMANENT"),
+    }
+    for setting in ("accept_ra", "autoconf", "disable_ipv6"):
+        assert pod.run("sysctl", "-n", f"net.ipv6.conf.eth0.{setting}").strip() == "0"
+
+
+async def test_works_where_the_runtime_turned_ipv6_off(links: Links, pods: Pods) -> None:
+    pod = pods.make()
+    pod.run("sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1")
+
+    assert await links.upsert({key(1): link_of(1, pod)}) == {}
+    assert await links.observe() == {key(1): link_of(1, pod)}
+
+
+async def test_a_pod_with_one_family_has_nothing_of_the_other(links: Links, pods: Pods) -> None:
+    pods_links = {}
+    for number, family in ((1, 0), (2, 1)):
+        both = link_of(number, pods.make())
+        pods_links[key(number)] = replace(both, addresses=(both.addresses[family],), gateways=(both.gateways[family],))
+
+    assert await links.upsert(pods_links) == {}
+    assert await links.observe() == pods_links
+
+
+async def test_a_fresh_plane_rebuilds_every_link_from_the_kernel(links: Links, pods: Pods) -> None:
+    wanted = {key(number): link_of(number, pods.make()) for number in (1, 2, 3)}
+    await links.upsert(wanted)
+
+    assert await Links(MacvlanWay()).observe() == wanted
+
+
+async def test_upsert_twice_changes_nothing(links: Links, pods: Pods) -> None:
+    pod = pods.make()
+    await links.upsert({key(1): link_of(1, pod)})
+    before = pod.ip("link"), pod.ip("route"), pod.ip("-6", "route")
+
+    assert await links.upsert({key(1): link_of(1, pod)}) == {}
+
+    assert (pod.ip("link"), pod.ip("route"), pod.ip("-6", "route")) == before
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "address delete 10.101.0.1/32 dev eth0",
+        "address delete fd00:101::1/128 dev eth0",
+        "address add 10.9.9.9/24 dev eth0",
+        "address add fd00:bad::1/64 dev eth0",
+        "link set eth0 address 02:11:22:33:44:55",
+        "link set eth0 mtu 1300",
+        "link set eth0 down",
+        "route delete default",
+        "route delete 10.101.0.254 dev eth0",
+        "-6 route delete default",
+        "-6 route delete fd00:101::fffe dev eth0",
+        "route append default via 10.101.0.254 metric 50 dev eth0",
+        "neigh delete 10.101.0.254 dev eth0",
+        "neigh replace fd00:101::fffe dev eth0 lladdr 02:66:66:66:66:66 nud permanent",
+        "neigh replace 10.101.0.254 dev eth0 lladdr 02:00:00:00:01:01 nud reachable",
+    ],
+)
+async def test_sees_and_repairs_drift(links: Links, pods: Pods, damage: str) -> None:
+    pod = pods.make()
+    wanted = {key(1): link_of(1, pod)}
+    await links.upsert(wanted)
+    pod.run("ip", *damage.split())
+
+    assert await links.observe() != wanted
+    assert await links.upsert(wanted) == {}
+    assert await links.observe() == wanted
+
+
+async def test_an_interface_deleted_by_hand_is_absent_and_comes_back(links: Links, pods: Pods) -> None:
+    pod = pods.make()
+    wanted = {key(1): link_of(1, pod)}
+    await links.upsert(wanted)
+    pod.run("ip", "link", "delete", "eth0")
+
+    assert await links.observe() == {}
+    assert await links.upsert(wanted) == {}
+    assert await links.observe() == wanted
+
+
+async def test_changes_a_link_in_place(links: Links, pods: Pods) -> None:
+    pod = pods.make()
+    await links.upsert({key(1): link_of(1, pod)})
+    index = pod.ip("link", "show", "eth0")[0]["ifindex"]
+    changed = replace(
+        link_of(1, pod),
+        mac="0a:58:0a:66:00:09",
+        mtu=1400,
+        addresses=(ip_interface("10.102.0.9/32"),),
+        gateways=(ip_address("10.102.0.254"),),
+        gateway_mac="02:00:00:00:02:02",
+    )
+
+    assert await links.upsert({key(1): changed}) == {}
+    assert await links.observe() == {key(1): changed}
+    assert pod.ip("link", "show", "eth0")[0]["ifindex"] == index
+
+
+@pytest.mark.parametrize("what", ["missing", "file", "folder", "other kind", "our own"])
+async def test_refuses_what_is_no_pods_netns_and_creates_nothing(links: Links, tmp_path: Path, what: str) -> None:
+    path = tmp_path / "ns"
+    match what:
+        case "file":
+            path.write_text("")
+        case "folder":
+            path.mkdir()
+        case "other kind":
+            path = Path("/proc/self/ns/uts")
+        case "our own":
+            path = Path("/proc/thread-self/ns/net")
+        case _:
+            path = tmp_path / "deeper" / "ns"
+    before = sorted(tmp_path.rglob("*"))
+
+    failures = await links.upsert({key(1): link_at(1, str(path))})
+
+    assert isinstance(failures[key(1)], InvalidNetns)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert alias(1) == "routed"
+    assert await links.observe() == {}
+
+
+async def test_one_bad_netns_does_not_hold_up_the_others(links: Links, pods: Pods) -> None:
+    good = link_of(2, pods.make())
+
+    failures = await links.upsert({key(1): link_at(1, "/run/netns/none"), key(2): good})
+
+    assert list(failures) == [key(1)]
+    assert await links.observe() == {key(2): good}
+
+
+@pytest.mark.parametrize("kind", ["veth", "macvlan"])
+async def test_leaves_a_foreign_interface_alone(links: Links, pods: Pods, kind: str) -> None:
+    pod = pods.make()
+    pod.run("ip", "link", "add", "other", "type", "veth", "peer", "name", "eth0" if kind == "veth" else "peer")
+    if kind == "macvlan":
+        pod.run("ip", "link", "add", "eth0", "link", "other", "type", "macvlan", "mode", "passthru")
+    before = pod.ip("address")
+
+    failures = await links.upsert({key(1): link_of(1, pod)})
+
+    assert isinstance(failures[key(1)], InterfaceExists)
+    assert await links.remove([key(1)]) == {}
+    assert pod.ip("address") == before
+    assert alias(1) == "routed"
+
+
+async def test_leaves_a_foreign_interface_alone_that_took_our_place(links: Links, pods: Pods) -> None:
+    pod = pods.make()
+    await links.upsert({key(1): link_of(1, pod)})
+    pod.run("ip", "link", "delete", "eth0")
+    pod.run("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "other")
+
+    assert await links.observe() == {}
+    assert await links.remove([key(1)]) == {}
+    assert len(pod.ip("link")) == 3
+
+
+async def test_says_when_the_wire_is_missing_or_not_ours(links: Links, pods: Pods) -> None:
+    run("ip", "link", "add", "rt9", "type", "veth", "peer", "name", "rp9")
+
+    failures = await links.upsert(
+        {key(1): link_of(1, pods.make(), slot=8), key(2): link_of(2, pods.make(), slot=9)},
+    )
+
+    assert isinstance(failures[key(1)], SlotMissing)
+    assert isinstance(failures[key(2)], ForeignDevice)
+
+
+async def test_a_netns_path_that_does_not_fit_is_refused_before_anything_is_made(links: Links, tmp_path: Path) -> None:
+    folder = tmp_path / ("x" * 200)
+    folder.mkdir()
+    with contextlib.closing(Pods(folder)) as pods:
+        pod = pods.make()
+
+        failures = await links.upsert({key(1): link_of(1, pod)})
+
+        assert isinstance(failures[key(1)], MarkTooLong)
+        assert len(pod.ip("link")) == 1
+
+
+async def test_remove_takes_the_interface_and_frees_the_slot(links: Links, pods: Pods) -> None:
+    pod, other = pods.make(), pods.make()
+    await links.upsert({key(1): link_of(1, pod), key(2): link_of(2, other)})
+
+    assert await links.remove([key(1), key(3)]) == {}
+    assert await links.remove([key(1)]) == {}
+
+    assert [device["ifname"] for device in pod.ip("link")] == ["lo"]
+    assert alias(1) == "routed"
+    assert await links.observe() == {key(2): link_of(2, other)}
+    assert await links.upsert({key(3): link_of(3, pod, slot=1)}) == {}
+
+
+async def test_remove_succeeds_when_the_pod_is_gone(links: Links, pods: Pods) -> None:
+    pod = pods.make()
+    await links.upsert({key(1): link_of(1, pod)})
+    pod.delete()
+
+    assert await links.remove([key(1)]) == {}
+    assert alias(1) == "routed"
+
+
+async def test_a_slot_is_usable_again_at_once_after_its_pod_died(links: Links, pods: Pods) -> None:
+    for number in range(1, 8):
+        pod = pods.make()
+        wanted = {key(number): link_of(number, pod, slot=1)}
+        assert await links.upsert(wanted) == {}
+        assert await links.observe() == wanted
+        pod.delete()
+
+
+async def test_observe_cleans_the_mark_of_a_pod_that_died(links: Links, pods: Pods) -> None:
+    pod = pods.make()
+    await links.upsert({key(1): link_of(1, pod)})
+    pod.delete()
+
+    assert await links.observe() == {}
+    assert alias(1) == "routed"
+
+
+async def test_a_slot_in_use_is_not_given_to_another(links: Links, pods: Pods) -> None:
+    pod = pods.make()
+    await links.upsert({key(1): link_of(1, pod)})
+
+    failures = await links.upsert({key(2): link_of(2, pods.make(), slot=1)})
+
+    assert isinstance(failures[key(2)], SlotTaken)
+    assert await links.observe() == {key(1): link_of(1, pod)}
+
+
+async def test_a_namespace_that_lives_on_without_its_path_costs_the_wire_not_the_slot(
+    links: Links, wires: Wires, pods: Pods
+) -> None:
+    hidden, pod = pods.make(), pods.make()
+    await links.upsert({key(1): link_of(1, hidden)})
+    with open(hidden.path):  # noqa: ASYNC230, PTH123  # an open file keeps the namespace alive
+        hidden.delete()
+
+        failures = await links.upsert({key(2): link_of(2, pod, slot=1)})
+
+        assert isinstance(failures[key(2)], SlotTaken)
+        assert "rt1" not in await wires.observe()
+        await wires.upsert({"rt1": Wire(MTU)})
+        assert await links.upsert({key(2): link_of(2, pod, slot=1)}) == {}
+
+
+async def test_a_crash_between_mark_and_creation_leaves_nothing_unowned(links: Links, pods: Pods) -> None:
+    pod = pods.make()
+    wanted = {key(1): link_of(1, pod)}
+    run("ip", "link", "set", "rp1", "alias", Mark(key(1), pod.path).text())
+
+    assert await Links(MacvlanWay()).observe() == {}
+    assert alias(1) == "routed"
+    assert await links.upsert(wanted) == {}
+    assert await links.observe() == wanted
+
+
+async def test_a_crash_before_configuration_is_repaired_or_removed(links: Links, pods: Pods) -> None:
+    for number in (1, 2):
+        pod = pods.make()
+        run("ip", "link", "set", f"rp{number}", "alias", Mark(key(number), pod.path).text())
+        run("ip", "link", "add", "made", "link", f"rp{number}", "type", "macvlan", "mode", "passthru")
+        run("nsenter", "--net=/proc/self/ns/net", "ip", "link", "set", "made", "netns", pod.path)
+        pod.run("ip", "link", "set", "made", "name", "eth0")
+        found = await links.observe()
+        assert found[key(number)].addresses == ()
+        if number == 1:
+            assert await links.upsert({key(1): link_of(1, pod)}) == {}
+            assert await links.observe() == {key(1): link_of(1, pod)}
+        else:
+            assert await links.remove([key(2)]) == {}
+            assert [device["ifname"] for device in pod.ip("link")] == ["lo"]
+
+
+async def test_thirty_pods_at_once(links: Links, wires: Wires, pods: Pods) -> None:
+    await wires.upsert({f"rt{slot}": Wire(MTU) for slot in range(1, 31)})
+    wanted = {key(number): link_of(number, pods.make()) for number in range(1, 31)}
+
+    assert await links.upsert(wanted) == {}
+    assert await links.observe() == wanted
+    assert await links.remove(list(wanted)) == {}
+    assert await links.observe() == {}
+
+
+async def test_visits_leave_the_process_where_it_was(links: Links, pods: Pods) -> None:
+    before = {os.readlink(f"/proc/self/task/{task}/ns/net") for task in os.listdir("/proc/self/task")}
+    await links.upsert({key(number): link_of(number, pods.make()) for number in (1, 2, 3)})
+    await links.observe()
+
+    after = {os.readlink(f"/proc/self/task/{task}/ns/net") for task in os.listdir("/proc/self/task")}
+
+    assert os.readlink("/proc/thread-self/ns/net") in before
+    assert after <= before
+
+
+async def test_pods_reach_each_other_over_their_wires(links: Links, pods: Pods) -> None:
+    first, second = pods.make(), pods.make()
+    await links.upsert({key(1): link_of(1, first), key(2): link_of(2, second)})
+    with pytest.raises(RuntimeError):  # the control: nothing joins the wires yet
+        first.run("ping", "-c1", "-W1", "10.101.0.2")
+
+    run("ip", "link", "add", "br0", "address", GATEWAY_MAC, "type", "bridge")
+    run("ip", "link", "set", "br0", "up")
+    for setting in ("ipv4.ip_forward", "ipv6.conf.all.forwarding"):
+        run("sysctl", "-qw", f"net.{setting}=1")
+    for number in (1, 2):
+        run("ip", "link", "set", f"rt{number}", "master", "br0")
+        for address in (f"10.101.0.{number}", f"fd00:101::{number}"):
+            run("ip", "route", "add", address, "dev", "br0")
+            run("ip", "neigh", "add", address, "lladdr", f"0a:58:0a:65:00:{number:02x}", "dev", "br0")
+
+    first.run("ping", "-c1", "-W3", "10.101.0.2")
+    first.run("ping", "-c1", "-W3", "fd00:101::2")
+    second.run("ping", "-c1", "-W3", "-s", str(MTU - 28), "-M", "do", "10.101.0.1")
+
+
+@pytest.mark.parametrize("userspace_datapath", [True, False])
+async def test_checksums_are_complete_on_the_wire_of_a_userspace_datapath(pods: Pods, userspace_datapath: bool) -> None:
+    pod = pods.make()
+    with server():
+        async with Monitor() as monitor:
+            plane = Wires(lambda: None, monitor, userspace_datapath=userspace_datapath)
+            await plane.upsert({"rt1": Wire(MTU)})
+        await Links(MacvlanWay()).upsert({key(1): link_of(1, pod)})
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800)) as wire:
+            wire.bind(("rt1", 0x0800))
+            wire.settimeout(5)
+            pod.run("bash", "-c", "echo hello > /dev/udp/10.101.0.9/7")
+            frame = await asyncio.to_thread(wire.recv, 2048)
+
+    assert frame[23] == socket.IPPROTO_UDP
+    complete = udp_checksum_holds(frame)
+
+    assert complete is userspace_datapath
+
+
+def udp_checksum_holds(frame: bytes) -> bool:
+    addresses, segment = frame[26:34], frame[34:]
+    covered = addresses + struct.pack("!HH", socket.IPPROTO_UDP, len(segment)) + segment
+    covered += bytes(len(covered) % 2)
+    return sum(struct.unpack(f"!{len(covered) // 2}H", covered)) % 0xFFFF == 0

@@ -1,0 +1,58 @@
+"""The announcements, byte by byte."""
+
+from __future__ import annotations
+
+import struct
+from ipaddress import ip_address
+
+import pytest
+
+from routed.attach.frames import question
+
+MAC = "02:aa:00:00:00:10"
+
+
+def test_arp_request_is_a_broadcast_from_the_host() -> None:
+    frame = question(MAC, ip_address("10.1.0.11"), ip_address("10.1.0.1"), None)
+
+    assert frame.hex() == (
+        "ffffffffffff" "02aa00000010" "0806"
+        "0001" "0800" "06" "04" "0001"
+        "02aa00000010" "0a01000b"
+        "000000000000" "0a010001"
+    )  # fmt: skip
+
+
+def test_neighbour_solicitation_goes_to_the_solicited_node_group_with_the_hosts_mac() -> None:
+    frame = question(MAC, ip_address("fd00:1::11"), ip_address("fd00:1::1"), None)
+
+    assert frame[:14].hex() == "3333ff00000102aa0000001086dd"
+    assert frame[14:22].hex() == "6000000000203aff"
+    assert frame[22:38] == ip_address("fd00:1::11").packed
+    assert frame[38:54] == ip_address("ff02::1:ff00:1").packed
+    assert frame[54:56].hex() == "8700"
+    assert frame[58:62] == bytes(4)
+    assert frame[62:78] == ip_address("fd00:1::1").packed
+    assert frame[78:].hex() == "010102aa00000010"
+
+
+def test_neighbour_solicitation_carries_a_checksum_that_adds_up() -> None:
+    frame = question(MAC, ip_address("fd00:1::11"), ip_address("fd00:1::1"), None)
+    covered = frame[22:54] + struct.pack("!II", len(frame) - 54, 58) + frame[54:]
+
+    total = sum(struct.unpack(f"!{len(covered) // 2}H", covered))
+
+    assert total % 0xFFFF == 0
+
+
+@pytest.mark.parametrize(("address", "target"), [("10.1.0.11", "10.1.0.1"), ("fd00:1::11", "fd00:1::1")])
+def test_a_tag_goes_between_the_addresses_and_the_rest(address: str, target: str) -> None:
+    plain = question(MAC, ip_address(address), ip_address(target), None)
+    tagged = question(MAC, ip_address(address), ip_address(target), 108)
+
+    assert tagged == plain[:12] + bytes.fromhex("8100006c") + plain[12:]
+
+
+def test_one_family_cannot_ask_for_the_other() -> None:
+    with pytest.raises(ValueError, match="another family"):
+        question(MAC, ip_address("10.1.0.11"), ip_address("fd00:1::1"), None)
