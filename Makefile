@@ -45,8 +45,8 @@ build/routed-cni: deploy/cni/shim.c
 	@mkdir -p build
 	$(CC) -std=c11 -Os -static -Wall -Wextra -Werror -o $@ $<
 
-bench: install system shim ## measured ratios against the standard plugins and other BGP speakers
-	@$(PY) -m tests.bench
+bench: install system shim ## ratios to other plugins and BGP speakers; ARGS="--write docs/performance.md" keeps them
+	@$(PY) -m tests.bench $(ARGS)
 
 lock: install ## refresh the hash-locked requirement files
 	@$(VENV)/bin/pip install --quiet uv

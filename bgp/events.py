@@ -86,10 +86,13 @@ def parse(line: bytes) -> Event | None:
 
 
 def parse_sessions(lines: list[str]) -> list[Session]:
-    """Return the sessions in an answer to ``show neighbor json``; ProtocolError when it is something else."""
+    """Return the sessions in an answer to ``show neighbor json``; ProtocolError when it is something else.
+
+    Its ``state`` is no help: it is ``down`` during the first second of a session.
+    """
     try:
         return [
-            Session(ip_address(entry["peer"]["address"]), entry["state"] == "up", _versions(entry["families"]))
+            Session(ip_address(entry["peer"]["address"]), entry["fsm"] == "ESTABLISHED", _versions(entry["families"]))
             for entry in json.loads("".join(lines))
         ]
     except (ValueError, KeyError, TypeError) as error:

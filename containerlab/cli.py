@@ -22,8 +22,8 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
     help="Run a containerlab topology in network namespaces: real FRR and Open vSwitch, no containers, as root.\n\n"
-    "A node is a set of namespaces (mount, UTS, IPC, PID, network) on this machine's own file system: the same programs,"
-    " private /etc, /var and /run. `docs/fabric.md` describes the two racks that come with it.",
+    "A node is a set of namespaces (mount, UTS, IPC, PID, network) on this machine's own file system: the same"
+    " programs, private /etc, /var and /run. `docs/fabric.md` describes the two racks that come with it.",
 )
 TopologyOption = Annotated[Path, typer.Option("--topology", "-t", help="The topology file.")]
 NameOption = Annotated[str | None, typer.Option("--name", help="Name, when several run. Default: the file's.")]

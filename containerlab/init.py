@@ -1,7 +1,7 @@
 """Turns a fresh set of namespaces into a node, then becomes the node's entrypoint: PID 1, as in a container.
 
 Run by `unshare` as ``init.py FOLDER``; FOLDER/spec.json says what the node is, FOLDER/log takes the entrypoint's
-output. One line on standard output says that the node stands, before any link arrives. Only the standard library is used.
+output. One line on standard output says that the node stands, before links arrive. Only the standard library is used.
 
 The root file system is the host's, so that programs, the checkout and /tmp are the same everywhere. What nodes write
 elsewhere is their own: /etc and /var are copies on write, /run and PRIVATE are empty at the start, all in memory.

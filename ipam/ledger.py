@@ -44,8 +44,9 @@ class Ledger:
     """One server's ledger in one SQLite file, which must be in a directory that exists.
 
     Opening it checks the whole file and raises LedgerFileError, or PoolError when the pools make no sense. Writing
-    raises LedgerUnavailableError when the file cannot be written (disk full); then nothing has happened. Writers run
-    one at a time, in whatever thread; readers never touch the file and may be called from any thread at any time.
+    raises LedgerUnavailableError when the file cannot be written (disk full): what was asked has not happened then, or
+    `records` shows that it has. Writers run one at a time, in whatever thread; readers never touch the file and may be
+    called from any thread at any time.
     """
 
     def __init__(
@@ -189,10 +190,17 @@ class Ledger:
 
     @contextmanager
     def _writing(self) -> Iterator[Memory]:
-        """Yield a draft of the memory, which becomes the memory once the file has it; anything raised drops both."""
+        """Yield a draft of the memory, which becomes the memory once the file has it.
+
+        When the file fails, what it holds is looked up and not assumed: a commit may fail after it has taken effect.
+        """
         draft = self._memory.copy()
-        with self._database.transaction():
-            yield draft
+        try:
+            with self._database.transaction():
+                yield draft
+        except LedgerFileError:
+            self._memory = Memory.of(*self._database.load())
+            raise
         self._memory = draft
 
     def _families(self) -> dict[int, tuple[Share, ...]]:

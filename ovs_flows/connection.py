@@ -52,7 +52,7 @@ class Answer:
 class Connection(asyncio.Protocol):
     """A connected switch. One exchange at a time per caller; exchanges of several callers do not mix."""
 
-    def __init__(self, on_foreign_change: Callable[[], None]) -> None:
+    def __init__(self, on_foreign_change: Callable[[], None], probe_s: float = PROBE_S) -> None:
         loop = asyncio.get_running_loop()
         self.closed = asyncio.Event()
         """Set when the connection is gone, for whatever reason."""
@@ -64,15 +64,19 @@ class Connection(asyncio.Protocol):
         self._pending: list[Answer] = []
         self._xid = 0
         self._heard = True
-        self._probe = loop.call_later(PROBE_S, self._probe_peer)
+        self._probe_s = probe_s
+        self._probe = loop.call_later(probe_s, self._probe_peer)
 
     @classmethod
-    async def open(cls, path: Path, on_foreign_change: Callable[[], None]) -> Self:
-        """Connect and greet; Unreachable when nobody answers or the peer does not speak OpenFlow 1.4."""
+    async def open(cls, path: Path, on_foreign_change: Callable[[], None], probe_s: float = PROBE_S) -> Self:
+        """Connect and greet; Unreachable when nobody answers or the peer does not speak OpenFlow 1.4.
+
+        ``on_foreign_change`` is called when a flow monitor (`messages.monitor_flows`) reports somebody else's change.
+        """
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                _, connection = await loop.create_unix_connection(lambda: cls(on_foreign_change), str(path))
+                _, connection = await loop.create_unix_connection(lambda: cls(on_foreign_change, probe_s), str(path))
                 version = await connection.greeted
         except (OSError, TimeoutError) as error:
             raise Unreachable(f"no switch answers on {path}: {error}") from error
@@ -203,4 +207,4 @@ class Connection(asyncio.Protocol):
             return
         self._heard = False
         self._send(Message(messages.ECHO_REQUEST), 0)
-        self._probe = asyncio.get_running_loop().call_later(PROBE_S, self._probe_peer)
+        self._probe = asyncio.get_running_loop().call_later(self._probe_s, self._probe_peer)

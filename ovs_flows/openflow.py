@@ -97,7 +97,7 @@ class Flows:
                 connection.close()
 
     async def _serve(self, connection: Connection) -> None:
-        await connection.exchange([messages.monitor_flows()])
+        await connection.exchange([messages.monitor_flows()])  # refused by OVS before 2.17: then the resync looks
         self._connection = connection
         log.info("openflow.connected", socket=str(self._socket))
         self._wake()
@@ -155,7 +155,7 @@ class Flows:
                 else:
                     for owner, flow in decode_flow_statistics(content):
                         found[owner].add(flow)
-        return {owner: frozenset(entries) for owner, entries in found.items()}
+        return {owner: frozenset(entries) for owner, entries in found.items() if entries}
 
     async def _bundle(self, wanted: Sequence[tuple[int, Message]]) -> dict[int, Exception]:
         """Commit these messages together, or none of them; returns the keys that OVS minded."""

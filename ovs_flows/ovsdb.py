@@ -44,6 +44,8 @@ _COLUMNS = {
     "Controller": ("target",),
 }
 _TIMEOUT_S = 10
+"""For one commit, the switch's part included."""
+_STOP_S = 1
 _RETRY_S = 0.2
 
 log = structlog.get_logger(__name__)
@@ -92,7 +94,7 @@ class Ovsdb:
             await asyncio.Event().wait()  # the library reconnects by itself; the copy's changes wake the loop
         finally:
             self._api = None
-            await asyncio.to_thread(connection.stop, _TIMEOUT_S)
+            await asyncio.to_thread(connection.stop, _STOP_S)
 
     async def _connect(self, changed: Callable[[], None]) -> Connection:
         reported = False

@@ -3,14 +3,15 @@
 Owns all forwarding policy of the bridge. Pure: values in, values out; sends nothing. The tables are declared in
 `ovs_flows.tables` and described, each with a real dump, in docs/pipeline.md.
 
-A packet's way: `CLASSIFY` -> `FABRIC`, `HOST` or `POD` -> `DESTINATION` -> `TOR`; `RESPONDER` answers
-ARP. Nothing learns and nothing floods: what no flow names is dropped.
+A packet's way: `CLASSIFY` -> `FABRIC`, `HOST` or `POD` -> `DESTINATION` -> `TOR`; `RESPONDER` answers ARP. Nothing
+learns and nothing floods: what no flow names is dropped. A pod's own flows depend on nothing but the pod.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from ovs_flows.fields import ETH_ARP, ETH_IPV4, ETH_IPV6, PROTO_ICMPV6, VLAN_PRESENT, Value
@@ -81,6 +82,7 @@ class Endpoint:
     """One per family; the IPv4 one is all that the pod may ask ARP for."""
 
 
+@lru_cache(maxsize=8)
 def base(view: BridgeView) -> frozenset[Flow | Group]:
     """Return what exists once per bridge: every table's fixed flows, and the uplinks' group when there are several."""
     parts: tuple[Callable[[BridgeView], Sequence[Flow | Group]], ...]

@@ -101,6 +101,8 @@ def _planes(loop: Loop[Owner]) -> Iterable[Metric]:
     yield _family("routed_plane_objects", "Objects on a plane.", ("plane",), held)
     yield _total("routed_plane_upserts", "Objects made or mended.", {name: lane.upserted for name, lane in lanes})
     yield _total("routed_plane_removals", "Objects removed.", {name: lane.removed for name, lane in lanes})
+    yield _total("routed_plane_batches", "Batches of changes.", {name: lane.batches for name, lane in lanes})
+    yield _total("routed_plane_busy_seconds", "Time spent in them.", {name: lane.busy_s for name, lane in lanes})
     yield _total("routed_plane_drifts", "Owners found in another state than they were left in.", loop.drifts)
 
 

@@ -1,7 +1,7 @@
 """What the agent does about each CNI command, in terms of the store and the loop.
 
 ADD puts an attachment into the store and waits until the loop has built it; DEL lets it leave and waits until every
-plane has lost it. Nothing is rolled back by hand: an ADD that fails discards its attachment, and the loop undoes the rest.
+plane has lost it. Nothing is rolled back by hand: an ADD that fails discards its attachment, and the loop undoes it.
 """
 
 from __future__ import annotations

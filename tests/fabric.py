@@ -48,7 +48,9 @@ def session(lab: Lab, tor: str, server: str) -> str:
 @contextlib.contextmanager
 def announcing(lab: Lab, server: str, routes: dict[str, list[str]]) -> Iterator[None]:
     """Announce routes from a server to both its ToRs; a route is what ExaBGP calls one, keyed by family."""
-    families = "".join(f"{family} {{ {''.join(f'unicast {route}; ' for route in of)}}} " for family, of in routes.items())
+    families = "".join(
+        f"{family} {{ {''.join(f'unicast {route}; ' for route in of)}}} " for family, of in routes.items()
+    )
     neighbours = "".join(
         f"neighbor {LOOPBACKS[tor]} {{ router-id {ADDRESSES[server]}; local-address {ADDRESSES[server]}; "
         f"local-as 65500; peer-as {ASNS[tor]}; hold-time 9; listen 179; "
@@ -74,5 +76,7 @@ def announcing(lab: Lab, server: str, routes: dict[str, list[str]]) -> Iterator[
         speaker.kill()
         speaker.wait()
         for tor in TORS[server]:
-            eventually(lambda tor=tor: session(lab, tor, server) != "Established", f"end of {server}'s session with {tor}")
+            eventually(
+                lambda tor=tor: session(lab, tor, server) != "Established", f"end of {server}'s session with {tor}"
+            )
             lab.vtysh(tor, f"clear bgp {ADDRESSES[server]}")

@@ -88,13 +88,14 @@ static const char *ask(size_t length, size_t *size, int *status) {
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0); /* a full backlog counts as no answer */
     if (fd < 0 || connect(fd, (struct sockaddr *)&to, sizeof to) != 0) return NULL;
     if (!put(fd, request, length) || shutdown(fd, SHUT_WR) != 0) return NULL;
-    ssize_t got = take(fd, answer, sizeof answer);
+    ssize_t got = take(fd, answer, sizeof answer); /* at most all but the last byte */
     if (got < 0) return NULL;
     answer[got] = '\0';
-    char *end;
-    *status = (int)strtoul(answer, &end, 10);
-    *size = strtoul(*end == ' ' ? end + 1 : end, &end, 10);
-    return *end == '\n' && *size == (size_t)(answer + got - end - 1) ? end + 1 : (errno = ECONNABORTED, NULL);
+    char *space, *end;
+    *status = (int)strtoul(answer, &space, 10);
+    *size = strtoul(space, &end, 10);
+    bool header = space > answer && *space == ' ' && end > space && *end == '\n';
+    return header && *size == (size_t)(answer + got - end - 1) ? end + 1 : (errno = ECONNABORTED, NULL);
 }
 
 /* Stores the request under its attachment, so that a repeated DEL takes no second place; durable on return. */
@@ -134,8 +135,7 @@ int main(void) {
     for (char **entry = environ; *entry; entry++) {
         size_t bytes = strncmp(*entry, "CNI_", 4) == 0 ? strlen(*entry) + 1 : 0;
         if (bytes >= SIZE_LIMIT - length) fail(BAD_ENVIRONMENT, "the CNI_* variables are too long", 0);
-        memcpy(request + length, *entry, bytes);
-        length += bytes;
+        memcpy(request + length, *entry, bytes), length += bytes;
     }
     request[length++] = '\0';
     ssize_t config = take(STDIN_FILENO, request + length, sizeof request - length);

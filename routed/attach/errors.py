@@ -3,6 +3,7 @@
 
 AttachError
 ├── InvalidNetns         the path is not a network namespace that a pod could have
+├── InvalidName          no interface can have this name
 ├── InterfaceExists      the wanted name is taken inside the pod, by something that is not ours
 ├── ForeignDevice        a device on the server has a slot's name but not our mark: it is left alone
 ├── SlotMissing          the slot's wire does not exist (yet)
@@ -23,6 +24,10 @@ class AttachError(Exception):
 
 class InvalidNetns(AttachError):
     """The path does not exist, is not a network namespace, or is the server's own."""
+
+
+class InvalidName(AttachError):
+    """The kernel accepts no interface of this name."""
 
 
 class InterfaceExists(AttachError):

@@ -9,13 +9,14 @@ Never creates a namespace, and never touches an interface in a pod that does not
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Protocol, TypeVar
 
 from routed.attach import mark, pod
-from routed.attach.errors import AttachError, InterfaceExists, InvalidNetns, NotFound, SlotTaken
+from routed.attach.errors import AttachError, InterfaceExists, InvalidName, InvalidNetns, NotFound, SlotTaken
 from routed.attach.mark import Mark
 from routed.attach.netns import Visit, visit
 from routed.attach.rtnl import Device, Rtnl, set_device
@@ -24,8 +25,12 @@ from routed.domain.workload import AttachmentId
 
 K = TypeVar("K", bound=Hashable)
 
-_AT_ONCE = 16
-"""Threads; most of their time they wait for the kernel's locks."""
+_NAME = re.compile(r"[^\s/:\0]{1,15}")
+"""dev_valid_name() of the kernel."""
+_BUSY = 4
+"""Threads at once where Python does most of the work: more of them only fight over the interpreter."""
+_WAITING = 32
+"""Threads at once where the kernel mostly waits: deleting a device takes 25 ms."""
 
 
 class Way(Protocol):
@@ -71,7 +76,7 @@ class Links:
             else:
                 found[whose.id] = link
 
-        failures = await _each({slot.name: partial(look, slot, whose) for slot, whose in slots})
+        failures = await _each({slot.name: partial(look, slot, whose) for slot, whose in slots}, _BUSY)
         if failures:
             raise next(iter(failures.values()))
         await asyncio.to_thread(_clear, stale)
@@ -79,11 +84,11 @@ class Links:
 
     async def upsert(self, items: Mapping[AttachmentId, Link]) -> Mapping[AttachmentId, Exception]:
         """Make these interfaces exist as given; every one is tried, concurrently."""
-        return await _each({key: partial(self._plug, key, link) for key, link in items.items()})
+        return await _each({key: partial(self._plug, key, link) for key, link in items.items()}, _BUSY)
 
     async def remove(self, keys: Collection[AttachmentId]) -> Mapping[AttachmentId, Exception]:
         """Make these interfaces not exist; a namespace that is gone took them along."""
-        return await _each({key: partial(self._unplug, key) for key in keys})
+        return await _each({key: partial(self._unplug, key) for key in keys}, _WAITING)
 
     async def _plug(self, key: AttachmentId, link: Link) -> None:
         try:
@@ -94,11 +99,14 @@ class Links:
             await visit(link.netns, lambda inside: self._attach(inside, key, link))
 
     def _attach(self, inside: Visit, key: AttachmentId, link: Link) -> None:
+        if _NAME.fullmatch(link.ifname) is None or link.ifname in (".", ".."):
+            raise InvalidName(f"{link.ifname!r} cannot be the name of an interface")
         alias = Mark(key, link.netns).text()
         slot = self._way.slot(inside.home, link.wire)
         found = inside.pod.device(link.ifname)
         if found is not None and not self._way.holds(slot, found):
-            raise InterfaceExists(f"{link.netns} has an interface {link.ifname} that is not ours")
+            self._leave_other_slot(inside, key, found)
+            found = None
         whose = mark.parse(slot.alias)
         if whose is not None and whose.id != key:
             raise SlotTaken(f"{slot.name} serves {whose.id}")
@@ -111,6 +119,15 @@ class Links:
         if device is None:
             raise InvalidNetns(f"{link.ifname} vanished from {link.netns} at once")
         pod.configure(inside.pod, device, link, fresh=found is None)
+
+    def _leave_other_slot(self, inside: Visit, key: AttachmentId, found: Device) -> None:
+        """Delete what hangs on another slot that is marked as this attachment's; InterfaceExists for anything else."""
+        for other in inside.home.devices(alias=mark.beginning(key)):
+            if self._way.holds(other, found):
+                self._way.destroy(inside, found)
+                inside.home.apply(set_device(other.index, alias=mark.OURS))
+                return
+        raise InterfaceExists(f"{found.name} exists already in the pod of {key}, and is not ours")
 
     async def _unplug(self, key: AttachmentId) -> None:
         for slot, whose in await asyncio.to_thread(self._marked, mark.beginning(key)):
@@ -163,9 +180,9 @@ def _clear(slots: Iterable[Device]) -> None:
                 continue  # the wire went, and its mark with it
 
 
-async def _each(calls: Mapping[K, Callable[[], Awaitable[None]]]) -> dict[K, Exception]:
-    """Run all calls, some at once; return what failed."""
-    gate = asyncio.Semaphore(_AT_ONCE)
+async def _each(calls: Mapping[K, Callable[[], Awaitable[None]]], at_once: int) -> dict[K, Exception]:
+    """Run all calls, so many at once; return what failed."""
+    gate = asyncio.Semaphore(at_once)
     failures: dict[K, Exception] = {}
 
     async def one(key: K, call: Callable[[], Awaitable[None]]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import errno
 import fcntl
 import os
 import threading
@@ -49,6 +50,8 @@ def opened(path: str) -> Iterator[int]:
         netns = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
         raise InvalidNetns(f"{path!r} does not exist") from error
+    except OSError as error:
+        raise KernelError(error.errno or errno.EIO, f"open {path}") from error
     try:
         _check(netns, path)
         yield netns
@@ -71,14 +74,13 @@ def _check(netns: int, path: str) -> None:
 async def visit(path: str, call: Callable[[Visit], T]) -> T:
     """Run ``call`` inside the network namespace at ``path``, in a thread that ends with it.
 
-    Raises InvalidNetns when there is nothing to visit, and whatever ``call`` raises.
+    Raises InvalidNetns when there is nothing to visit, and whatever ``call`` raises. A caller that is cancelled waits
+    for the end of the visit nevertheless: until then nobody else may start on the same pod.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
 
     def report(result: T | None, error: BaseException | None) -> None:
-        if done.cancelled():
-            return
         if error is not None:
             done.set_exception(error)
         else:
@@ -93,7 +95,12 @@ async def visit(path: str, call: Callable[[Visit], T]) -> T:
             loop.call_soon_threadsafe(report, result, None)
 
     threading.Thread(target=thread, name="netns-visit", daemon=True).start()
-    return await done
+    try:
+        return await asyncio.shield(done)
+    except asyncio.CancelledError:
+        await asyncio.wait([done])
+        done.exception()  # nobody is left to hear of it
+        raise
 
 
 def _enter(path: str, call: Callable[[Visit], T]) -> T:

@@ -66,8 +66,7 @@ def configure(pod: Rtnl, device: Device, link: Link, *, fresh: bool) -> None:
     routes = set() if fresh else set(pod.routes(device.index))
     wanted = _routes(link)
     defaults = {route for route in routes if route.destination.prefixlen == 0}
-    if any(address.version == 6 for address in link.addresses):
-        _no_autoconfiguration(device.name)
+    _prepare_ipv6(device.name, wanted=any(address.version == 6 for address in link.addresses))
     pod.apply(
         set_device(LOOPBACK, up=True),
         set_device(device.index, up=True, mtu=link.mtu, mac=None if device.mac == link.mac else link.mac),
@@ -80,9 +79,11 @@ def configure(pod: Rtnl, device: Device, link: Link, *, fresh: bool) -> None:
     )
 
 
-def _no_autoconfiguration(ifname: str) -> None:
+def _prepare_ipv6(ifname: str, *, wanted: bool) -> None:
     """Leave the pod's IPv6 to us: no router advertisements, no made-up addresses, not even a link-local one."""
-    for setting, value in (("disable_ipv6", 0), ("accept_ra", 0), ("autoconf", 0), ("addr_gen_mode", 1)):
+    if wanted:  # some runtimes turn IPv6 off in every new namespace
+        sysctl.write(f"ipv6/conf/{ifname}/disable_ipv6", 0)
+    for setting, value in (("accept_ra", 0), ("autoconf", 0), ("addr_gen_mode", 1)):
         sysctl.write(f"ipv6/conf/{ifname}/{setting}", value)
 
 

@@ -54,6 +54,7 @@ RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTM_NEWNEIGH, RTM_GETNEIGH = 28, 30
 RTMGRP_LINK, RTMGRP_NEIGH = 0x1, 0x4
+SO_RCVBUFFORCE = 33
 SOL_NETLINK, NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK = 270, 10, 11, 12
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK = 1, 3, 4, 5
@@ -65,7 +66,7 @@ NLA_TYPE_MASK = 0x3FFF
 IFF_UP, IFF_NOARP = 0x1, 0x80
 RTEXT_FILTER_SKIP_STATS = 8
 IFA_F_NODAD, IFA_F_NOPREFIXROUTE = 0x02, 0x200
-RT_TABLE_MAIN, RTPROT_STATIC, RTN_UNICAST, RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 254, 4, 1, 0, 253
+RT_TABLE_MAIN, RTPROT_STATIC, RTN_UNICAST, RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RT_SCOPE_NOWHERE = 254, 4, 1, 0, 253, 255
 NTF_USE = 0x01
 NUD_REACHABLE, NUD_STALE, NUD_DELAY, NUD_PROBE, NUD_PERMANENT = 0x02, 0x04, 0x08, 0x10, 0x80
 NUD_USABLE = NUD_REACHABLE | NUD_STALE | NUD_DELAY | NUD_PROBE | NUD_PERMANENT
@@ -73,6 +74,8 @@ NUD_USABLE = NUD_REACHABLE | NUD_STALE | NUD_DELAY | NUD_PROBE | NUD_PERMANENT
 LOOPBACK = 1
 """Interface index of ``lo`` in every namespace."""
 
+_EVENT_BUFFER = 8 << 20
+"""Bytes; room for what some hundred pods that come or go at once make the kernel tell."""
 _ATTEMPTS = 10
 """Dumps that the kernel says were disturbed by a change are repeated this often."""
 _HEADER = struct.Struct("=IHHII")
@@ -277,6 +280,7 @@ class RtnlEvents:
     def __init__(self) -> None:
         self._socket = _open_socket()
         self._socket.setblocking(False)
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, _EVENT_BUFFER)
         self._socket.bind((0, RTMGRP_LINK | RTMGRP_NEIGH))
 
     def fileno(self) -> int:
@@ -417,8 +421,10 @@ def add_route(index: int, route: Route) -> Request:
 
 
 def delete_route(index: int, route: Route) -> Request:
-    """Delete a route."""
-    return _request(RTM_DELROUTE, NLM_F_ACK, _route_message(index, route), f"delete route to {route.destination}")
+    """Delete a route, whoever made it."""
+    message = _route_message(index, route)
+    message["proto"], message["type"], message["scope"] = 0, 0, RT_SCOPE_NOWHERE
+    return _request(RTM_DELROUTE, NLM_F_ACK, message, f"delete route to {route.destination}")
 
 
 def set_neighbour(index: int, address: IPAddress, mac: str) -> Request:
@@ -449,7 +455,10 @@ def tx_checksums_off(name: str) -> None:
 
 
 def _open_socket() -> socket.socket:
-    opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+    try:
+        opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+    except OSError as error:
+        raise KernelError(error.errno or errno.EIO, "open a netlink socket") from error
     for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK):
         opened.setsockopt(SOL_NETLINK, option, 1)
     return opened

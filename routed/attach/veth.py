@@ -71,7 +71,9 @@ class MacvlanWay:
         while True:
             try:
                 visit.home.apply(
-                    set_device(slot.index, alias=alias, mac=link.mac), add_macvlan(link.ifname, slot.index, visit.netns)
+                    set_device(slot.index, alias=alias),
+                    set_device(slot.index, mac=link.mac),
+                    add_macvlan(link.ifname, slot.index, visit.netns),
                 )
             except KernelError as error:
                 if error.code not in (errno.EINVAL, errno.EBUSY):

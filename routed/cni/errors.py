@@ -22,6 +22,11 @@ from collections.abc import Mapping
 from enum import IntEnum
 from typing import NamedTuple
 
+from bgp.errors import BgpError
+from ipam.errors import AddressRefused, Leaving, LedgerError, PoolExhausted
+from ovs_flows.errors import OvsError
+from routed.attach import errors as attach
+
 
 class Code(IntEnum):
     """Every number that this plugin answers with."""
@@ -30,6 +35,7 @@ class Code(IntEnum):
     UNSUPPORTED_FIELD = 2
     UNKNOWN_CONTAINER = 3
     INVALID_ENVIRONMENT = 4
+    IO = 5
     DECODE = 6
     INVALID_CONFIG = 7
     INVALID_NETNS = 8
@@ -99,6 +105,15 @@ CODES: Mapping[type[BaseException], Code] = {
     Unavailable: Code.UNAVAILABLE,
     LimitedConnectivity: Code.LIMITED_CONNECTIVITY,
     TimeoutError: Code.TRY_AGAIN_LATER,
+    PoolExhausted: Code.POOL_EXHAUSTED,
+    AddressRefused: Code.INVALID_CONFIG,
+    Leaving: Code.TRY_AGAIN_LATER,
+    LedgerError: Code.IO,
+    attach.InvalidNetns: Code.INVALID_NETNS,
+    attach.InterfaceExists: Code.INVALID_ENVIRONMENT,
+    attach.AttachError: Code.KERNEL,
+    OvsError: Code.BRIDGE,
+    BgpError: Code.SPEAKER,
 }
 """One row per exception class; a subclass without a row of its own has the number of its nearest ancestor."""
 

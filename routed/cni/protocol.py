@@ -198,7 +198,7 @@ def _config(document: Mapping[str, Any], command: Command) -> Config:
     try:
         return Config.model_validate(document)
     except ValidationError as error:
-        raise InvalidConfig(explain(error)) from error
+        raise InvalidConfig(explain(error)) from None
 
 
 def _valid(document: Mapping[str, Any]) -> frozenset[AttachmentId]:
@@ -206,7 +206,7 @@ def _valid(document: Mapping[str, Any]) -> frozenset[AttachmentId]:
     try:
         garbage = _Garbage.model_validate(document)
     except ValidationError as error:
-        raise InvalidConfig(explain(error)) from error
+        raise InvalidConfig(explain(error)) from None
     return frozenset(AttachmentId(one.container_id, one.ifname) for one in garbage.valid)
 
 

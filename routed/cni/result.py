@@ -140,7 +140,7 @@ def decode(document: object) -> Result:
     try:
         return Result.model_validate(document)
     except ValidationError as error:
-        raise InvalidConfig(f"prevResult: {explain(error)}") from error
+        raise InvalidConfig(f"prevResult: {explain(error)}") from None
 
 
 def explain(error: ValidationError) -> str:

@@ -113,24 +113,21 @@ class Server:
     async def _serve(self, connection: socket.socket) -> None:
         """Take one call, answer it and log how it went."""
         with connection:
-            uid = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[
-                1
-            ]
+            uid = _peer_uid(connection)
             if uid != _ROOT:
                 log.warning("cni.refused", uid=uid)
                 return
             started = time.monotonic()
             request: Request | None = None
+            outcome: Result | Failure | None
+            bug: Exception | None
             try:
                 request = parse(await self._receive(connection))
-                outcome: Result | Failure | None = await self._dispatch(request)
-                bug = None
+                outcome, bug = await self._dispatch(request), None
             except Exception as error:  # noqa: BLE001 - the boundary where every failure gets its number
-                outcome = code_for(error)
-                bug = error if outcome.code is Code.BUG else None
-            delivered = await self._send(
-                connection, answer(request.config.version if request else VERSIONS[-1], outcome)
-            )
+                outcome, bug = _failed(error)
+            version = request.config.version if request else VERSIONS[-1]
+            delivered = await self._send(connection, answer(version, outcome))
             _report(request, outcome, bug, duration_s=time.monotonic() - started, delivered=delivered)
 
     async def _receive(self, connection: socket.socket) -> bytes:
@@ -193,13 +190,24 @@ class Server:
         async with slots:
             started = time.monotonic()
             outcome: Failure | None = None
-            bug = None
+            bug: Exception | None = None
             try:
                 await self._dispatch(request)
             except Exception as error:  # noqa: BLE001 - one deletion that fails must not keep the others, or the agent
-                outcome = code_for(error)
-                bug = error if outcome.code is Code.BUG else None
+                outcome, bug = _failed(error)
             _report(request, outcome, bug, duration_s=time.monotonic() - started, queued=True)
+
+
+def _peer_uid(connection: socket.socket) -> int:
+    """Return the user on the other end, as the kernel recorded it (unix(7), SO_PEERCRED)."""
+    _, uid, _ = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return int(uid)
+
+
+def _failed(error: Exception) -> tuple[Failure, Exception | None]:
+    """Return what the runtime is told, and the error itself when it is a bug."""
+    failure = code_for(error)
+    return failure, error if failure.code is Code.BUG else None
 
 
 def _report(

@@ -7,6 +7,7 @@ exist comes from `observe` and from its own successful calls; after a failure it
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -35,6 +36,10 @@ class Lane:
         """Objects made or mended, ever."""
         self.removed = 0
         """Objects removed, ever."""
+        self.batches = 0
+        """Batches of changes handed over, ever."""
+        self.busy_s = 0.0
+        """Seconds that they took, all together."""
         self._timeout_s = timeout_s
         self._turn = asyncio.Lock()
         self._collecting: _Batch | None = None
@@ -91,6 +96,7 @@ class Lane:
             grown = {key: value for key, value in batch.items.items() if value is not None}
             shrunk = [key for key, value in batch.items.items() if value is None]
             failures: dict[Hashable, Exception] = {}
+            started = time.monotonic()
             try:
                 async with asyncio.timeout(self._timeout_s):
                     failures.update(await self.plane.upsert(grown) if grown else {})
@@ -98,6 +104,8 @@ class Lane:
             except Exception as error:  # noqa: BLE001 - the boundary: whatever a plane raises belongs to its callers
                 failures = dict.fromkeys(batch.items, error)
             self._remember(batch.items, failures)
+            self.batches += 1
+            self.busy_s += time.monotonic() - started
         batch.failures.set_result(failures)
 
     def _remember(self, items: Mapping[Hashable, Any], failures: Failures) -> None:

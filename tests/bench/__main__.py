@@ -6,6 +6,8 @@ What counts are ratios: each round meets every contender, so whatever else the m
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Measure, print, and write what was asked for."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # leave nothing behind then, either
     arguments = _arguments()
     described = machine.describe()
     console = Console(stderr=True)
@@ -35,7 +38,7 @@ def main() -> None:
                 console.print(step, highlight=False)
 
         report = _measure(arguments, described, stack, progress)
-    out = Console()
+    out = Console(width=None if sys.stdout.isatty() else 120)
     if arguments.output == "json":
         out.print_json(report.json())
     else:

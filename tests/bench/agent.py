@@ -63,7 +63,7 @@ def routed(rack: Rack, size: int) -> Iterator[Contender]:
     directory = rack.run_dir / "routed"
     plugin = Plugin(
         SHIM,
-        {"cniVersion": "1.0.0", "name": "bench", "type": "routed"},
+        {"cniVersion": "1.1.0", "name": "bench", "type": "routed"},
         env={"ROUTED_CNI_SOCKET": str(directory / "cni.sock"), "ROUTED_CNI_QUEUE": str(directory / "queue")},
     )
     with (
@@ -73,17 +73,29 @@ def routed(rack: Rack, size: int) -> Iterator[Contender]:
         _bridge(rack, ovs)
         config = directory / "rack.yaml"
         config.write_text(yaml.safe_dump(_rack_file(rack, directory)))
-        with (directory / "agent.log").open("wb") as log:
-            enter = ["nsenter", f"--net={named(rack.host)}"]
-            command = [Path(sys.executable).with_name("routed"), "agent", "--config", config, "--server", "bench"]
-            agent = subprocess.Popen([*enter, *map(str, command)], stdout=log, stderr=log)
-        try:
-            until(lambda: _serves(plugin), f"the agent serves (see {directory}/agent.log)", _START_TIMEOUT_S)
+        with _agent(rack, config, directory / "agent.log") as agent:
+            until(lambda: _serves(agent, plugin), "the agent serves", _START_TIMEOUT_S)
             until(lambda: _plugged(ovs) >= READY_SLOTS, "wires are plugged", _START_TIMEOUT_S)
             yield Contender(OURS, named(rack.host), plugin, namespaces)
-        finally:
-            agent.terminate()
-            agent.wait()
+
+
+@contextmanager
+def _agent(rack: Rack, config: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the agent in the host's namespace; a failure in its time shows the end of its log."""
+    enter = ["nsenter", f"--net={named(rack.host)}"]
+    program = str(Path(sys.executable).with_name("routed"))
+    with log.open("wb") as output:
+        agent = subprocess.Popen(
+            [*enter, program, "agent", "--config", str(config), "--server", "bench"], stdout=output, stderr=output
+        )
+    try:
+        yield agent
+    except (AssertionError, CniError, TimeoutError) as error:
+        error.add_note(f"the agent's log ends with:\n{log.read_text()[-4000:]}")
+        raise
+    finally:
+        agent.terminate()
+        agent.wait()
 
 
 def _bridge(rack: Rack, ovs: Ovs) -> None:
@@ -113,7 +125,8 @@ def _rack_file(rack: Rack, directory: Path) -> dict[str, object]:
     }
 
 
-def _serves(plugin: Plugin) -> bool:
+def _serves(agent: subprocess.Popen[bytes], plugin: Plugin) -> bool:
+    assert agent.poll() is None, "the agent ended"
     try:
         plugin.status()
     except CniError:

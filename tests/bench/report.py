@@ -1,4 +1,4 @@
-"""The figures: tables in the terminal, Markdown in a document, JSON for machines. Pure, but for writing the document."""
+"""The figures: tables for a terminal, Markdown for a document, JSON for machines. Pure, but for that document."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import subprocess
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from socket import AF_UNIX, socket
 from typing import TYPE_CHECKING, Protocol
 
@@ -140,6 +140,7 @@ def _gobgp_path(prefix: IPv4Network) -> object:
     return path
 
 
+@dataclass
 class FrrHost(Tor):
     """FRR on the server instead of on a switch."""
 
@@ -165,8 +166,7 @@ class FrrHost(Tor):
 @contextmanager
 def frr(rack: Rack) -> Iterator[list[Announcer]]:
     """Run FRR on the rack's host; routes come over bgpd's command socket, or as kernel routes that it redistributes."""
-    host = FrrHost("host", rack.host, rack.run_dir / "host", HOST_ASN, rack.tors[0].address)
-    host.peers = rack.tors
+    host = FrrHost("host", rack.host, rack.run_dir / "host", HOST_ASN, IPv4Address(HOST_V4), peers=rack.tors)
     try:
         host.start()
         with _bgpd(host.run_dir) as tell:

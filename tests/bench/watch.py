@@ -14,11 +14,13 @@ import struct
 import subprocess
 import threading
 from datetime import datetime
+from functools import partial
 from ipaddress import IPv4Network
 from typing import TYPE_CHECKING, Literal, Self
 
 from tests.bench.namespace import named, threads_in
 from tests.bench.update import announced, segment
+from tests.fixtures.tors import run, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,7 +32,8 @@ Event = Literal["wire", "fib", "gone"]
 _ETH_P_IP = 0x0800
 _SO_TIMESTAMPNS = 35  # the socket module has no name for it
 _TIMEOUT_S = 30.0
-_ROUTE = re.compile(r"\[(?P<at>\S+)\] (?P<gone>Deleted )?(?P<prefix>[\d./]+) .*proto bgp")
+_ROUTE = re.compile(r"\[(?P<at>\S+)\] (?P<gone>Deleted )?(blackhole )?(?P<prefix>\d[\d./]*) ")
+_PROBE = IPv4Network("192.0.2.255")
 
 
 class Watch:
@@ -55,6 +58,8 @@ class Watch:
         self._selector.register(self._wake, selectors.EVENT_READ, None)
         self._thread = threading.Thread(target=self._run, name="watch")
         self._thread.start()
+        for tor in tors:
+            until(partial(self._told_of_probe, tor), f"route monitor of {tor.name}")
 
     def __enter__(self) -> Self:
         return self
@@ -98,6 +103,12 @@ class Watch:
         with self._changed:
             self._seen.setdefault((event, prefix), {}).setdefault(tor.name, at_ns)
             self._changed.notify_all()
+
+    def _told_of_probe(self, tor: Tor) -> bool:
+        """Make and remove a route: once its monitor has told of one, it misses nothing that comes later."""
+        for verb in ("add", "delete"):
+            run("ip", "-n", tor.netns, "route", verb, "blackhole", str(_PROBE))
+        return tor.name in self._seen.get(("gone", _PROBE), ())
 
     def _packets(self, tor: Tor, sniffer: socket.socket) -> Callable[[], None]:
         def read() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from routed.cni.errors import InvalidConfig, Unavailable
 from routed.cni.protocol import AttachmentRequest, GcRequest, Request
 from routed.cni.queue import DeletionQueue
-from routed.cni.result import IP, Interface, Result, Route, chain, differences
+from routed.cni.result import Interface, Result, chain, differences
 from routed.cni.server import Limits, Server
 from routed.domain.workload import AttachmentId
 
@@ -86,8 +86,8 @@ class FakeHandler:
                         "mtu": 1500,
                     },
                 ],
-                "ips": (IP(address=f"{address}/32", gateway="10.101.0.1", interface=1),),
-                "routes": (Route(dst="0.0.0.0/0", gw="10.101.0.1"),),
+                "ips": [{"address": f"{address}/32", "gateway": "10.101.0.1", "interface": 1}],
+                "routes": [{"dst": "0.0.0.0/0", "gw": "10.101.0.1"}],
             }
         )
 

@@ -126,7 +126,7 @@ class Ovs:
         if daemon == "ovsdb-server":
             self.database.unlink(missing_ok=True)
         self.processes[daemon] = subprocess.Popen(
-            ["ip", "netns", "exec", self.netns, daemon, *arguments, log, pid, control, "-vconsole:off"],
+            ["ip", "netns", "exec", self.netns, daemon, "-vconsole:off", *arguments, log, pid, control],
             env={**os.environ, "OVS_RUNDIR": str(self.directory)},
             stdin=subprocess.DEVNULL,
         )
@@ -136,8 +136,9 @@ class Ovs:
         return run("ovs-vsctl", f"--db=unix:{self.database}", *arguments)
 
     def ofctl(self, command: str, bridge: str, *arguments: str) -> str:
-        """Run ovs-ofctl on a bridge with OpenFlow 1.4."""
-        return run("ovs-ofctl", "-O", "OpenFlow14", command, str(self.management(bridge)), *arguments)
+        """Run ovs-ofctl on a bridge with OpenFlow 1.4; dumps come without counters and with port numbers."""
+        options = ("-O", "OpenFlow14", "--no-names", *(["--no-stats"] if command == "dump-flows" else []))
+        return run("ovs-ofctl", *options, command, str(self.management(bridge)), *arguments)
 
     def appctl(self, *arguments: str) -> str:
         """Run ovs-appctl on the switch."""
@@ -165,6 +166,30 @@ class Ovs:
         exec_in = ("ip", "netns", "exec", self.netns)
         run(*exec_in, "sysctl", "-qw", f"net.ipv6.conf.{device}.disable_ipv6=1")
         run(*exec_in, "ethtool", "-K", device, "tx", "off")
+
+
+@dataclass
+class Wire:
+    """The far end of a port of the bridge: what stands there sends and hears whole frames."""
+
+    socket: socket.socket
+
+    def send(self, frame: bytes) -> None:
+        """Send a frame into the bridge."""
+        self.socket.send(frame)
+
+    def hear(self, wanted: Callable[[bytes], object], seconds: float = 5.0) -> bytes | None:
+        """Return the first frame that is wanted, None when none comes in time."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self.socket.settimeout(left)
+            try:
+                frame, address = self.socket.recvfrom(65535)
+            except TimeoutError:
+                return None
+            if address[2] != socket.PACKET_OUTGOING and wanted(frame):
+                return frame
+        return None
 
 
 @contextlib.contextmanager

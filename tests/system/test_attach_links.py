@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import socket
 import struct
 from collections.abc import AsyncIterator, Iterator
@@ -16,7 +15,15 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from routed.attach.errors import ForeignDevice, InterfaceExists, InvalidNetns, MarkTooLong, SlotMissing, SlotTaken
+from routed.attach.errors import (
+    ForeignDevice,
+    InterfaceExists,
+    InvalidName,
+    InvalidNetns,
+    MarkTooLong,
+    SlotMissing,
+    SlotTaken,
+)
 from routed.attach.links import Links
 from routed.attach.mark import Mark
 from routed.attach.monitor import Monitor
@@ -202,28 +209,55 @@ async def test_changes_a_link_in_place(links: Links, pods: Pods) -> None:
     assert pod.ip("link", "show", "eth0")[0]["ifindex"] == index
 
 
-@pytest.mark.parametrize("what", ["missing", "file", "folder", "other kind", "our own"])
-async def test_refuses_what_is_no_pods_netns_and_creates_nothing(links: Links, tmp_path: Path, what: str) -> None:
-    path = tmp_path / "ns"
-    match what:
-        case "file":
-            path.write_text("")
-        case "folder":
-            path.mkdir()
-        case "other kind":
-            path = Path("/proc/self/ns/uts")
-        case "our own":
-            path = Path("/proc/thread-self/ns/net")
-        case _:
-            path = tmp_path / "deeper" / "ns"
+async def test_moves_to_another_slot_when_told_so(links: Links, pods: Pods) -> None:
+    pod = pods.make()
+    await links.upsert({key(1): link_of(1, pod)})
+    moved = {key(1): link_of(1, pod, slot=2)}
+
+    assert await links.upsert(moved) == {}
+    assert await links.observe() == moved
+    assert alias(1) == "routed"
+
+
+async def test_a_cancelled_upsert_has_ended_when_its_caller_goes_on(links: Links, pods: Pods) -> None:
+    wanted = {key(number): link_of(number, pods.make()) for number in (1, 2, 3)}
+    upsert = asyncio.create_task(links.upsert(wanted))
+    await asyncio.sleep(0)  # the visits' tasks exist,
+    await asyncio.sleep(0)  # and have sent out their threads
+    upsert.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await upsert
+
+    seen = await links.observe()
+    assert all(seen[one] == wanted[one] for one in seen)
+    assert await links.observe() == seen
+
+
+@pytest.mark.parametrize(
+    "path", ["deeper/ns", "file", "folder", "/proc/self/ns/uts", "/proc/thread-self/ns/net", "/dev/null", "", "a\0b"]
+)
+async def test_refuses_what_is_no_pods_netns_and_creates_nothing(links: Links, tmp_path: Path, path: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
     before = sorted(tmp_path.rglob("*"))
 
-    failures = await links.upsert({key(1): link_at(1, str(path))})
+    failures = await links.upsert({key(1): link_at(1, path and str(tmp_path / path))})
 
     assert isinstance(failures[key(1)], InvalidNetns)
     assert sorted(tmp_path.rglob("*")) == before
     assert alias(1) == "routed"
     assert await links.observe() == {}
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a b", "a:b", "sixteen-letters-"])
+async def test_refuses_a_name_that_no_interface_can_have(links: Links, wires: Wires, pods: Pods, name: str) -> None:
+    before = await wires.observe()
+
+    failures = await links.upsert({AttachmentId("c", name): replace(link_of(1, pods.make()), ifname=name)})
+
+    assert [type(failure) for failure in failures.values()] == [InvalidName]
+    assert await wires.observe() == before
+    assert alias(1) == "routed"
 
 
 async def test_one_bad_netns_does_not_hold_up_the_others(links: Links, pods: Pods) -> None:
@@ -390,14 +424,23 @@ async def test_thirty_pods_at_once(links: Links, wires: Wires, pods: Pods) -> No
 
 
 async def test_visits_leave_the_process_where_it_was(links: Links, pods: Pods) -> None:
-    before = {os.readlink(f"/proc/self/task/{task}/ns/net") for task in os.listdir("/proc/self/task")}
+    (home,) = threads_in()
+
     await links.upsert({key(number): link_of(number, pods.make()) for number in (1, 2, 3)})
     await links.observe()
 
-    after = {os.readlink(f"/proc/self/task/{task}/ns/net") for task in os.listdir("/proc/self/task")}
+    async with asyncio.timeout(5):
+        while threads_in() != {home}:  # a visitor reports first and ends then
+            await asyncio.sleep(0.01)
 
-    assert os.readlink("/proc/thread-self/ns/net") in before
-    assert after <= before
+
+def threads_in() -> set[int]:
+    """Return the namespaces that this process's threads are in."""
+    found = set()
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.add((task / "ns/net").stat().st_ino)
+    return found
 
 
 async def test_pods_reach_each_other_over_their_wires(links: Links, pods: Pods) -> None:

@@ -174,8 +174,8 @@ async def test_gc_keeps_what_is_valid(shim: Shim, handler: FakeHandler) -> None:
     async with serving(shim.socket, handler, shim.queue):
         for name in ("one", "two", "three"):
             await shim("ADD", name)
-        valid = [{"containerID": "two", "ifname": "eth0"}]
-        assert await shim("GC", "", ifname="", **{"cni.dev/valid-attachments": valid}) == Outcome(0, None)
+        config: dict[str, Any] = {"cni.dev/valid-attachments": [{"containerID": "two", "ifname": "eth0"}]}
+        assert await shim("GC", "", ifname="", **config) == Outcome(0, None)
         assert handler.attached.keys() == {AttachmentId("two", "eth0")}
         assert (await shim("GC", "", ifname="")).answer["code"] == Code.INVALID_CONFIG
     assert handler.attached.keys() == {AttachmentId("two", "eth0")}
@@ -226,7 +226,7 @@ async def test_a_deletion_without_an_agent_is_kept_and_made_good(shim: Shim, han
     assert handler.attached.keys() == {AttachmentId("three", "eth0")}
 
 
-async def test_a_queued_deletion_is_the_request_that_the_agent_would_have_got(shim: Shim, handler: FakeHandler) -> None:
+async def test_a_queued_deletion_is_the_request_that_the_agent_would_have_got(shim: Shim) -> None:
     await shim("DEL", body=b'{"name": "pods"}')
     kept = (shim.queue / "one:eth0").read_bytes()
     assert kept.endswith(b'\0\0{"name": "pods"}')

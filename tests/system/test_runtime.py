@@ -7,14 +7,15 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from subprocess import PIPE
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import pytest
 
 from containerlab.driver import DEBIAN_PLUGINS, network_namespace
+from containerlab.node import Node
 from containerlab.runtime import Runtime, RuntimeFailedError, clean
+from containerlab.topology import NodeSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,20 +33,21 @@ def scratch() -> Iterator[Path]:
 
 @pytest.fixture(params=["netns", "node"])
 def host(request: pytest.FixtureRequest, scratch: Path) -> Iterator[tuple[str, ...]]:
-    """A plain network namespace, or a whole node as the fabric has it: network, mount, host name and process ids."""
-    with network_namespace(scratch / "host") as netns:
-        enter: tuple[str, ...] = ("nsenter", f"--net={netns}")
-        subprocess.run([*enter, "ip", "link", "set", "lo", "up"], check=True)
-        if request.param == "netns":
+    """Command prefix of a plain network namespace, or of a whole node as the fabric has it."""
+    if request.param == "netns":
+        with network_namespace(scratch / "host") as netns:
+            enter = ("nsenter", f"--net={netns}")
+            subprocess.run([*enter, "ip", "link", "set", "lo", "up"], check=True)
             yield enter
-            return
-        unshare = ["unshare", "--mount", "--uts", "--pid", "--fork", "--mount-proc", "--kill-child"]
-        with subprocess.Popen([*enter, *unshare, "sh", "-c", "echo; read quit"], stdin=PIPE, stdout=PIPE) as node:
-            assert node.stdout
-            node.stdout.read(1)  # its namespaces are ready
-            init = Path(f"/proc/{node.pid}/task/{node.pid}/children").read_text().strip()
-            yield ("nsenter", "-t", init, "-n", "-m", "-u", "-p")
-            node.communicate()  # closes its stdin, which ends it
+    else:
+        image = scratch / "images" / "idle"
+        image.mkdir(parents=True)
+        (image / "start.sh").write_text("#!/bin/sh\nexec sleep infinity\n")
+        (image / "start.sh").chmod(0o755)
+        spec = NodeSpec("n1", None, image, binds=(), env={}, exec=(), sysctls={}, healthcheck=None)
+        node = Node.start(scratch / "n1", spec)
+        yield ("nsenter", "-t", str(node.pid), "--mount", "--uts", "--ipc", "--net", "--pid")
+        node.stop()
 
 
 @pytest.fixture

@@ -105,7 +105,7 @@ def has_carrier(port: str) -> bool:
 
 
 def switch(*command: str) -> str:
-    """Send a command to ovs-vswitchd over its control socket (JSON-RPC, ovs-appctl(8)); empty when it is not there."""
+    """Send a command to ovs-vswitchd over its control socket (JSON-RPC, ovs-appctl(8)); empty on failure."""
     try:
         pid = Path("/run/openvswitch/ovs-vswitchd.pid").read_text().strip()
         with socket.socket(socket.AF_UNIX) as connection:
@@ -118,7 +118,7 @@ def switch(*command: str) -> str:
                     connection.recv(65536) or b"\0"
                 )  # a NUL makes the JSON invalid: the daemon died in mid-sentence
                 with contextlib.suppress(json.JSONDecodeError):
-                    return json.loads(reply)["result"] or ""
+                    return str(json.loads(reply).get("result") or "")  # an error has none: no such port yet
                 if reply.endswith(b"\0"):
                     return ""
     except OSError:

@@ -66,7 +66,7 @@ class Naive:
         self._peer.lines.clear()
 
 
-def _run(seed: int, way: type[Careful | Naive], steps: int = 400) -> tuple[ExabgpPeer, Careful | Naive, dict]:
+def _run(seed: int, way: type[Careful | Naive], steps: int = 400) -> tuple[ExabgpPeer, Careful | Naive, dict[IPv4Network, Attributes]]:
     rng = random.Random(seed)  # noqa: S311  a reproducible schedule, no secret
     peer = ExabgpPeer()
     driver = way(peer)
@@ -101,7 +101,7 @@ def _run(seed: int, way: type[Careful | Naive], steps: int = 400) -> tuple[Exabg
     return peer, driver, wanted
 
 
-def test_neighbour_and_exabgp_end_with_exactly_what_is_wanted_whatever_the_schedule():
+def test_neighbour_and_exabgp_end_with_exactly_what_is_wanted_whatever_the_schedule() -> None:
     for seed in range(1500):
         peer, driver, wanted = _run(seed, Careful)
         assert peer.neighbor == wanted, seed
@@ -110,12 +110,12 @@ def test_neighbour_and_exabgp_end_with_exactly_what_is_wanted_whatever_the_sched
         assert driver.adjacency.wire == wanted, seed
 
 
-def test_the_obvious_way_fails_the_same_schedules():
+def test_the_obvious_way_fails_the_same_schedules() -> None:
     failures = sum(peer.neighbor != wanted for peer, _, wanted in (_run(seed, Naive) for seed in range(100)))
     assert failures > 10
 
 
-def test_nothing_is_given_twice_and_one_command_per_prefix_is_on_its_way():
+def test_nothing_is_given_twice_and_one_command_per_prefix_is_on_its_way() -> None:
     adjacency = Adjacency()
     adjacency.up(frozenset({4}))
     adjacency.want(PREFIXES[0], VALUES[0])
@@ -130,14 +130,14 @@ def test_nothing_is_given_twice_and_one_command_per_prefix_is_on_its_way():
     assert adjacency.next() == Command(PREFIXES[0], VALUES[1], announces=True)
 
 
-def test_withdraw_repeats_the_attributes_of_the_announce():
+def test_withdraw_repeats_the_attributes_of_the_announce() -> None:
     adjacency = Adjacency()
     adjacency.reread({PREFIXES[0]: VALUES[2]}, foreign=True)
     adjacency.want(PREFIXES[0], None)
     assert adjacency.next() == Command(PREFIXES[0], VALUES[2], announces=False)
 
 
-def test_what_nobody_asked_about_is_left_alone():
+def test_what_nobody_asked_about_is_left_alone() -> None:
     adjacency = Adjacency()
     adjacency.up(frozenset({4}))
     adjacency.reread({PREFIXES[0]: VALUES[0]}, foreign=True)
@@ -145,14 +145,14 @@ def test_what_nobody_asked_about_is_left_alone():
     assert adjacency.next() is None
 
 
-def test_a_route_on_the_wire_that_exabgp_does_not_hold_is_withdrawn():
+def test_a_route_on_the_wire_that_exabgp_does_not_hold_is_withdrawn() -> None:
     adjacency = Adjacency()
     adjacency.up(frozenset({4}))
     adjacency.sent({PREFIXES[0]: VALUES[0]}, frozenset())
     assert adjacency.next() == Command(PREFIXES[0], VALUES[0], announces=False)
 
 
-def test_a_family_that_the_session_does_not_carry_never_waits_for_the_wire():
+def test_a_family_that_the_session_does_not_carry_never_waits_for_the_wire() -> None:
     adjacency = Adjacency()
     adjacency.up(frozenset({6}))
     adjacency.want(PREFIXES[0], VALUES[0])
@@ -163,7 +163,7 @@ def test_a_family_that_the_session_does_not_carry_never_waits_for_the_wire():
     assert adjacency.complete()
 
 
-def test_an_announce_that_exabgp_suppressed_is_started_over_after_a_hold_time():
+def test_an_announce_that_exabgp_suppressed_is_started_over_after_a_hold_time() -> None:
     adjacency = Adjacency()
     adjacency.up(frozenset({4}))
     adjacency.want(PREFIXES[0], VALUES[0])
@@ -177,7 +177,7 @@ def test_an_announce_that_exabgp_suppressed_is_started_over_after_a_hold_time():
     assert adjacency.next() == Command(PREFIXES[0], VALUES[0], announces=False)
 
 
-def test_a_refused_route_is_not_tried_again_until_it_is_wanted_again():
+def test_a_refused_route_is_not_tried_again_until_it_is_wanted_again() -> None:
     adjacency = Adjacency()
     adjacency.want(PREFIXES[0], VALUES[0])
     assert adjacency.next() is not None
@@ -190,7 +190,7 @@ def test_a_refused_route_is_not_tried_again_until_it_is_wanted_again():
 
 
 @pytest.mark.parametrize("what", ["held", "wire", "wanted"])
-def test_want_nothing_covers_every_route_that_is_known(what):
+def test_want_nothing_covers_every_route_that_is_known(what: str) -> None:
     adjacency = Adjacency()
     getattr(adjacency, what)[PREFIXES[0]] = VALUES[0]
     adjacency.want_nothing()

@@ -36,7 +36,7 @@ PREVIOUS = {"cniVersion": "1.1.0", "interfaces": [{"name": "eth0", "sandbox": "/
 EXTRA: dict[str, dict[str, Any]] = {"CHECK": {"prevResult": PREVIOUS}, "GC": {"cni.dev/valid-attachments": []}}
 
 
-def raw(command: str, config: object = None, **environment: str | None) -> bytes:
+def raw(command: str, config: bytes | dict[str, Any] | None = None, **environment: str | None) -> bytes:
     variables = {"CNI_COMMAND": command, **ENVIRONMENT, **environment}
     head = "".join(f"{name}={value}\0" for name, value in variables.items() if value is not None)
     body = (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from contextlib import contextmanager
 from ipaddress import ip_network
 from itertools import count
 from pathlib import Path
@@ -17,7 +16,6 @@ from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
-    precondition,
     rule,
     run_state_machine_as_test,
 )
@@ -27,8 +25,6 @@ from ipam.model import Holder, Record
 from tests.fixtures.pools import open_ledger, pool, request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ipam.errors import LedgerError
     from ipam.ledger import Ledger
     from ipam.model import IPAddress, Pool, Request
@@ -98,30 +94,36 @@ class LedgerMachine(RuleBasedStateMachine):
         for asked, answer in zip(requests, self.ledger.put(requests, self.now), strict=True):
             self.check_answer(asked, answer)
 
-    @rule(name=st.sampled_from(NAMES), sequence=st.sampled_from(["any", "present", "late"]))
-    def discard(self, name: str, sequence: str) -> None:
-        holder = Holder(name, "eth0")
-        present = self.live.get(holder)
-        wanted = {"any": None, "present": present.sequence if present else 1, "late": 0}[sequence]
-        answer = self.ledger.discard(holder, wanted)
-        if present is None or sequence == "late":
-            assert answer is None
-        else:
-            assert answer is not None
-            assert answer.leaving
-            self.live[holder] = answer
+    @rule(names=st.lists(st.sampled_from(NAMES), min_size=1, max_size=4), told=st.sampled_from([None, 0, 1]))
+    def discard(self, names: list[str], told: int | None) -> None:
+        """Discard without a sequence, with the present one, or with one that is too late."""
+        for holder in {Holder(name, "eth0") for name in names}:
+            present = self.live.get(holder)
+            answer = self.ledger.discard(holder, told and present and present.sequence)
+            if present is None or told == 0:
+                assert answer is None
+            else:
+                assert answer is not None
+                assert answer.leaving
+                self.live[holder] = answer
 
-    @rule(data=st.data())
-    def forget(self, data: st.DataObject) -> None:
-        leaving = [record for record in self.live.values() if record.leaving]
-        chosen = data.draw(st.lists(st.sampled_from([*leaving, *self.gone[-3:]]), max_size=6)) if leaving else self.gone
+    @rule(keep=st.integers(min_value=0, max_value=2))
+    def forget(self, keep: int) -> None:
+        """Forget what leaves, and some of what is long gone once more."""
+        leaving = [record for record in self.live.values() if record.leaving][keep:]
+        asked = [(record.holder, record.sequence) for record in (*self.gone[-3:], *leaving)]
         self.see_clock()
-        forgotten = self.ledger.forget_many([(record.holder, record.sequence) for record in chosen], self.now)
-        assert set(forgotten) == set(chosen) & set(leaving)
-        for record in forgotten:
+        assert self.ledger.forget_many(asked, self.now) == tuple(leaving)
+        for record in leaving:
             del self.live[record.holder]
             self.gone.append(record)
             self.freed.update(dict.fromkeys(record.addresses, self.now))
+
+    @rule(names=st.lists(st.sampled_from(NAMES), min_size=1, max_size=8))
+    def pods_come_and_go(self, names: list[str]) -> None:
+        self.put(names, [])
+        self.discard(names, None)
+        self.forget(0)
 
     @rule(seconds=st.sampled_from([0.5, 10, 30, 60, 1000]))
     def time_passes(self, seconds: float) -> None:
@@ -147,25 +149,30 @@ class LedgerMachine(RuleBasedStateMachine):
         self.path = path
         self.ledger = self.open()
 
-    @precondition(lambda self: self.live)
-    @rule(steps=st.integers(min_value=1, max_value=250), put=st.booleans())
-    def a_write_fails_in_the_middle(self, steps: int, put: bool) -> None:
-        """Have SQLite give up after so many steps of its virtual machine; what fails did not happen."""
-        holders = [holder for holder, record in self.live.items() if not record.leaving]
-        write: Callable[[], object] = lambda: self.ledger.discard_many([(holder, None) for holder in holders])  # noqa: E731 - either of two
-        if put:
-            write = lambda: self.ledger.put([request(f"new{n}") for n in range(3)], self.now)  # noqa: E731 - the other one
+    @rule(steps=st.integers(min_value=1, max_value=250), names=st.lists(st.sampled_from(NAMES), max_size=3))
+    def a_write_fails_in_the_middle(self, steps: int, names: list[str]) -> None:
+        """Have SQLite give up after so many steps of its virtual machine, at times just after it has committed."""
+        self.forget_nothing()
+        before = self.live
         countdown = iter([*[0] * steps, 1])  # gives up once, and not again while it rolls back
         connection = self.ledger._database._connection
         connection.set_progress_handler(lambda: next(countdown, 0), 1)
         try:
-            write()
+            if names:
+                self.ledger.put([request(name) for name in names], self.now)
+            else:
+                self.ledger.discard_many([(holder, None) for holder in before])
         except LedgerUnavailableError:
             pass
-        else:
-            self.adopt_what_was_not_interrupted(put)
         finally:
             connection.set_progress_handler(None, 1)
+        self.live = {record.holder: record for record in self.ledger.records()}
+        if not names and self.live != before:
+            assert all(record.leaving for record in self.live.values()), "a discard of many was done by half"
+        for record in self.live.values():
+            self.last_sequence = max(self.last_sequence, record.sequence)
+            for address in record.addresses:
+                self.freed.pop(address, None)
 
     # what must be true
 
@@ -200,14 +207,10 @@ class LedgerMachine(RuleBasedStateMachine):
     def see_clock(self) -> None:
         self.freed = {address: min(freed_at, self.now) for address, freed_at in self.freed.items()}
 
-    def adopt_what_was_not_interrupted(self, put: bool) -> None:
-        if put:
-            self.see_clock()
-        self.live = {record.holder: record for record in self.ledger.records()}
-        for record in self.live.values():
-            self.last_sequence = max(self.last_sequence, record.sequence)
-            for address in record.addresses:
-                self.freed.pop(address, None)
+    def forget_nothing(self) -> None:
+        """Have the ledger take note of the time."""
+        self.see_clock()
+        assert self.ledger.forget_many([], self.now) == ()
 
     def check_answer(self, asked: Request, answer: Record | LedgerError) -> None:
         present = self.live.get(asked.holder)
@@ -263,7 +266,11 @@ class LedgerMachine(RuleBasedStateMachine):
 
 TestLedger = LedgerMachine.TestCase
 TestLedger.settings = settings(
-    max_examples=100, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=100,
+    stateful_step_count=50,
+    deadline=None,
+    phases=[Phase.reuse, Phase.generate],
+    suppress_health_check=list(HealthCheck),
 )
 
 
@@ -310,7 +317,7 @@ class WithoutTransactions(LedgerMachine):
 
     def open(self) -> Ledger:
         ledger = super().open()
-        ledger._database.transaction = contextmanager(ledger._database._own_errors)  # type: ignore[method-assign] # sabotage
+        ledger._database.transaction = ledger._database._own_errors  # type: ignore[method-assign] # sabotage
         return ledger
 
 
@@ -324,11 +331,11 @@ class WithoutCoolDown(LedgerMachine):
 class ForgetfulOfTheClock(LedgerMachine):
     def open(self) -> Ledger:
         ledger = super().open()
-        ledger._follow_clock = lambda draft, now: None  # type: ignore[method-assign] # sabotage
+        ledger._follow_clock = lambda *_: None  # type: ignore[method-assign] # sabotage
         return ledger
 
 
-class ReusingSlotsTooSoon(LedgerMachine):
+class FreeingWhatLeavesAtStart(LedgerMachine):
     def open(self) -> Ledger:
         ledger = super().open()
         for record in ledger.records():
@@ -337,7 +344,9 @@ class ReusingSlotsTooSoon(LedgerMachine):
         return ledger
 
 
-@pytest.mark.parametrize("broken", [WithoutTransactions, WithoutCoolDown, ForgetfulOfTheClock, ReusingSlotsTooSoon])
+@pytest.mark.parametrize(
+    "broken", [WithoutTransactions, WithoutCoolDown, ForgetfulOfTheClock, FreeingWhatLeavesAtStart]
+)
 def test_the_model_finds_what_is_broken(broken: type[LedgerMachine]) -> None:
     """Negative controls: the same operations fail on ledgers that lack one of the guarantees."""
     quick = settings(TestLedger.settings, phases=[Phase.generate], database=None, report_multiple_bugs=False)

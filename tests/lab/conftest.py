@@ -1,0 +1,5 @@
+from __future__ import annotations
+
+from tests.fabric import lab
+
+__all__ = ["lab"]

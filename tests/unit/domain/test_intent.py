@@ -1,0 +1,124 @@
+"""What a pod, a drained server and a lost pod mean for every plane."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_address, ip_interface, ip_network
+from types import MappingProxyType
+
+import pytest
+
+from bgp.model import Attributes, RouteKey
+from ovs_flows.cookies import cookie
+from ovs_flows.model import Flow, Output, Port
+from routed.domain.intent import PLANES, Intent, Standing, owners, plan
+from routed.domain.rack import Rack, Server, Subnet, Tor, Uplink
+from routed.domain.snapshot import Snapshot
+from routed.domain.wiring import Link, Wire
+from routed.domain.workload import Attachment, AttachmentId, PodRef
+
+TOR_A, TOR_B = ip_address("10.255.1.1"), ip_address("10.255.1.2")
+RACK = Rack(
+    name="r1",
+    tors=(Tor("r1a", 65011, TOR_A), Tor("r1b", 65012, TOR_B)),
+    hosts=(Subnet(ip_network("10.1.0.0/24"), ip_address("10.1.0.1")),),
+    pools=(
+        Subnet(ip_network("10.101.0.0/24"), ip_address("10.101.0.1")),
+        Subnet(ip_network("fd00:101::/64"), ip_address("fd00:101::1")),
+    ),
+)
+POD = Attachment(
+    id=AttachmentId("c1", "eth0"),
+    pod=PodRef("default", "web", "u1"),
+    netns="/run/netns/web",
+    slot=3,
+    addresses=(ip_address("10.101.0.7"), ip_address("fd00:101::7")),
+    sequence=1,
+)
+SNAPSHOT = Snapshot(
+    revision=1,
+    rack=RACK,
+    server=Server("s11", 65500, (ip_address("10.1.0.11"), ip_address("fd00:1::11"))),
+    uplink=Uplink((1, 2), "02:10:00:00:01:0b", "02:00:00:00:01:01", 9000),
+    slots=8,
+    attachments=MappingProxyType({POD.id: POD}),
+)
+
+
+def with_pod(**changes: object) -> Snapshot:
+    pod = replace(POD, **changes)  # type: ignore[arg-type]  # the tests name fields of Attachment only
+    return replace(SNAPSHOT, attachments=MappingProxyType({pod.id: pod}))
+
+
+def test_a_pod_is_wired_addressed_secured_and_announced_to_both_tors() -> None:
+    intent = plan(SNAPSHOT, POD.id)
+    assert intent.wires == {"rt3": Wire(9000)}
+    assert intent.ports == {"rt3": Port("rt3", 1003)}
+    assert intent.links[POD.id] == Link(
+        wire="rt3",
+        netns="/run/netns/web",
+        ifname="eth0",
+        mac="0a:58:0a:65:00:07",
+        mtu=9000,
+        addresses=(ip_interface("10.101.0.7/32"), ip_interface("fd00:101::7/128")),
+        gateways=(ip_address("10.101.0.1"), ip_address("fd00:101::1")),
+        gateway_mac="02:10:00:00:01:0b",
+    )
+    assert intent.advertisements == {
+        RouteKey(tor, ip_network(address)): Attributes(ip_address(next_hop))
+        for tor in (TOR_A, TOR_B)
+        for address, next_hop in (("10.101.0.7", "10.1.0.11"), ("fd00:101::7", "fd00:1::11"))
+    }
+    flows = intent.flows[cookie(4)]
+    assert flows is not None
+    assert len(flows) == 5
+    assert any(isinstance(flow, Flow) and Output(1003) in flow.actions for flow in flows)
+
+
+def test_a_leaving_pod_keeps_its_plugged_slot_and_nothing_else() -> None:
+    intent = plan(with_pod(leaving=True), POD.id)
+    assert intent.wires == {}
+    assert intent.ports == {}
+    assert set(intent.links.values()) == set(intent.flows.values()) == set(intent.advertisements.values()) == {None}
+    assert intent.advertisements.keys() == plan(SNAPSHOT, POD.id).advertisements.keys()
+
+
+def test_a_drained_server_withdraws_and_keeps_its_pods_connected() -> None:
+    intent = plan(replace(SNAPSHOT, draining=True), POD.id)
+    assert set(intent.advertisements.values()) == {None}
+    assert intent.links == plan(SNAPSHOT, POD.id).links
+    assert intent.flows == plan(SNAPSHOT, POD.id).flows
+
+
+def test_no_route_without_a_next_hop_of_its_family() -> None:
+    server = Server("s11", 65500, (ip_address("10.1.0.11"),))
+    keys = plan(replace(SNAPSHOT, server=server), POD.id).advertisements.keys()
+    assert {key.prefix.version for key in keys} == {4}
+
+
+def test_the_stock_keeps_every_slot_plugged() -> None:
+    intent = plan(SNAPSHOT, Standing.STOCK)
+    assert list(intent.wires) == list(intent.ports) == [f"rt{slot}" for slot in range(8)]
+
+
+def test_the_host_needs_only_flows_and_follows_the_gateway() -> None:
+    before = plan(SNAPSHOT, Standing.HOST)
+    after = plan(replace(SNAPSHOT, uplink=replace(SNAPSHOT.uplink, gateway_mac="02:00:00:00:01:99")), Standing.HOST)
+    assert list(before.flows) == [cookie(0)]
+    assert before.flows != after.flows
+    assert not (before.wires or before.ports or before.links or before.advertisements)
+
+
+def test_an_unknown_owner_wants_nothing() -> None:
+    assert plan(SNAPSHOT, AttachmentId("gone", "eth0")) == Intent()
+
+
+def test_the_host_comes_first_and_planes_grow_in_order() -> None:
+    assert owners(SNAPSHOT) == (Standing.HOST, Standing.STOCK, POD.id)
+    intent = plan(SNAPSHOT, POD.id)
+    assert list(intent) == [getattr(intent, name) for name in PLANES]
+
+
+@pytest.mark.parametrize(("address", "mac"), [("10.101.0.7", "0a:58:0a:65:00:07"), ("fd00::1:2", "0a:58:00:01:00:02")])
+def test_the_mac_follows_from_the_address(address: str, mac: str) -> None:
+    assert replace(POD, addresses=(ip_address(address),)).mac == mac
