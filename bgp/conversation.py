@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from bgp import config, events, text
+from bgp import events, text
 from bgp.channel import WINDOW, Channel
 from bgp.errors import UnavailableError
 from bgp.model import Attributes, IPAddress, IPNetwork, RouteKey
@@ -56,16 +56,13 @@ class Conversation:
         await self._channel.greet()
         return self._channel.exabgp
 
-    async def run(self, sections: Mapping[IPAddress, str], hold_time_s: float) -> None:
-        """Work until ExaBGP is lost, which raises: OSError when it ended, UnavailableError when it hangs.
-
-        ``sections``: what each neighbour should run; a neighbour that runs another one is not given anything.
-        """
+    async def run(self, hold_time_s: float) -> None:
+        """Work until ExaBGP is lost, which raises: OSError when it ended, UnavailableError when it hangs."""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._channel.receive())
                 group.create_task(self._watch(hold_time_s / 9))
-                await self._introduce(sections)
+                await self._introduce()
                 self.ready.set()
                 group.create_task(self._work())
         finally:
@@ -73,6 +70,10 @@ class Conversation:
             self._channel.close()
             for _line, answer in self._questions:
                 answer.cancel()
+
+    def close(self) -> None:
+        """End a conversation that was not begun."""
+        self._channel.close()
 
     def kick(self) -> None:
         """Say that there may be something to do."""
@@ -92,7 +93,7 @@ class Conversation:
         self._kick.set()
         return answer
 
-    async def _introduce(self, sections: Mapping[IPAddress, str]) -> None:
+    async def _introduce(self) -> None:
         """Learn what this ExaBGP runs and holds."""
         generations = text.parse_generations(await self._channel.ask(text.SHOW_CONFIGURATION) or [])
         for state in events.parse_sessions(await self._channel.ask(text.SHOW_SESSIONS) or []):
@@ -101,7 +102,7 @@ class Conversation:
                 session.negotiated(state.versions)
                 session.up()
         for address, session in self._sessions.items():
-            session.configured = generations.get(address) == config.generation(sections[address])
+            session.configured = address in generations
         await self._reread(foreign=True)
 
     async def _reread(self, *, foreign: bool) -> None:
@@ -111,6 +112,9 @@ class Conversation:
                 held[address][prefix] = attributes
         for address, session in self._sessions.items():
             session.adjacency.reread(held[address], foreign=foreign)
+            for prefix in session.adjacency.wanted:
+                if session.adjacency.settled(prefix):
+                    self._on_settled(RouteKey(address, prefix))
 
     async def _work(self) -> None:
         """Give routes as long as nobody asks; ask when all routes are answered."""
@@ -138,7 +142,6 @@ class Conversation:
         if self._doubt:
             self._doubt = False
             await self._reread(foreign=False)
-            self._settle_all()
         elif self._questions:
             line, answer = self._questions[0]
             result = await self._channel.ask(line)
@@ -174,12 +177,6 @@ class Conversation:
         if not self._doubt and session.adjacency.settled(command.prefix):
             self._on_settled(RouteKey(session.neighbor.address, command.prefix))
         self._kick.set()
-
-    def _settle_all(self) -> None:
-        for address, session in self._sessions.items():
-            for prefix in session.adjacency.wanted:
-                if session.adjacency.settled(prefix):
-                    self._on_settled(RouteKey(address, prefix))
 
     def _on_event(self, event: events.Event) -> None:
         session = None if isinstance(event, events.RelayConnected) else self._sessions.get(event.neighbor)

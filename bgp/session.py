@@ -20,7 +20,7 @@ class Session:
         self.neighbor = neighbor
         self.adjacency = Adjacency()
         self.configured = False
-        """Whether ExaBGP knows this neighbour as it is wanted; nothing is given to it otherwise."""
+        """Whether ExaBGP knows this neighbour; nothing is given to it otherwise."""
         self.updates_sent = 0
         self._offered: frozenset[int] = frozenset()
         self._state = SessionState.DOWN

@@ -89,13 +89,14 @@ class Speaker:
 
     async def stop(self) -> None:
         """End this speaker and leave ExaBGP, its sessions and all routes alone: for a restart of the agent."""
+        if self._server is not None:
+            self._server.close()
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
-        if self._server is not None:
-            self._server.close()
-            await self._server.wait_closed()
+        while not self._connections.empty():
+            self._connections.get_nowait()[1].close()
 
     async def drain(self, timeout_s: float = 30.0) -> None:
         """Withdraw everything, wait until every neighbour with a session was told, then end ExaBGP and this speaker.
@@ -190,6 +191,19 @@ class Speaker:
         refused = (key for key in items if self._sessions[key.neighbor].adjacency.is_refused(key.prefix))
         return {key: RejectedError(f"{key}: ExaBGP refuses {items[key]}") for key in refused}
 
+    async def _connected(self) -> Conversation:
+        """Wait for the relay of the ExaBGP that is meant; one that dies with its ExaBGP may have knocked once more."""
+        while True:
+            conversation = Conversation(
+                self._sessions, await self._connections.get(), self._on_settled, on_session=self._wake
+            )
+            try:
+                if await conversation.greet() == self._process.pid:
+                    return conversation
+            except (BgpError, OSError) as error:
+                log.debug("relay.refused", reason=str(error))
+            conversation.close()
+
     def _on_settled(self, key: RouteKey) -> None:
         for waiting, settled in self._waiting:
             waiting.discard(key)
@@ -230,16 +244,13 @@ class Speaker:
             self._process.write(sections.values())
             self._process.spawn()
         async with asyncio.timeout(CONNECT_S):
-            conversation = Conversation(
-                self._sessions, await self._connections.get(), self._on_settled, on_session=self._wake
-            )
-            self._process.pid = await conversation.greet()
+            conversation = await self._connected()
         log.info("exabgp.adopted" if adopt else "exabgp.spawned", pid=self._process.pid)
         conversation.authoritative = self._authoritative
         self._conversation = conversation
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(conversation.run(sections, self._config.hold_time_s))
+                group.create_task(conversation.run(self._config.hold_time_s))
                 await conversation.ready.wait()
                 self._ready.set()
                 if adopt:

@@ -51,8 +51,13 @@ def up(topology: TopologyOption = TWO_RACKS, name: NameOption = None) -> None:
     lab = Lab.up(
         topology, name=name, report=lambda line: print(f"{time.monotonic() - start:5.1f} s  {line}", flush=True)
     )
-    seconds = lab.wait_ready()
     option = "" if lab.name == DEFAULT_NAME else f" --name {lab.name}"
+    try:
+        seconds = lab.wait_ready()
+    except LabError as error:
+        raise LabError(
+            f"{error}\nthe lab stays as it is to be looked at: python -m containerlab down{option}"
+        ) from error
     print(f"lab {lab.name} is ready after {seconds:.1f} s. Look around:")
     print(f"  python -m containerlab status{option}")
     print(f"  python -m containerlab exec{option} r1a vtysh")

@@ -32,6 +32,9 @@ done
 if ((${#missing[@]} == 0)); then exit 0; fi
 ((EUID == 0)) || fail "needs root to install ${missing[*]}"
 
+exec 9>/run/lock/routed-packages # one at a time: each moves the host's policy aside
+flock 9
+
 # A package's service must not start: the lab runs its own. invoke-rc.d asks this program; 101 says no.
 saved=
 if [ -e "$policy" ]; then

@@ -21,25 +21,31 @@ from ovs.db.idl import Idl
 from ovsdbapp.backend.ovs_idl import idlutils
 from ovsdbapp.backend.ovs_idl.command import BaseCommand
 from ovsdbapp.backend.ovs_idl.connection import Connection
-from ovsdbapp.schema.open_vswitch.impl_idl import OvsdbIdl
+from ovsdbapp.backend.ovs_idl.transaction import Transaction
+from ovsdbapp.exceptions import TimeoutException
+from ovsdbapp.schema.open_vswitch.impl_idl import OvsdbIdl, OvsVsctlTransaction
 
-from ovs_flows.errors import BridgeError, ForeignPort, OvsError, PortError, Unreachable
+from ovs_flows.errors import BridgeError, ForeignPort, PortError, Unreachable
 from ovs_flows.model import Port
 from ovs_flows.tables import PREFIX_TABLES
 
 T = TypeVar("T")
 MARK = {"owner": "routed"}
 """What our bridge and ports carry in external_ids."""
+_DEVICE = "ifindex"
+"""Key in a port's external_ids: index of the device that was plugged. The userspace datapath holds on to a device that
+is deleted, and never notices the next one of the same name."""
 _SETTINGS = {"disable-in-band": "true"}
 _PREFIXES = ("ip_dst", "ip_src", "ipv6_dst")
 """All three that OVS before 3.5 allows per table; later versions know by themselves."""
 _COLUMNS = {
     "Open_vSwitch": ("bridges", "cur_cfg", "next_cfg", "ovs_version"),
     "Bridge": (
-        *("name", "ports", "fail_mode", "other_config", "external_ids", "datapath_type", "flow_tables", "controller"),
+        *("name", "ports", "datapath_type", "controller"),
+        *("fail_mode", "other_config", "external_ids", "flow_tables"),
     ),
     "Port": ("name", "interfaces", "external_ids"),
-    "Interface": ("name", "ofport", "ofport_request", "error", "mtu", "mtu_request", "mac_in_use"),
+    "Interface": ("name", "ofport", "ofport_request", "error", "mtu", "mtu_request", "mac_in_use", "ifindex"),
     "Flow_Table": ("prefixes",),
     "Controller": ("target",),
 }
@@ -132,11 +138,14 @@ class Ovsdb:
             )
         return bridge
 
+    def _connected(self) -> _Api:
+        if self._api is None:
+            raise Unreachable(f"no connection to the database at {self._remote}")
+        return self._api
+
     async def read(self, look: Callable[[_Api], T]) -> T:
         """Look at the copy, in a worker thread since a running commit may hold it."""
-        api = self._api
-        if api is None:
-            raise Unreachable(f"no connection to the database at {self._remote}")
+        api = self._connected()
 
         def locked() -> T:
             with api.ovsdb_connection.lock:
@@ -145,21 +154,21 @@ class Ovsdb:
 
         return await asyncio.to_thread(locked)
 
-    async def transact(self, make: Callable[[_Api], BaseCommand]) -> None:
-        """Commit one command and wait until the switch has applied it."""
-        api = self._api
+    async def transact(self, make: Callable[[_Api], BaseCommand], *, applied: bool = True) -> None:
+        """Commit one command; wait until the switch has applied it, too, unless told that it changes nothing there."""
+        api = self._connected()
         command = await self.read(make)
-        assert api is not None  # noqa: S101 - _read raises without; narrows the type
+        kind = OvsVsctlTransaction if applied else Transaction
 
         def commit() -> None:
-            with api.transaction(check_error=True, log_errors=False) as transaction:
+            with kind(api, api.ovsdb_connection, check_error=True, log_errors=False) as transaction:
                 transaction.add(command)
 
         try:
             await asyncio.to_thread(commit)
-        except OvsError:
-            raise
-        except RuntimeError as error:  # all of ovsdbapp's exceptions, timeouts included
+        except TimeoutException as error:
+            raise Unreachable(f"OVS did not apply the change in {_TIMEOUT_S} s: is ovs-vswitchd running?") from error
+        except RuntimeError as error:  # what ovsdbapp makes of an error of the database
             raise Unreachable(f"the database did not take the change: {error}") from error
 
 
@@ -177,15 +186,20 @@ class Ports:
 
     def _ours(self, api: _Api) -> dict[str, Port]:
         bridge = self._ovsdb.find_bridge(api)
-        return {port.name: Port(port.name, _ofport(port.interfaces[0])) for port in bridge.ports if _is_ours(port)}
+        return {port.name: Port(port.name, _live_ofport(port)) for port in bridge.ports if _is_ours(port)}
 
     async def upsert(self, items: Mapping[str, Port]) -> Mapping[str, Exception]:
         """Plug these ports in one transaction; a port counts when OVS reports the number that was asked for."""
         failed: dict[str, Exception] = dict(await self._foreign(items))
         wanted = [port for name, port in items.items() if name not in failed]
         if wanted:
+            there = await self.observe()
+            stale = [port.name for port in wanted if port.name in there and not there[port.name].ofport]
             bridge = self._ovsdb.bridge
+            if stale:
+                await self._ovsdb.transact(lambda api: _Unplug(api, bridge, stale))
             await self._ovsdb.transact(lambda api: _Plug(api, bridge, wanted))
+            await self._ovsdb.transact(lambda api: _NoteDevices(api, bridge), applied=False)
             failed |= await self._ovsdb.read(lambda api: _misplugged(api, wanted))
         return failed
 
@@ -200,8 +214,8 @@ class Ports:
         """Return an error for each name that a port of somebody else has, on whichever bridge."""
 
         def look(api: _Api) -> dict[str, Exception]:
-            ours = self._ours(api)
-            taken = {port.name for port in api.tables["Port"].rows.values()} - ours.keys()
+            taken = {row.name for table in ("Port", "Interface") for row in api.tables[table].rows.values()}
+            taken -= self._ours(api).keys()
             return {
                 name: ForeignPort(
                     f"a port {name} exists in Open vSwitch and is not ours: remove it (ovs-vsctl del-port {name})"
@@ -271,6 +285,16 @@ def _is_ours(row: Any) -> bool:
 def _ofport(interface: Any) -> int:
     """Return the OpenFlow port number; 0 when there is none (OVS writes nothing or -1)."""
     return max(interface.ofport[0], 0) if interface.ofport else 0
+
+
+def _live_ofport(port: Any) -> int:
+    """Return the number of a port of ours; 0 also when it holds another device than the one that is there."""
+    interface = port.interfaces[0]
+    return _ofport(interface) if port.external_ids.get(_DEVICE) == _device(interface) else 0
+
+
+def _device(interface: Any) -> str:
+    return str(interface.ifindex[0]) if interface.ifindex else "0"
 
 
 def _read_uplink(bridge: Any, name: str) -> UplinkPorts:
@@ -377,6 +401,22 @@ class _Plug(BaseCommand):  # type: ignore[misc] # the library ships no types
         port.external_ids = dict(MARK)
         port.interfaces = [interface]
         bridge.addvalue("ports", port)
+
+
+class _NoteDevices(BaseCommand):  # type: ignore[misc] # the library ships no types
+    """Write down which device each port of ours was plugged with; those that have a note keep it."""
+
+    def __init__(self, api: _Api, bridge: str) -> None:
+        super().__init__(api)
+        self._bridge = bridge
+
+    def run_idl(self, txn: Any) -> None:
+        """Called by the library inside the transaction."""
+        del txn
+        bridge = idlutils.row_by_value(self.api.idl, "Bridge", "name", self._bridge)
+        for port in bridge.ports:
+            if _is_ours(port) and _DEVICE not in port.external_ids and _ofport(port.interfaces[0]):
+                port.setkey("external_ids", _DEVICE, _device(port.interfaces[0]))
 
 
 class _Unplug(BaseCommand):  # type: ignore[misc] # the library ships no types

@@ -46,14 +46,20 @@ def session(lab: Lab, tor: str, server: str) -> str:
 
 
 @contextlib.contextmanager
-def announcing(lab: Lab, server: str, routes: dict[str, list[str]]) -> Iterator[None]:
-    """Announce routes from a server to both its ToRs; a route is what ExaBGP calls one, keyed by family."""
+def announcing(
+    lab: Lab, server: str, routes: dict[str, list[str]], *, graceful_restart_s: int | None = None
+) -> Iterator[subprocess.Popen[Any]]:
+    """Announce routes from a server to both its ToRs; a route is what ExaBGP calls one, keyed by family.
+
+    Yields the speaker, once both ToRs took its session.
+    """
+    restart = f"capability {{ graceful-restart {graceful_restart_s}; }} " if graceful_restart_s else ""
     families = "".join(
         f"{family} {{ {''.join(f'unicast {route}; ' for route in of)}}} " for family, of in routes.items()
     )
     neighbours = "".join(
         f"neighbor {LOOPBACKS[tor]} {{ router-id {ADDRESSES[server]}; local-address {ADDRESSES[server]}; "
-        f"local-as 65500; peer-as {ASNS[tor]}; hold-time 9; listen 179; "
+        f"local-as 65500; peer-as {ASNS[tor]}; hold-time 9; listen 179; {restart}"
         f"family {{ ipv4 unicast; ipv6 unicast; }} announce {{ {families}}} }}\n"
         for tor in TORS[server]
     )
@@ -71,7 +77,7 @@ def announcing(lab: Lab, server: str, routes: dict[str, list[str]]) -> Iterator[
     try:
         for tor in TORS[server]:
             eventually(lambda tor=tor: session(lab, tor, server) == "Established", f"{server}'s session with {tor}")
-        yield
+        yield speaker
     finally:
         speaker.kill()
         speaker.wait()

@@ -18,10 +18,11 @@ from dataclasses import dataclass
 
 import structlog
 
+from routed.attach.answers import DeviceEvent, Event
 from routed.attach.errors import KernelError
 from routed.attach.frames import question
+from routed.attach.kernel import Rtnl
 from routed.attach.monitor import Monitor
-from routed.attach.rtnl import DeviceEvent, Event, Rtnl
 from routed.domain.workload import IPAddress
 
 _log = structlog.get_logger()
@@ -80,7 +81,11 @@ class Announcer:
         if bridge is None:
             raise KernelError(errno.ENODEV, f"announce the server from {self._bridge}")
         frames = [question(bridge.mac, asker.address, asker.gateway, self._vlan) for asker in self._askers]
-        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0) as packet:
+        try:
+            packet = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+        except OSError as error:
+            raise KernelError(error.errno or errno.EIO, "open a packet socket") from error
+        with packet:
             for member in members:
                 if member.up and member.carrier:
                     _send(packet, member.name, frames)

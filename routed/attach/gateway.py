@@ -13,9 +13,11 @@ from contextlib import suppress
 
 import structlog
 
+from routed.attach.answers import Event, Neighbour
 from routed.attach.errors import KernelError
+from routed.attach.kernel import Rtnl
 from routed.attach.monitor import Monitor
-from routed.attach.rtnl import Event, Neighbour, Rtnl, solicit
+from routed.attach.rtnl import solicit
 from routed.domain.workload import IPAddress
 
 _log = structlog.get_logger()

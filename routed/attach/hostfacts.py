@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from routed.attach import sysctl
-from routed.attach.rtnl import Device, Rtnl
+from routed.attach.answers import Device
+from routed.attach.kernel import Rtnl
 
 _BONDING = "/sys/class/net/{}/bonding/broadcast_neighbor"
 

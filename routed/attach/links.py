@@ -12,14 +12,17 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar
 
 from routed.attach import mark, pod
+from routed.attach.answers import Device
 from routed.attach.errors import AttachError, InterfaceExists, InvalidName, InvalidNetns, NotFound, SlotTaken
+from routed.attach.kernel import Rtnl
 from routed.attach.mark import Mark
 from routed.attach.netns import Visit, visit
-from routed.attach.rtnl import Device, Rtnl, set_device
+from routed.attach.rtnl import set_device
 from routed.domain.wiring import Link
 from routed.domain.workload import AttachmentId
 
@@ -39,8 +42,8 @@ class Way(Protocol):
     def slot(self, home: Rtnl, wire: str) -> Device:
         """Return the slot of a wire; SlotMissing, ForeignDevice."""
 
-    def wire(self, slot: Device) -> str:
-        """Return the wire of a slot."""
+    def wire(self, device: Device) -> str | None:
+        """Return the wire of a slot, None when this device is no slot."""
 
     def holds(self, slot: Device, found: Device) -> bool:
         """Whether ``found``, seen inside a pod, hangs on the slot."""
@@ -50,6 +53,15 @@ class Way(Protocol):
 
     def destroy(self, visit: Visit, found: Device) -> None:
         """Take the interface away from the pod."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A slot in use, as its mark says."""
+
+    device: Device
+    wire: str
+    whose: Mark
 
 
 class Links:
@@ -69,14 +81,14 @@ class Links:
         found: dict[AttachmentId, Link] = {}
         stale: list[Device] = []
 
-        async def look(slot: Device, whose: Mark) -> None:
-            link = await self._look(slot, whose)
+        async def look(slot: Slot) -> None:
+            link = await self._look(slot)
             if link is None:
-                stale.append(slot)
+                stale.append(slot.device)
             else:
-                found[whose.id] = link
+                found[slot.whose.id] = link
 
-        failures = await _each({slot.name: partial(look, slot, whose) for slot, whose in slots}, _BUSY)
+        failures = await _each({slot.wire: partial(look, slot) for slot in slots}, _BUSY)
         if failures:
             raise next(iter(failures.values()))
         await asyncio.to_thread(_clear, stale)
@@ -130,54 +142,51 @@ class Links:
         raise InterfaceExists(f"{found.name} exists already in the pod of {key}, and is not ours")
 
     async def _unplug(self, key: AttachmentId) -> None:
-        for slot, whose in await asyncio.to_thread(self._marked, mark.beginning(key)):
+        for slot in await asyncio.to_thread(self._marked, mark.beginning(key)):
             with suppress(InvalidNetns, NotFound):  # gone with its pod
-                await visit(whose.netns, partial(self._detach, slot=slot, ifname=whose.id.ifname))
-            await asyncio.to_thread(_clear, [slot])
+                await visit(slot.whose.netns, partial(self._detach, slot=slot))
+            await asyncio.to_thread(_clear, [slot.device])
 
-    def _detach(self, inside: Visit, slot: Device, ifname: str) -> None:
-        found = inside.pod.device(ifname)
-        if found is not None and self._way.holds(slot, found):
+    def _detach(self, inside: Visit, slot: Slot) -> None:
+        found = inside.pod.device(slot.whose.id.ifname)
+        if found is not None and self._way.holds(slot.device, found):
             self._way.destroy(inside, found)
 
     async def _evict_stale(self, wire: str) -> bool:
         """Free a slot whose mark names an interface that no longer exists; False when it does exist."""
-        slot = await asyncio.to_thread(self._slot, wire)
-        whose = mark.parse(slot.alias)
-        if whose is None or await self._look(slot, whose) is not None:
-            return False
-        await asyncio.to_thread(_clear, [slot])
-        return True
+        for slot in await asyncio.to_thread(self._marked, mark.IN_USE):
+            if slot.wire == wire and await self._look(slot) is None:
+                await asyncio.to_thread(_clear, [slot.device])
+                return True
+        return False
 
-    async def _look(self, slot: Device, whose: Mark) -> Link | None:
+    async def _look(self, slot: Slot) -> Link | None:
         def call(inside: Visit) -> Link | None:
-            found = inside.pod.device(whose.id.ifname)
-            if found is None or not self._way.holds(slot, found):
+            found = inside.pod.device(slot.whose.id.ifname)
+            if found is None or not self._way.holds(slot.device, found):
                 return None
-            return pod.look(inside.pod, found, self._way.wire(slot), whose.netns)
+            return pod.look(inside.pod, found, slot.wire, slot.whose.netns)
 
         try:
-            return await visit(whose.netns, call)
+            return await visit(slot.whose.netns, call)
         except (InvalidNetns, NotFound):
             return None
 
-    def _slot(self, wire: str) -> Device:
+    def _marked(self, beginning: str) -> list[Slot]:
         with Rtnl() as home:
-            return self._way.slot(home, wire)
-
-    def _marked(self, beginning: str) -> list[tuple[Device, Mark]]:
-        with Rtnl() as home:
-            slots = home.devices(alias=beginning)
-        return [(slot, whose) for slot in slots if (whose := mark.parse(slot.alias)) is not None]
+            devices = home.devices(alias=beginning)
+        return [
+            Slot(device, wire, whose)
+            for device in devices
+            if (wire := self._way.wire(device)) is not None and (whose := mark.parse(device.alias)) is not None
+        ]
 
 
 def _clear(slots: Iterable[Device]) -> None:
     with Rtnl() as home:
         for slot in slots:
-            try:
+            with suppress(NotFound):  # the wire went, and its mark with it
                 home.apply(set_device(slot.index, alias=mark.OURS))
-            except NotFound:
-                continue  # the wire went, and its mark with it
 
 
 async def _each(calls: Mapping[K, Callable[[], Awaitable[None]]], at_once: int) -> dict[K, Exception]:

@@ -12,8 +12,9 @@ from typing import Self
 
 import structlog
 
+from routed.attach.answers import Event
 from routed.attach.errors import KernelError
-from routed.attach.rtnl import Event, RtnlEvents
+from routed.attach.kernel import RtnlEvents
 
 _log = structlog.get_logger()
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from routed.attach.errors import InvalidNetns, KernelError
-from routed.attach.rtnl import Rtnl
+from routed.attach.kernel import Rtnl
 
 T = TypeVar("T")
 

@@ -14,18 +14,9 @@ from __future__ import annotations
 from ipaddress import ip_network
 
 from routed.attach import sysctl
-from routed.attach.rtnl import (
-    LOOPBACK,
-    Device,
-    Route,
-    Rtnl,
-    add_address,
-    add_route,
-    delete_address,
-    delete_route,
-    set_device,
-    set_neighbour,
-)
+from routed.attach.answers import Device, Route
+from routed.attach.kernel import Rtnl
+from routed.attach.rtnl import LOOPBACK, add_address, add_route, delete_address, delete_route, set_device, set_neighbour
 from routed.domain.wiring import Link
 from routed.domain.workload import IPAddress
 

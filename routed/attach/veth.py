@@ -12,9 +12,11 @@ import re
 import time
 
 from routed.attach import mark
+from routed.attach.answers import Device
 from routed.attach.errors import ForeignDevice, KernelError, SlotMissing, SlotTaken
+from routed.attach.kernel import Rtnl
 from routed.attach.netns import Visit
-from routed.attach.rtnl import Device, Rtnl, add_macvlan, delete_device, set_device
+from routed.attach.rtnl import add_macvlan, delete_device, set_device
 from routed.domain.wiring import Link, wire_name
 
 _DYING_S = 1.0
@@ -53,9 +55,11 @@ class MacvlanWay:
             raise ForeignDevice(f"{device.name} is not ours: its alias is {device.alias!r}")
         return device
 
-    def wire(self, slot: Device) -> str:
-        """Return the name of the bridge's end."""
-        return wire_name(slot_number(slot.name))
+    def wire(self, device: Device) -> str | None:
+        """Return the name of the bridge's end, None when this is no slot's inner end."""
+        if not is_slot_device(device.name) or not device.name.startswith("rp"):
+            return None
+        return wire_name(slot_number(device.name))
 
     def holds(self, slot: Device, found: Device) -> bool:
         """Whether this device inside a pod hangs on the slot."""

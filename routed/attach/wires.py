@@ -12,9 +12,11 @@ import asyncio
 from collections.abc import Callable, Collection, Mapping
 
 from routed.attach import mark, sysctl
+from routed.attach.answers import Device, DeviceEvent, Event
 from routed.attach.errors import AttachError, ForeignDevice, NotFound
+from routed.attach.kernel import Rtnl
 from routed.attach.monitor import Monitor
-from routed.attach.rtnl import Device, DeviceEvent, Event, Rtnl, add_veth, delete_device, set_device, tx_checksums_off
+from routed.attach.rtnl import add_veth, delete_device, set_device, tx_checksums_off
 from routed.attach.veth import inner_name, is_slot_device
 from routed.domain.wiring import Wire
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 
 from containerlab.lab import Lab
-from tests.fabric import ADDRESSES, TORS, announcing, eventually
+from tests.fabric import ADDRESSES, TORS, announcing, eventually, session
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
@@ -99,7 +101,6 @@ def test_a_server_reaches(lab: Lab, destination: str) -> None:
 
 
 def test_traffic_in_a_rack_is_routed_by_the_tor_not_bridged(lab: Lab) -> None:
-    table = json.loads(lab.node("s11").run(["ip", "-j", "neigh", "show", "10.1.0.12"]).stdout)
     gateway = json.loads(lab.node("r1a").run(["ip", "-j", "link", "show", "gw"]).stdout)[0]["address"]
     assert pings(lab, "s11", "10.1.0.12")
     table = json.loads(lab.node("s11").run(["ip", "-j", "neigh", "show", "to", "10.1.0.12"]).stdout)
@@ -153,26 +154,31 @@ def test_a_tor_takes_only_host_routes_of_its_pools_from_the_server_that_has_them
             assert set(lab.vtysh_json(tor, f"{neighbour} routes")["routes"]) == prefixes(ACCEPTED[family])
 
 
-def test_refused_routes_do_not_count_towards_the_limit(lab: Lab) -> None:
-    flood = [f"10.102.{third}.{fourth}/32 next-hop 10.1.0.11" for third in range(3) for fourth in range(1, 251)]
-    with announcing(lab, "s11", {"ipv4": [*flood, *ACCEPTED["ipv4"]], "ipv6": []}):
-        eventually(lambda: prefixes(ACCEPTED["ipv4"]) <= host_routes(lab, "r1a"), "r1a taking the good routes")
-        assert lab.vtysh_json("r1a", "show bgp ipv4 unicast summary")["peers"]["10.1.0.11"]["state"] == "Established"
+def test_a_racks_506_addresses_fit_and_refused_routes_do_not_count(lab: Lab) -> None:
+    pods = [f"10.101.{third}.{fourth}" for third in (0, 1) for fourth in range(2, 255)]
+    refused = [f"10.102.{third}.{fourth}" for third in range(3) for fourth in range(1, 251)]
+    with announcing(lab, "s11", {"ipv4": [f"{address}/32 next-hop 10.1.0.11" for address in refused + pods]}):
+        wanted = {f"{address}/32" for address in pods}
+        eventually(lambda: wanted <= host_routes(lab, "r1a"), "r1a taking every pod's route")
+        assert session(lab, "r1a", "s11") == "Established"
 
 
 def test_too_many_routes_end_the_session(lab: Lab) -> None:
-    flood = {
-        "ipv4": [f"10.101.{third}.{fourth}/32 next-hop 10.1.0.11" for third in (0, 1) for fourth in range(2, 255)],
-        "ipv6": [f"fd00:101::{number:x}/128 next-hop fd00:1::11" for number in range(0x100, 0x100 + 601)],
-    }
-    with announcing(lab, "s11", flood):
-        peer = lab.vtysh_json("r1a", "show bgp neighbors 10.1.0.11")["10.1.0.11"]
-        # The 506 addresses of both pools fit; only IPv6 is over its limit.
-        eventually(
-            lambda: lab.vtysh_json("r1a", "show bgp neighbors 10.1.0.11")["10.1.0.11"].get("lastResetDueTo"),
-            "r1a closing the session",
-        )
-        assert peer
+    flood = [f"fd00:101::{number:x}/128 next-hop fd00:1::11" for number in range(0x100, 0x100 + 601)]
+    with announcing(lab, "s11", {"ipv6": flood}):
+        for tor in ("r1a", "r1b"):
+            eventually(lambda tor=tor: session(lab, tor, "s11") == "Idle (PfxCt)", f"{tor} closing the session")
+
+
+@pytest.mark.parametrize("restart_s", [8, None])
+def test_a_tor_keeps_the_routes_of_a_crashed_speaker_for_its_restart_time(lab: Lab, restart_s: int | None) -> None:
+    route = "10.101.0.20/32"
+    with announcing(lab, "s11", ACCEPTED, graceful_restart_s=restart_s) as speaker:
+        eventually(lambda: route in host_routes(lab, "r1a"), "the route on r1a")
+        speaker.kill()
+        eventually(lambda: session(lab, "r1a", "s11") != "Established", "r1a noticing")
+        assert (route in host_routes(lab, "r1a")) == (restart_s is not None)
+        eventually(lambda: route not in host_routes(lab, "r1a"), "the route's end")
 
 
 def test_host_routes_stay_in_the_rack_and_steered_ones_reach_the_spines(lab: Lab) -> None:
@@ -249,3 +255,16 @@ def test_a_servers_switch_comes_back_with_the_hosts_addresses(lab: Lab) -> None:
     lab.wait_ready()
     assert pings(lab, "s11", "10.2.0.21")
     assert pings(lab, "s11", "fd00:2::21")
+
+
+def test_the_status_page_shows_bonds_sessions_and_routes(lab: Lab) -> None:
+    command = [sys.executable, "-m", "containerlab", "status", "--name", lab.name]
+    document = json.loads(subprocess.run([*command, "--output", "json"], capture_output=True, check=True).stdout)
+    assert {member["state"] for member in document["members"]} == {"current attached"}
+    assert len(document["members"]) == 8
+    assert {entry["router"] for entry in document["sessions"]} == {"sp1", "sp2", "r1a", "r1b", "r2a", "r2b"}
+    assert document["routes"]["10.1.0.0/24"]["r1a"] == ["gw"]
+    assert document["routes"]["10.1.0.0/24"]["r2a"] == ["up1", "up2"]
+    page = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "02:00:00:00:01:fe port 111" in page
+    assert "fd00:102::1/128" in page

@@ -20,6 +20,7 @@ from routed.attach.errors import (
     InterfaceExists,
     InvalidName,
     InvalidNetns,
+    KernelError,
     MarkTooLong,
     SlotMissing,
     SlotTaken,
@@ -357,6 +358,27 @@ async def test_observe_cleans_the_mark_of_a_pod_that_died(links: Links, pods: Po
 
     assert await links.observe() == {}
     assert alias(1) == "routed"
+
+
+async def test_not_being_able_to_look_is_an_error_and_keeps_the_mark(links: Links, pods: Pods) -> None:
+    pod = pods.make()
+    await links.upsert({key(1): link_of(1, pod)})
+    pod.delete()
+    Path(pod.path).symlink_to(pod.path)  # opening it fails, but not because it does not exist
+
+    with pytest.raises(KernelError, match="symbolic links"):
+        await links.observe()
+    failures = await links.remove([key(1)])
+
+    assert isinstance(failures[key(1)], KernelError)
+    assert alias(1) == Mark(key(1), pod.path).text()
+
+
+async def test_a_renamed_slot_hides_only_itself(links: Links, pods: Pods) -> None:
+    await links.upsert({key(1): link_of(1, pods.make()), key(2): (second := link_of(2, pods.make()))})
+    run("ip", "link", "set", "rp1", "name", "stolen")
+
+    assert await links.observe() == {key(2): second}
 
 
 async def test_a_slot_in_use_is_not_given_to_another(links: Links, pods: Pods) -> None:

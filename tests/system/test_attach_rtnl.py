@@ -8,11 +8,10 @@ from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
 
+from routed.attach.answers import Neighbour, Route
 from routed.attach.errors import KernelError, NotFound
+from routed.attach.kernel import Rtnl
 from routed.attach.rtnl import (
-    Neighbour,
-    Route,
-    Rtnl,
     add_address,
     add_route,
     add_veth,
@@ -20,6 +19,7 @@ from routed.attach.rtnl import (
     delete_route,
     set_device,
     set_neighbour,
+    tx_checksums_off,
 )
 from tests.fixtures.pods import run, server
 
@@ -129,6 +129,13 @@ def test_only_the_asked_devices_entries_are_listed(home: Rtnl) -> None:
 
 def test_lists_longer_than_one_answer_are_complete(home: Rtnl) -> None:
     home.apply(*(add_veth(f"a{number}", f"b{number}", 1500) for number in range(100)))
-    home.apply(*(set_device(f"{end}{number}", alias="many") for end in "ab" for number in range(100)))
+    for end in "ab":
+        home.apply(*(set_device(f"{end}{number}", alias="many") for number in range(100)))
 
     assert len(home.devices(alias="many")) == 200
+
+
+@pytest.mark.usefixtures("home")
+def test_checksums_of_a_device_that_is_not_there_cannot_be_turned_off() -> None:
+    with pytest.raises(KernelError, match="checksums of none"):
+        tx_checksums_off("none")

@@ -74,6 +74,8 @@ async def test_the_right_password_comes_up_and_the_wrong_one_does_not(rack: Rack
 async def test_a_corrected_password_reaches_a_running_exabgp_without_touching_the_other_session(rack: Rack) -> None:
     rack.tors[1].password = "right"  # noqa: S105
     rack.start()
+    # ExaBGP forgets a reload until its attempt to connect has failed: let that be soon.
+    run("ip", "netns", "exec", rack.host, "sysctl", "-qw", "net.ipv4.tcp_syn_retries=1")
     async with speaking(rack, neighbors=_neighbors(rack, None, "wrong")) as speaker:
         await speaker.upsert(to_all(rack, ROUTES))
         await eventually(lambda: len(rack.tors[0].rib()) == len(ROUTES), "one switch has all routes")

@@ -12,7 +12,7 @@ from ovs_flows.errors import BridgeError, ForeignPort, PortError, Unreachable
 from ovs_flows.model import Port
 from ovs_flows.ovsdb import Ovsdb, UplinkPorts
 from ovs_flows.tables import PREFIX_TABLES
-from tests.system.ovs_instance import Ovs, run
+from tests.system.ovs_instance import Ovs, packet_socket, run, until
 
 pytestmark = pytest.mark.system
 
@@ -91,6 +91,29 @@ async def test_port_without_device_fails_alone_and_heals_when_it_comes(bridge: O
         await woken_until(woken, lambda: bridge.vsctl("get", "interface", "rt1", "ofport").strip() == "1001")
         assert await ovsdb.ports.upsert(slots(0, 1)) == {}
         assert await ovsdb.ports.observe() == slots(0, 1)
+
+
+async def test_device_that_is_deleted_and_made_again_is_plugged_again(bridge: Ovs) -> None:
+    """The userspace datapath would hold on to the dead one for ever, with a number that looks right."""
+    bridge.make_veth("rt0")
+    async with connected(bridge) as (ovsdb, woken):
+        await ovsdb.configure()
+        await ovsdb.ports.upsert(slots(0))
+        for _ in range(2):
+            woken.clear()
+            run("ip", "-n", bridge.netns, "link", "delete", "rt0")
+            bridge.make_veth("rt0")
+            async with asyncio.timeout(10):
+                while await ovsdb.ports.observe() == slots(0):
+                    await woken.wait()
+                    woken.clear()
+            assert await ovsdb.ports.upsert(slots(0)) == {}
+            assert await ovsdb.ports.observe() == slots(0)
+            bridge.ofctl("add-flow", "br0", "in_port=1000,actions=drop")
+            with contextlib.closing(packet_socket(bridge.netns, "rt0p")) as far_end:
+                far_end.send(bytes(60))
+            until(lambda: "packet_count=0" not in bridge.ofctl("dump-aggregate", "br0", "in_port=1000"), "it is alive")
+            bridge.ofctl("del-flows", "br0")
 
 
 async def test_number_in_use_is_reported_with_what_to_do(bridge: Ovs) -> None:

@@ -33,6 +33,7 @@ PROBE_KNOWN_S = 10.0
 LOOK_S = 0.3
 """How often LACP is looked at, which sends no kernel message."""
 VALID = {"REACHABLE", "STALE", "DELAY", "PROBE", "PERMANENT"}
+IFF_UP = 0x1  # netdevice(7)
 RTMGRP = 0x1 | 0x4 | 0x40 | 0x400  # link, neighbour, IPv4 route, IPv6 route (rtnetlink(7))
 
 
@@ -125,6 +126,14 @@ def switch(*command: str) -> str:
         return ""
 
 
+def is_open(port: str) -> bool:
+    """Tell whether this end of the port is set up."""
+    try:
+        return bool(int(Path(f"/sys/class/net/{port}/flags").read_text(), 16) & IFF_UP)
+    except OSError:
+        return False
+
+
 def has_partner(port: str) -> bool:
     """Tell whether LACP on the port has a live partner."""
     return re.search(r"member: \S+: current\b", switch("lacp/show", port)) is not None
@@ -149,7 +158,8 @@ class Daemon:
     def __init__(self, ports: tuple[Port, ...], uplink_delay_s: float) -> None:
         self.ports = ports
         self.hosts = {host for port in ports for host in port.hosts}
-        self.monitor = MonitorLink(uplink_delay_s)
+        # A daemon that starts again finds its ports open and lets them be; at boot the start script has closed them.
+        self.monitor = MonitorLink(uplink_delay_s, open=any(is_open(port.name) for port in ports))
         self.next_probe: dict[str, float] = {}
         self.partners: dict[str, bool] = {}
         self.kernel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
@@ -159,7 +169,6 @@ class Daemon:
 
     def run(self) -> None:
         """Do it for ever."""
-        self.set_ports("up" if self.monitor.open else "down")
         wake = True
         while True:
             now = time.monotonic()

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from containerlab.cli import graph
 from containerlab.errors import TopologyError
 from containerlab.topology import TWO_RACKS, Endpoint, load
 
@@ -129,3 +130,11 @@ def test_the_two_racks_are_what_they_say() -> None:
     assert len(plan.links) == 2 * 4 + 4 * 2
     pair = {frozenset(end.node for end in link.ends) for link in plan.links}
     assert {"r1a", "r1b"} not in pair, "a stackless pair has no link of its own"
+
+
+def test_the_graph_draws_every_link(capsys: pytest.CaptureFixture[str]) -> None:
+    graph(TWO_RACKS)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "graph TD"
+    assert '  r1a ---|"s11 : etha"| s11' in lines
+    assert len(lines) == 1 + len(load(TWO_RACKS).links)

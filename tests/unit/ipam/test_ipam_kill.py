@@ -83,7 +83,8 @@ def kill_again_and_again(path: Path, rounds: int, *mode: str) -> list[str]:
     chance = random.Random(1)  # noqa: S311 - a test that can be repeated
     witness = Witness()
     for round_ in range(rounds):
-        command = [sys.executable, "-m", "tests.fixtures.ledger_victim", path, str(round_), str(round_ * 10**6), *mode]
+        arguments = [str(path), str(round_), str(round_ * 10**6), *mode]
+        command = [sys.executable, "-m", "tests.fixtures.ledger_victim", *arguments]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as victim:
             try:
                 assert victim.stdout is not None
@@ -111,7 +112,7 @@ def die_at_step(path: Path, step: int, *, torn: bool) -> Witness | None:
                 tear(ledger)
             countdown = iter(range(step, 0, -1))
             ledger._database._connection.set_progress_handler(
-                lambda: next(countdown, None) is None and os.kill(os.getpid(), signal.SIGKILL), 1
+                lambda: 0 if next(countdown, 0) else signal.raise_signal(signal.SIGKILL), 1
             )
             for verb, names in SCRIPT:
                 perform(ledger, verb, names, 0.0)
@@ -131,7 +132,8 @@ def die_at_every_step(folder: Path, stride: int, *, torn: bool = False) -> tuple
     fresh = folder / "fresh.db"
     open_ledger(fresh, POOLS).close()
     for deaths in range(10_000):
-        path = shutil.copy(fresh, folder / f"{deaths}.db")
+        path = folder / f"{deaths}.db"
+        shutil.copy(fresh, path)
         witness = die_at_step(path, deaths * stride, torn=torn)
         if witness is None:
             return deaths, []

@@ -134,7 +134,7 @@ async def test_message_with_an_impossible_length_ends_the_connection(tmp_path: P
 
 
 async def test_idle_connection_is_probed_and_given_up_when_silent(tmp_path: Path) -> None:
-    async with connected(tmp_path, probe_s=0.02) as (connection, peer):
+    async with connected(tmp_path, probe_s=0.2) as (connection, peer):
         for _ in range(3):  # as long as it answers it stays
             kind, xid, body = await peer.receive()
             assert kind == messages.ECHO_REQUEST

@@ -1,0 +1,201 @@
+"""What the kernel says about devices, addresses, routes and neighbours, as values. Pure.
+
+Only the attributes that matter are read. Source: rtnetlink(7), linux/if_link.h, linux/rtnetlink.h, linux/neighbour.h.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_address, ip_interface, ip_network
+
+from routed.attach.errors import KernelError, NotFound
+from routed.domain.workload import IPAddress
+
+IPInterface = IPv4Interface | IPv6Interface
+IPNetwork = IPv4Network | IPv6Network
+
+NLM_F_ACK_TLVS, NLMSGERR_ATTR_MSG = 0x200, 1
+RTM_NEWLINK, RTM_DELLINK, RTM_NEWNEIGH = 16, 17, 28
+NLA_TYPE_MASK = 0x3FFF
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK = 1, 3, 4, 5
+IFLA_LINKINFO, IFLA_IFALIAS, IFLA_CARRIER, IFLA_LINK_NETNSID, IFLA_INFO_KIND = 18, 20, 33, 37, 1
+IFA_ADDRESS, IFA_LOCAL = 1, 2
+RTA_DST, RTA_GATEWAY, RTA_PRIORITY = 1, 5, 6
+NDA_DST, NDA_LLADDR = 1, 2
+IFF_UP = 0x1
+NUD_REACHABLE, NUD_STALE, NUD_DELAY, NUD_PROBE, NUD_PERMANENT = 0x02, 0x04, 0x08, 0x10, 0x80
+NUD_USABLE = NUD_REACHABLE | NUD_STALE | NUD_DELAY | NUD_PROBE | NUD_PERMANENT
+
+_HEADER = struct.Struct("=IHHII")
+"""struct nlmsghdr: length, type, flags, sequence, port."""
+_IFINFOMSG = struct.Struct("=BxHiII")
+_IFADDRMSG = struct.Struct("=BBBBI")
+_NDMSG = struct.Struct("=B3xiHBB")
+_RTMSG_SIZE = 12
+_NO_SUCH = {errno.ENODEV, errno.ENOENT, errno.ESRCH, errno.ENXIO, errno.EADDRNOTAVAIL}
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A network device as one namespace sees it."""
+
+    index: int
+    name: str
+    kind: str
+    """``veth``, ``macvlan``, ...; empty for hardware."""
+    mtu: int
+    mac: str
+    alias: str
+    up: bool
+    carrier: bool
+    parent: int | None
+    """Index of the device below (macvlan) or at the other end (veth)."""
+    parent_elsewhere: bool
+    """``parent`` counts in another namespace."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A unicast route of the main table through one device."""
+
+    destination: IPNetwork
+    gateway: IPAddress | None
+    metric: int
+    """The kernel makes 1024 of an IPv6 route's 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A neighbour entry of one device."""
+
+    index: int
+    """Of the device."""
+    address: IPAddress
+    mac: str | None
+    permanent: bool
+    fresh: bool
+    """Confirmed lately, or permanent."""
+    usable: bool
+    """The kernel would send to ``mac``."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceEvent:
+    """A device appeared, changed or went."""
+
+    device: Device
+    gone: bool
+
+
+Event = DeviceEvent | Neighbour
+
+
+def split(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    """Take a datagram apart: type, flags, sequence and whole message of each."""
+    offset = 0
+    while offset + _HEADER.size <= len(data):
+        length, kind, flags, sequence, _ = _HEADER.unpack_from(data, offset)
+        yield kind, flags, sequence, data[offset : offset + length]
+        offset += (length + 3) & ~3
+
+
+def failure(body: bytes, flags: int, doing: str) -> KernelError | None:
+    """Return the error that an NLMSG_ERROR or NLMSG_DONE message reports, None for success."""
+    (code,) = struct.unpack_from("=i", body, _HEADER.size)
+    if code == 0:
+        return None
+    detail = ""
+    offset = _HEADER.size + 4 + _HEADER.size  # CAP_ACK: only the header of our request comes back
+    while flags & NLM_F_ACK_TLVS and offset + 4 <= len(body):
+        length, kind = struct.unpack_from("=HH", body, offset)
+        if kind == 1:  # NLMSGERR_ATTR_MSG
+            detail = body[offset + 4 : offset + length].rstrip(b"\0").decode(errors="replace")
+        offset += max(4, (length + 3) & ~3)
+    return (NotFound if -code in _NO_SUCH else KernelError)(-code, doing, detail)
+
+
+def _attributes(body: bytes, offset: int) -> dict[int, bytes]:
+    """Return the attributes behind a message's fixed part (or inside a nested attribute): type -> payload."""
+    found: dict[int, bytes] = {}
+    while offset + 4 <= len(body):
+        length, kind = struct.unpack_from("=HH", body, offset)
+        found[kind & NLA_TYPE_MASK] = body[offset + 4 : offset + length]
+        offset += max(4, (length + 3) & ~3)
+    return found
+
+
+def event(kind: int, body: bytes) -> Event | None:
+    """Return what a message of a multicast group tells, None when it is of no interest."""
+    if kind in (RTM_NEWLINK, RTM_DELLINK):
+        bridge_port = body[_HEADER.size] != socket.AF_UNSPEC  # bridges tell of their ports in the same words
+        return None if bridge_port else DeviceEvent(device(body), gone=kind == RTM_DELLINK)
+    if kind == RTM_NEWNEIGH and body[_HEADER.size] in (socket.AF_INET, socket.AF_INET6):
+        return neighbour(body)
+    return None
+
+
+def device(body: bytes) -> Device:
+    """Read an RTM_NEWLINK or RTM_DELLINK."""
+    _, _, index, flags, _ = _IFINFOMSG.unpack_from(body, _HEADER.size)
+    found = _attributes(body, _HEADER.size + _IFINFOMSG.size)
+    info = _attributes(found.get(IFLA_LINKINFO, b""), 0)
+    parent = found.get(IFLA_LINK)
+    return Device(
+        index=index,
+        name=_text(found[IFLA_IFNAME]),
+        kind=_text(info.get(IFLA_INFO_KIND, b"")),
+        mtu=_number(found[IFLA_MTU]),
+        mac=found.get(IFLA_ADDRESS, b"").hex(":"),
+        alias=_text(found.get(IFLA_IFALIAS, b"")),
+        up=bool(flags & IFF_UP),
+        carrier=found.get(IFLA_CARRIER) == b"\1",
+        parent=None if parent is None else _number(parent),
+        parent_elsewhere=IFLA_LINK_NETNSID in found,
+    )
+
+
+def interface(body: bytes) -> tuple[IPInterface, int]:
+    """Read an RTM_NEWADDR: the address and its scope."""
+    _, length, _, scope, _ = _IFADDRMSG.unpack_from(body, _HEADER.size)
+    found = _attributes(body, _HEADER.size + _IFADDRMSG.size)
+    return ip_interface((found.get(IFA_LOCAL, found[IFA_ADDRESS]), length)), scope
+
+
+def route(body: bytes) -> Route:
+    """Read an RTM_NEWROUTE."""
+    family, length = body[_HEADER.size : _HEADER.size + 2]
+    found = _attributes(body, _HEADER.size + _RTMSG_SIZE)
+    gateway = found.get(RTA_GATEWAY)
+    return Route(
+        destination=ip_network((found.get(RTA_DST, bytes(4 if family == socket.AF_INET else 16)), length)),
+        gateway=None if gateway is None else ip_address(gateway),
+        metric=_number(found.get(RTA_PRIORITY, b"")),
+    )
+
+
+def neighbour(body: bytes) -> Neighbour:
+    """Read an RTM_NEWNEIGH."""
+    _, index, state, _, _ = _NDMSG.unpack_from(body, _HEADER.size)
+    found = _attributes(body, _HEADER.size + _NDMSG.size)
+    mac = found.get(NDA_LLADDR)
+    return Neighbour(
+        index=index,
+        address=ip_address(found[NDA_DST]),
+        mac=None if mac is None else mac.hex(":"),
+        permanent=bool(state & NUD_PERMANENT),
+        fresh=bool(state & (NUD_PERMANENT | NUD_REACHABLE)),
+        usable=bool(state & NUD_USABLE),
+    )
+
+
+def _text(payload: bytes) -> str:
+    return payload.rstrip(b"\0").decode(errors="replace")
+
+
+def _number(payload: bytes) -> int:
+    return int.from_bytes(payload, sys.byteorder)
