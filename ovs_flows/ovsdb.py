@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,16 +24,25 @@ from ovsdbapp.backend.ovs_idl.transaction import Transaction
 from ovsdbapp.exceptions import TimeoutException
 from ovsdbapp.schema.open_vswitch.impl_idl import OvsdbIdl, OvsVsctlTransaction
 
-from ovs_flows.errors import BridgeError, ForeignPort, PortError, Unreachable
+from ovs_flows.errors import BridgeError, ForeignPort, Unreachable
 from ovs_flows.model import Port
+from ovs_flows.rows import (
+    DEVICE,
+    MARK,
+    UplinkPorts,
+    device,
+    is_ours,
+    live_ofport,
+    misplugged,
+    ofport,
+    read_uplink,
+    version,
+)
 from ovs_flows.tables import PREFIX_TABLES
 
+__all__ = ["Ovsdb", "Ports", "UplinkPorts"]
+
 T = TypeVar("T")
-MARK = {"owner": "routed"}
-"""What our bridge and ports carry in external_ids."""
-_DEVICE = "ifindex"
-"""Key in a port's external_ids: index of the device that was plugged. The userspace datapath holds on to a device that
-is deleted, and never notices the next one of the same name."""
 _SETTINGS = {"disable-in-band": "true"}
 _PREFIXES = ("ip_dst", "ip_src", "ipv6_dst")
 """All three that OVS before 3.5 allows per table; later versions know by themselves."""
@@ -55,22 +63,6 @@ _STOP_S = 1
 _RETRY_S = 0.2
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class UplinkPorts:
-    """What OVS says of the way out of this server."""
-
-    ofports: tuple[int, ...]
-    """One for a NIC or a kernel bond, one per member of an OVS bond; a member without a device is left out."""
-    devices: tuple[str, ...]
-    """Network device of each, in the same order."""
-    mtu: int
-    """Smallest of them, bytes."""
-    mac: str
-    """MAC address of the bridge's own interface: the host's."""
-    datapath_type: str
-    """``system`` for the kernel's, ``netdev`` for the userspace one."""
 
 
 class Ovsdb:
@@ -124,7 +116,7 @@ class Ovsdb:
 
     async def uplink(self) -> UplinkPorts:
         """Return what the bridge goes out by; BridgeError or Unreachable as in `configure`."""
-        return await self.read(lambda api: _read_uplink(self.find_bridge(api), self._uplink))
+        return await self.read(lambda api: read_uplink(self.find_bridge(api), self._uplink))
 
     def find_bridge(self, api: _Api) -> Any:
         """Return our bridge's row; BridgeError when it is not there or not ours to program."""
@@ -186,7 +178,7 @@ class Ports:
 
     def _ours(self, api: _Api) -> dict[str, Port]:
         bridge = self._ovsdb.find_bridge(api)
-        return {port.name: Port(port.name, _live_ofport(port)) for port in bridge.ports if _is_ours(port)}
+        return {port.name: Port(port.name, live_ofport(port)) for port in bridge.ports if is_ours(port)}
 
     async def upsert(self, items: Mapping[str, Port]) -> Mapping[str, Exception]:
         """Plug these ports in one transaction; a port counts when OVS reports the number that was asked for."""
@@ -200,7 +192,7 @@ class Ports:
                 await self._ovsdb.transact(lambda api: _Unplug(api, bridge, stale))
             await self._ovsdb.transact(lambda api: _Plug(api, bridge, wanted))
             await self._ovsdb.transact(lambda api: _NoteDevices(api, bridge), applied=False)
-            failed |= await self._ovsdb.read(lambda api: _misplugged(api, wanted))
+            failed |= await self._ovsdb.read(lambda api: misplugged(_interfaces(api), wanted))
         return failed
 
     async def remove(self, keys: Collection[str]) -> Mapping[str, Exception]:
@@ -275,65 +267,8 @@ def _connect(remote: str, changed: Callable[[], None]) -> Connection:
     return connection
 
 
-# --- rows ------------------------------------------------------------------------------------------------------------
-
-
-def _is_ours(row: Any) -> bool:
-    return all(row.external_ids.get(key) == value for key, value in MARK.items())
-
-
-def _ofport(interface: Any) -> int:
-    """Return the OpenFlow port number; 0 when there is none (OVS writes nothing or -1)."""
-    return max(interface.ofport[0], 0) if interface.ofport else 0
-
-
-def _live_ofport(port: Any) -> int:
-    """Return the number of a port of ours; 0 also when it holds another device than the one that is there."""
-    interface = port.interfaces[0]
-    return _ofport(interface) if port.external_ids.get(_DEVICE) == _device(interface) else 0
-
-
-def _device(interface: Any) -> str:
-    return str(interface.ifindex[0]) if interface.ifindex else "0"
-
-
-def _read_uplink(bridge: Any, name: str) -> UplinkPorts:
-    ports = {port.name: port for port in bridge.ports}
-    if name not in ports:
-        raise BridgeError(
-            f"uplink {name} is not a port of bridge {bridge.name}: plug it (ovs-vsctl add-port {bridge.name} {name}) "
-            f"or name another; it has {', '.join(sorted(ports.keys() - {bridge.name})) or 'no ports'}"
-        )
-    own = ports[bridge.name].interfaces[0]
-    plugged = sorted((_ofport(interface), interface) for interface in ports[name].interfaces if _ofport(interface))
-    return UplinkPorts(
-        ofports=tuple(number for number, _ in plugged),
-        devices=tuple(interface.name for _, interface in plugged),
-        mtu=min(
-            (interface.mtu[0] for _, interface in plugged if interface.mtu), default=own.mtu[0] if own.mtu else 1500
-        ),
-        mac=own.mac_in_use[0] if own.mac_in_use else "",
-        datapath_type=bridge.datapath_type or "system",
-    )
-
-
-def _misplugged(api: _Api, wanted: Iterable[Port]) -> dict[str, Exception]:
-    """Return an error for each port that OVS did not plug as asked."""
-    interfaces = {interface.name: interface for interface in api.tables["Interface"].rows.values()}
-    failed: dict[str, Exception] = {}
-    for port in wanted:
-        interface = interfaces.get(port.name)
-        given = 0 if interface is None else _ofport(interface)
-        if given == port.ofport:
-            continue
-        said = f" ({interface.error[0]})" if interface is not None and interface.error else ""
-        failed[port.name] = PortError(
-            f"OVS plugged port {port.name} as number {given} instead of {port.ofport}: another port holds that number, "
-            f"find it with: ovs-vsctl --columns=name find Interface ofport={port.ofport}"
-            if given
-            else f"OVS could not plug port {port.name}{said}: create its network device first"
-        )
-    return failed
+def _interfaces(api: _Api) -> dict[str, Any]:
+    return {interface.name: interface for interface in api.tables["Interface"].rows.values()}
 
 
 # --- commands --------------------------------------------------------------------------------------------------------
@@ -359,7 +294,7 @@ class _Configure(BaseCommand):  # type: ignore[misc] # the library ships no type
         own = idlutils.row_by_value(self.api.idl, "Interface", "name", self._bridge)
         if own.mtu_request != [self._mtu]:
             own.mtu_request = [self._mtu]
-        if _version(self.api._ovs.ovs_version) < (3, 5):  # noqa: SLF001 - how the library names the root row
+        if version(self.api._ovs.ovs_version) < (3, 5):  # noqa: SLF001 - how the library names the root row
             for number in PREFIX_TABLES:
                 self._set_prefixes(txn, bridge, number)
 
@@ -415,8 +350,8 @@ class _NoteDevices(BaseCommand):  # type: ignore[misc] # the library ships no ty
         del txn
         bridge = idlutils.row_by_value(self.api.idl, "Bridge", "name", self._bridge)
         for port in bridge.ports:
-            if _is_ours(port) and _DEVICE not in port.external_ids and _ofport(port.interfaces[0]):
-                port.setkey("external_ids", _DEVICE, _device(port.interfaces[0]))
+            if is_ours(port) and DEVICE not in port.external_ids and ofport(port.interfaces[0]):
+                port.setkey("external_ids", DEVICE, device(port.interfaces[0]))
 
 
 class _Unplug(BaseCommand):  # type: ignore[misc] # the library ships no types
@@ -432,11 +367,5 @@ class _Unplug(BaseCommand):  # type: ignore[misc] # the library ships no types
         del txn
         bridge = idlutils.row_by_value(self.api.idl, "Bridge", "name", self._bridge)
         for port in bridge.ports:
-            if port.name in self._names and _is_ours(port):
+            if port.name in self._names and is_ours(port):
                 bridge.delvalue("ports", port)
-
-
-def _version(text: list[str] | str) -> tuple[int, ...]:
-    """Return a version as numbers: ``3.1.0`` is (3, 1, 0)."""
-    first = text[0] if isinstance(text, list) and text else str(text or "")
-    return tuple(int(part) for part in first.split(".") if part.isdigit())

@@ -48,6 +48,7 @@ class Store:
         """`ready_slots` is the stock kept beyond the slots in use; `on_change` is told whose intent may differ now."""
         self._ledger = ledger
         self._ready_slots = ready_slots
+        self._epoch = time.time() - time.monotonic()
         self._on_change = on_change
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
         self._puts: list[_Put] = []
@@ -88,13 +89,17 @@ class Store:
         if known is None:
             return
         holder = Holder(attachment.container_id, attachment.ifname)
-        await self._in_thread(lambda: self._ledger.forget(holder, known.sequence, time.time()))
+        await self._in_thread(lambda: self._ledger.forget(holder, known.sequence, self._now()))
         rest = {key: value for key, value in self.snapshot.attachments.items() if key != attachment}
         self._publish(replace(self.snapshot, attachments=MappingProxyType(rest)))
 
     def usage(self) -> Sequence[Usage]:
         """Return how full each pool is."""
-        return self._ledger.usage(time.time())
+        return self._ledger.usage(self._now())
+
+    def _now(self) -> float:
+        """Return seconds since the epoch, as of the start: setting the clock forward must end no cool-down early."""
+        return self._epoch + time.monotonic()
 
     def set_uplink(self, uplink: Uplink) -> None:
         """Take note of a new observation of the uplink."""
@@ -120,7 +125,7 @@ class Store:
             batch, self._puts = self._puts, []
             requests = [put.request for put in batch]
             try:
-                answers = await self._in_thread(partial(self._ledger.put, requests, time.time()))
+                answers = await self._in_thread(partial(self._ledger.put, requests, self._now()))
             except LedgerError as error:
                 answers = [error] * len(batch)
             for put, answer in zip(batch, answers, strict=True):

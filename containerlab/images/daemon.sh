@@ -10,6 +10,7 @@ if chrt -r 1 true 2>/dev/null; then realtime=(chrt -r 1); fi
 
 frr() {
     install -d -o frr -g frr /run/frr /var/log/frr
+    echo 'service integrated-vtysh-config' >/etc/frr/vtysh.conf
     "${realtime[@]}" "/usr/lib/frr/$@" -d -A 127.0.0.1
     vtysh -b -d "$1" >/dev/null
 }
@@ -25,7 +26,13 @@ case $1 in
             other_config:n-handler-threads=1 other_config:n-revalidator-threads=1
         ;;
     # Without the kernel's openvswitch module: the userspace datapath works on any host.
-    ovs-vswitchd) "${realtime[@]}" ovs-vswitchd --disable-system --pidfile --detach --log-file -vconsole:off ;;
+    ovs-vswitchd)
+        "${realtime[@]}" ovs-vswitchd --disable-system --pidfile --detach --log-file -vconsole:off
+        # A server's switch that no agent has taken over yet (server/start.sh) has flows of its own.
+        if [ -e /run/standalone.flows ] && [ "$(ovs-vsctl get-fail-mode br0)" = standalone ]; then
+            ovs-ofctl add-flows br0 /run/standalone.flows
+        fi
+        ;;
     tord)
         "${realtime[@]}" /srv/tor/tord.py >>/var/log/tord.log 2>&1 </dev/null &
         echo $! >/run/tord.pid

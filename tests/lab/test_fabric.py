@@ -164,7 +164,7 @@ def test_a_racks_506_addresses_fit_and_refused_routes_do_not_count(lab: Lab) -> 
 
 
 def test_too_many_routes_end_the_session(lab: Lab) -> None:
-    flood = [f"fd00:101::{number:x}/128 next-hop fd00:1::11" for number in range(0x100, 0x100 + 601)]
+    flood = [f"fd00:101::{number:x}/128 next-hop fd00:1::11" for number in range(0x100, 0x100 + 610)]
     with announcing(lab, "s11", {"ipv6": flood}):
         for tor in ("r1a", "r1b"):
             eventually(lambda tor=tor: session(lab, tor, "s11") == "Idle (PfxCt)", f"{tor} closing the session")

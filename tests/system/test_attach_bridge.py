@@ -23,10 +23,12 @@ from tests.system.ovs_instance import Ovs, network_namespace, open_vswitch, unti
 pytestmark = pytest.mark.system
 
 SIZE = 4 << 20
-RECEIVE = (
-    "import socket; s = socket.create_server(('::', 7), family=socket.AF_INET6, dualstack_ipv6=True); c, _ = s.accept(); \
-print(sum(len(part) for part in iter(lambda: c.recv(1 << 16), b'')))"
-)
+RECEIVE = """
+import socket
+server = socket.create_server(("::", 7), family=socket.AF_INET6, dualstack_ipv6=True)
+connection, _ = server.accept()
+print(sum(len(part) for part in iter(lambda: connection.recv(1 << 16), b"")))
+"""
 SEND = (
     "import socket, sys; c = socket.create_connection((sys.argv[1], 7), timeout=3); c.sendall(bytes(int(sys.argv[2])))"
 )

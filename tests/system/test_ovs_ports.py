@@ -10,7 +10,8 @@ import pytest
 
 from ovs_flows.errors import BridgeError, ForeignPort, PortError, Unreachable
 from ovs_flows.model import Port
-from ovs_flows.ovsdb import Ovsdb, UplinkPorts
+from ovs_flows.ovsdb import Ovsdb
+from ovs_flows.rows import UplinkPorts
 from ovs_flows.tables import PREFIX_TABLES
 from tests.system.ovs_instance import Ovs, packet_socket, run, until
 

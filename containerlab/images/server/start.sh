@@ -19,11 +19,12 @@ ovs-vsctl --timeout=30 add-br br0 \
     -- set interface etha ofport_request=1 other_config:lacp-port-id=1 \
     -- set interface ethb ofport_request=2 other_config:lacp-port-id=2
 # Both ToRs must learn the host: its ARP and neighbour messages leave by both members, not by the one that the hash picks.
-ovs-ofctl add-flows br0 - <<FLOWS
+cat >/run/standalone.flows <<FLOWS
 priority=400,in_port=LOCAL,arp actions=output:1,output:2
 priority=400,in_port=LOCAL,icmp6,icmp_type=135 actions=output:1,output:2
 priority=400,in_port=LOCAL,icmp6,icmp_type=136 actions=output:1,output:2
 FLOWS
+ovs-ofctl add-flows br0 /run/standalone.flows
 
 wait_for_interfaces br0
 echo 0 >/proc/sys/net/ipv4/conf/br0/send_redirects
