@@ -6,11 +6,14 @@ taking it down needs neither the topology file nor the process that brought it u
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import json
 import os
 import shlex
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -50,9 +53,8 @@ class Lab:
         """
         plan = load(topology)
         lab = cls(STATE / (name or plan.name), report)
-        STATE.mkdir(mode=0o700, exist_ok=True)
         try:
-            lab.folder.mkdir(mode=0o700)
+            lab.folder.mkdir(mode=0o700, parents=True)
         except FileExistsError:
             raise LabError(
                 f"lab {lab.name} exists: take it down first (python -m containerlab down --name {lab.name})"
@@ -94,15 +96,15 @@ class Lab:
 
     def down(self) -> None:
         """Kill all nodes and forget the lab: also what a crash left, also when nothing is there."""
-        if self.folder.is_dir():
+        with contextlib.suppress(FileNotFoundError):
             # A holder that is being started cannot write its pid file into a folder that has moved, so it gives up.
             self.folder.rename(self.folder.with_name(f"{self.name}~{os.getpid()}-{time.monotonic_ns()}"))
         for folder in STATE.glob(f"{self.name}~*"):
-            nodes = [Node(self.folder / path.name, state=path) for path in folder.iterdir() if path.is_dir()]
+            nodes = [Node(self.folder / path.name, state=path) for path in folder.glob("*/")]
             with ThreadPoolExecutor(8) as pool:
                 list(pool.map(Node.stop, nodes))
-            shutil.rmtree(folder)
-        if STATE.is_dir() and not any(STATE.iterdir()):
+            shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # other labs are there, or none ever was
             STATE.rmdir()
 
     @property
@@ -124,14 +126,17 @@ class Lab:
             NodeError: a node stopped.
         """
         checks = {name: Healthcheck.model_validate(check) for name, check in self._document()["healthchecks"].items()}
-        deadline = None if timeout is None else time.monotonic() + timeout
+        give_up = threading.Event()
         with ThreadPoolExecutor(max(1, len(checks))) as pool:
-            waits = [
-                pool.submit(self._wait_healthy, self.node(name), check, deadline) for name, check in checks.items()
-            ]
-        failures = [failure for wait in waits if (failure := wait.result())]
+            waits = [pool.submit(self._wait_healthy, self.node(name), check, give_up) for name, check in checks.items()]
+            concurrent.futures.wait(waits, timeout, return_when=concurrent.futures.FIRST_EXCEPTION)
+            give_up.set()
+        failures = [error for wait in waits if isinstance(error := wait.exception(), LabError)]
+        for error in failures:
+            if not isinstance(error, NotReadyError):
+                raise error
         if failures:
-            raise NotReadyError("\n".join(failures))
+            raise NotReadyError("\n".join(str(error) for error in failures))
         return self.age()
 
     def age(self) -> float:
@@ -217,11 +222,12 @@ class Lab:
         for command in spec.exec:
             node.run(shlex.split(command))
 
-    def _wait_healthy(self, node: Node, check: Healthcheck, deadline: float | None) -> str:
-        """Return what the last check said when all failed, nothing when one passed."""
-        words = ""
+    def _wait_healthy(self, node: Node, check: Healthcheck, give_up: threading.Event) -> None:
+        """Return when a check passes; NotReadyError with what the last one said when all failed."""
+        words = "its check has not run yet"
         for pause in _pauses(check):
-            time.sleep(pause)
+            if give_up.wait(pause):
+                break
             try:
                 done = node.run(check.command, check=False, timeout=check.timeout)
             except subprocess.TimeoutExpired:
@@ -229,11 +235,9 @@ class Lab:
             else:
                 if done.returncode == 0:
                     self.report(f"{node.name}: ready after {self.age():.1f} s")
-                    return ""
+                    return
                 words = (done.stderr + done.stdout).strip()
-            if deadline is not None and time.monotonic() > deadline:
-                break
-        return f"{node.name} is not ready: {words}"
+        raise NotReadyError(f"{node.name} is not ready: {words}")
 
 
 def _pauses(check: Healthcheck) -> Iterator[float]:

@@ -39,6 +39,8 @@ PIDFILES = {
     "tord": "/run/tord.pid",
 }
 """Where the images' daemons write their process id, as the node counts."""
+_CHILDREN: list[subprocess.Popen[str]] = []
+"""Holders that this process started: they may outlive it, and are reaped when it stops them itself."""
 
 
 class Node:
@@ -63,8 +65,8 @@ class Node:
             "binds": [(str(spec.image.parent), IMAGES, True), *binds],
         }
         (folder / "spec.json").write_text(json.dumps(document, indent=1))
-        # The pid file first: should this process die now, what it started can still be found. The shell becomes the
-        # holder.
+        # The pid file first: should this process die now, what it started can still be found. Then the shell becomes
+        # the holder.
         script = 'echo $$ >"$0/holder.pid" && exec "$@"'
         holder = subprocess.Popen(
             ["/bin/sh", "-c", script, str(folder), *UNSHARE, *PYTHON, str(HERE / "init.py"), str(folder)],
@@ -74,6 +76,7 @@ class Node:
             start_new_session=True,  # an interrupt from the terminal is for the runner
             text=True,
         )
+        _CHILDREN.append(holder)
         assert holder.stdout is not None  # noqa: S101 - for the type checker: it is a pipe
         assert holder.stderr is not None  # noqa: S101 - for the type checker: it is a pipe
         with holder.stdout, holder.stderr:
@@ -180,6 +183,7 @@ class Node:
             for pid in (*_children(holder), holder):
                 _kill_and_wait(pid)
         shutil.rmtree(self.folder, ignore_errors=True)
+        _CHILDREN[:] = [child for child in _CHILDREN if child.poll() is None]
 
     def _holder(self) -> int | None:
         """Return the holder's process id, None when it does not live (the number may be another process's by now)."""

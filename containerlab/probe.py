@@ -1,4 +1,4 @@
-"""Traffic to lose: UDP flows between places of a lab, numbered packet by packet, so that a loss has a flow and a length.
+"""Traffic to lose: UDP flows between places of a lab, numbered packet by packet: a loss has a flow and a length.
 
 All flows of a probe run in one thread of this process, through sockets that were opened in the places' network
 namespaces. Every flow is one way with a source port of its own, so that ECMP and the bonds' hashes spread them and a
@@ -34,6 +34,7 @@ BURST_S = 0.01
 STRAGGLERS_S = 1.0
 """A packet that comes later than this after the last one was sent is lost."""
 RECEIVE_BUFFER = 4 << 20
+SO_RCVBUFFORCE = 33  # socket(7); beyond the limit of ordinary users
 
 _numbers = itertools.count(time.monotonic_ns())
 
@@ -92,7 +93,7 @@ def both_ways(pairs: Iterable[tuple[Place, Place]], versions: Sequence[int] = (4
 
 
 class Probe:
-    """Sends from its construction until `stop`, which reports. As a context manager it stops at the end of its block."""
+    """Sends from its construction until `stop`, which reports. As a context manager it stops with its block."""
 
     def __init__(self, flows: Sequence[Flow], rate_hz: float = 100) -> None:
         """Open all sockets, then start to send `rate_hz` packets a second on every flow. OSError when one cannot."""
@@ -133,7 +134,7 @@ class Probe:
         targets = {(counted.flow.target, counted.flow.version) for counted in self._flows}
         for target, version in targets:
             receiver = self._socket(target, version, PORT)
-            receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUFFORCE, RECEIVE_BUFFER)
+            receiver.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
             self._receivers[receiver.fileno()] = receiver
             self._poll.register(receiver, select.EPOLLIN)
         self._senders = [self._socket(counted.flow.source, counted.flow.version, 0) for counted in self._flows]
@@ -200,8 +201,8 @@ class _Counted:
 
     def report(self) -> Report:
         worst, lost_since = 0.0, None
-        ends = [*self._sent_at[1:], time.monotonic()]  # a packet's time slot ends with the next packet
-        for arrived, begin, end in zip(self._arrived, self._sent_at, ends, strict=bool(self._arrived)):
+        ends = (*self._sent_at, time.monotonic())[1:]  # a packet's time slot ends with the next packet
+        for arrived, begin, end in zip(self._arrived, self._sent_at, ends, strict=True):
             if arrived:
                 lost_since = None
             else:

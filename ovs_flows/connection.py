@@ -21,6 +21,8 @@ TIMEOUT_S = 10.0
 """Longest wait for a barrier; vswitchd reconfiguring hundreds of ports takes about a second."""
 PROBE_S = 5.0
 """An idle connection is probed this often, and given up when one more such time brings no answer."""
+_LAST_XID = 0xF000_0000
+"""Numbers start again here; no exchange is long enough to reach 32 bits from there."""
 _ERROR_TYPES = {
     1: "bad request",
     2: "bad action",
@@ -56,8 +58,7 @@ class Connection(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         self.closed = asyncio.Event()
         """Set when the connection is gone, for whatever reason."""
-        self.greeted: asyncio.Future[int] = loop.create_future()
-        """The OpenFlow version that the switch greets with."""
+        self._greeted: asyncio.Future[int] = loop.create_future()
         self._on_foreign_change = on_foreign_change
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
@@ -77,13 +78,21 @@ class Connection(asyncio.Protocol):
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 _, connection = await loop.create_unix_connection(lambda: cls(on_foreign_change, probe_s), str(path))
-                version = await connection.greeted
+                version = await connection._greeting()  # noqa: SLF001 - its own class
         except (OSError, TimeoutError) as error:
-            raise Unreachable(f"no switch answers on {path}: {error}") from error
+            raise Unreachable(f"no switch answers on {path}: {str(error) or 'no greeting'}") from error
         if version < messages.VERSION:
             connection.close()
             raise Unreachable(f"the switch on {path} speaks OpenFlow version {version} at most, 1.4 (5) is needed")
         return connection
+
+    async def _greeting(self) -> int:
+        """Return the OpenFlow version that the switch greets with."""
+        try:
+            return await self._greeted
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Close; the callers of running exchanges get Unreachable."""
@@ -91,7 +100,9 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def next_xid(self) -> int:
-        """Return the xid that the first message of the next exchange will carry."""
+        """Return the transaction number that the first message of the next exchange will carry."""
+        if self._xid > _LAST_XID:
+            self._xid = 0
         return self._xid + 1
 
     async def exchange(self, wanted: Sequence[Message]) -> Answer:
@@ -101,8 +112,8 @@ class Connection(asyncio.Protocol):
         """
         if self._transport is None or self.closed.is_set():
             raise Unreachable("the connection to the switch is closed")
-        first = self._xid + 1
-        self._xid += len(wanted) + 1
+        first = self.next_xid()
+        self._xid = first + len(wanted)
         pending = Answer(first, asyncio.get_running_loop().create_future(), self._xid)
         self._pending.append(pending)
         numbered = [*wanted, Message(messages.BARRIER_REQUEST)]
@@ -131,8 +142,8 @@ class Connection(asyncio.Protocol):
             if not pending.done.done():
                 pending.done.set_exception(gone)
         self._pending.clear()
-        if not self.greeted.done():
-            self.greeted.set_exception(ConnectionResetError("closed before hello"))
+        if not self._greeted.done():
+            self._greeted.set_exception(ConnectionResetError("closed before hello"))
         self.closed.set()
 
     def data_received(self, data: bytes) -> None:
@@ -155,8 +166,8 @@ class Connection(asyncio.Protocol):
     def _receive(self, version: int, kind: int, xid: int, body: bytes) -> None:
         match kind:
             case messages.HELLO:
-                if not self.greeted.done():
-                    self.greeted.set_result(version)
+                if not self._greeted.done():
+                    self._greeted.set_result(version)
             case messages.ECHO_REQUEST:
                 self._send(Message(messages.ECHO_REPLY, body), xid)
             case messages.ERROR:

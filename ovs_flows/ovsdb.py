@@ -52,15 +52,26 @@ _COLUMNS = {
         *("name", "ports", "datapath_type", "controller"),
         *("fail_mode", "other_config", "external_ids", "flow_tables"),
     ),
-    "Port": ("name", "interfaces", "external_ids"),
-    "Interface": ("name", "ofport", "ofport_request", "error", "mtu", "mtu_request", "mac_in_use", "ifindex"),
+    "Port": ("name", "interfaces", "external_ids", "lacp"),
+    "Interface": (
+        "name",
+        "ofport",
+        "ofport_request",
+        "error",
+        "mtu",
+        "mtu_request",
+        "mac_in_use",
+        "ifindex",
+        "lacp_current",
+    ),
     "Flow_Table": ("prefixes",),
     "Controller": ("target",),
 }
 _TIMEOUT_S = 10
 """For one commit, the switch's part included."""
 _STOP_S = 1
-_RETRY_S = 0.2
+_RETRY_S = 0.1
+_RETRY_MAX_S = 2.0
 
 log = structlog.get_logger(__name__)
 
@@ -95,15 +106,15 @@ class Ovsdb:
             await asyncio.to_thread(connection.stop, _STOP_S)
 
     async def _connect(self, changed: Callable[[], None]) -> Connection:
-        reported = False
+        delay = _RETRY_S
         while True:
             try:
                 return await asyncio.to_thread(_connect, self._remote, changed)
             except Exception as error:  # noqa: BLE001 - the library raises bare Exception when nobody listens
-                if not reported:
+                if delay == _RETRY_S:
                     log.warning("ovsdb.unreachable", remote=self._remote, error=str(error))
-                reported = True
-            await asyncio.sleep(_RETRY_S)
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, _RETRY_MAX_S)
 
     async def configure(self) -> None:
         """Make the bridge's settings right: fail mode, in-band control, our mark, prefix tables, MTU of its interface.
@@ -112,7 +123,7 @@ class Ovsdb:
         somebody else programs it; Unreachable when the database does not answer.
         """
         uplink = await self.uplink()
-        await self.transact(lambda api: _Configure(api, self.bridge, uplink.mtu))
+        await self.transact(lambda api: _Configure(api, self.bridge, uplink.mtu), applied=False)
 
     async def uplink(self) -> UplinkPorts:
         """Return what the bridge goes out by; BridgeError or Unreachable as in `configure`."""
@@ -127,6 +138,12 @@ class Ovsdb:
             raise BridgeError(
                 f"bridge {self.bridge} is programmed by a controller: give it up to us "
                 f"(ovs-vsctl del-controller {self.bridge}) or name another bridge"
+            )
+        owner = bridge.external_ids.get("owner", MARK["owner"])
+        if owner != MARK["owner"]:
+            raise BridgeError(
+                f"bridge {self.bridge} belongs to {owner}: give it up to us "
+                f"(ovs-vsctl remove bridge {self.bridge} external_ids owner) or name another bridge"
             )
         return bridge
 
@@ -147,7 +164,7 @@ class Ovsdb:
         return await asyncio.to_thread(locked)
 
     async def transact(self, make: Callable[[_Api], BaseCommand], *, applied: bool = True) -> None:
-        """Commit one command; wait until the switch has applied it, too, unless told that it changes nothing there."""
+        """Commit one command, if it changes anything; with ``applied`` wait until the switch has done its part."""
         api = self._connected()
         command = await self.read(make)
         kind = OvsVsctlTransaction if applied else Transaction

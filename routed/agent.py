@@ -127,7 +127,8 @@ class Agent:
         )
         announcer = Announcer(bridge.name, bridge.members or ports.devices, self._askers(), monitor, vlan=settings.vlan)
         loop = self._loop = Loop[Owner](
-            (wires, self._ovsdb.ports, Links(MacvlanWay()), flows, self._speaker),
+            # Links and flows do not need each other: the port's number is known before the pod is.
+            ((wires,), (self._ovsdb.ports,), (Links(MacvlanWay()), flows), (self._speaker,)),
             owners=lambda: owners(store.snapshot),
             plan=lambda owner: plan(store.snapshot, owner),
             finish=partial(self._finish, store),

@@ -1,6 +1,6 @@
 """The single writer: the ledger first, then a new snapshot, then a wake-up.
 
-Owns the ledger's one worker thread and the current snapshot. Attachments that arrive together share one transaction, so
+Owns the ledger's one worker thread and the current snapshot. Calls that arrive together share one transaction, so
 thirty pods cost about as many disk flushes as one. Nothing else in the agent changes state.
 """
 
@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 from ipam.errors import LedgerError
 from ipam.ledger import Ledger
@@ -23,13 +22,49 @@ from routed.domain.rack import Rack, Server, Uplink
 from routed.domain.snapshot import Snapshot
 from routed.domain.workload import Attachment, AttachmentId, PodRef
 
-T = TypeVar("T")
+A = TypeVar("A")
 
 
 @dataclass(slots=True)
-class _Put:
-    request: Request
-    answer: asyncio.Future[Record]
+class _Write(Generic[A]):
+    """One call that waits for the ledger."""
+
+    argument: A
+    answer: asyncio.Future[Any]
+
+
+class _Writes(Generic[A]):
+    """Calls of one kind; what arrives while the ledger is busy becomes one transaction."""
+
+    def __init__(self, thread: Executor, write: Callable[[Sequence[A]], Sequence[Any]]) -> None:
+        self._thread, self._write = thread, write
+        self._waiting: list[_Write[A]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    async def __call__(self, argument: A) -> Any:
+        """Return the ledger's answer, or raise it."""
+        write = _Write(argument, asyncio.get_running_loop().create_future())
+        self._waiting.append(write)
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._drain())
+        return await write.answer
+
+    async def _drain(self) -> None:
+        while self._waiting:
+            batch, self._waiting = self._waiting, []
+            answers: Sequence[Any]
+            try:
+                arguments = [write.argument for write in batch]
+                answers = await asyncio.get_running_loop().run_in_executor(self._thread, self._write, arguments)
+            except LedgerError as error:
+                answers = [error] * len(batch)
+            for write, answer in zip(batch, answers, strict=True):
+                if write.answer.cancelled():
+                    continue
+                if isinstance(answer, LedgerError):
+                    write.answer.set_exception(answer)
+                else:
+                    write.answer.set_result(answer)
 
 
 class Store:
@@ -51,8 +86,11 @@ class Store:
         self._epoch = time.time() - time.monotonic()
         self._on_change = on_change
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
-        self._puts: list[_Put] = []
-        self._flush: asyncio.Task[None] | None = None
+        self._put = _Writes[Request](self._thread, lambda requests: ledger.put(requests, self._now()))
+        self._discard = _Writes[Holder](
+            self._thread, lambda holders: ledger.discard_many((holder, None) for holder in holders)
+        )
+        self._forget = _Writes[Attachment](self._thread, self._free)
         attachments = {item.id: item for item in map(_attachment, ledger.records())}
         used = max((item.slot for item in attachments.values()), default=-1) + 1
         self.snapshot = Snapshot(
@@ -68,16 +106,11 @@ class Store:
         """Make an attachment durable and visible; the same one again is the same answer. Raises `ipam` errors."""
         holder = Holder(attachment.container_id, attachment.ifname)
         request = Request(holder=holder, pod=Pod(pod.namespace, pod.name, pod.uid), netns=netns)
-        put = _Put(request, asyncio.get_running_loop().create_future())
-        self._puts.append(put)
-        if self._flush is None or self._flush.done():
-            self._flush = asyncio.create_task(self._write_puts())
-        return self._adopt(await put.answer)
+        return self._adopt(await self._put(request))
 
     async def discard(self, attachment: AttachmentId) -> bool:
         """Let an attachment leave; False when there is none. It stays in the snapshot, as leaving, until forgotten."""
-        holder = Holder(attachment.container_id, attachment.ifname)
-        record = await self._in_thread(lambda: self._ledger.discard(holder))
+        record = await self._discard(Holder(attachment.container_id, attachment.ifname))
         if record is None:
             return False
         self._adopt(record)
@@ -88,8 +121,7 @@ class Store:
         known = self.snapshot.attachments.get(attachment)
         if known is None:
             return
-        holder = Holder(attachment.container_id, attachment.ifname)
-        await self._in_thread(lambda: self._ledger.forget(holder, known.sequence, self._now()))
+        await self._forget(known)
         rest = {key: value for key, value in self.snapshot.attachments.items() if key != attachment}
         self._publish(replace(self.snapshot, attachments=MappingProxyType(rest)))
 
@@ -120,22 +152,6 @@ class Store:
         """Finish what is being written; the ledger stays open."""
         self._thread.shutdown()
 
-    async def _write_puts(self) -> None:
-        while self._puts:
-            batch, self._puts = self._puts, []
-            requests = [put.request for put in batch]
-            try:
-                answers = await self._in_thread(partial(self._ledger.put, requests, self._now()))
-            except LedgerError as error:
-                answers = [error] * len(batch)
-            for put, answer in zip(batch, answers, strict=True):
-                if put.answer.cancelled():
-                    continue
-                if isinstance(answer, Record):
-                    put.answer.set_result(answer)
-                else:
-                    put.answer.set_exception(answer)
-
     def _adopt(self, record: Record) -> Attachment:
         """Bring a record of the ledger into the snapshot."""
         attachment = _attachment(record)
@@ -150,6 +166,11 @@ class Store:
         if self.snapshot.slots - (slot + 1) < self._ready_slots / 2:
             self.keep_slots(slot + 1 + self._ready_slots)
 
+    def _free(self, gone: Sequence[Attachment]) -> Sequence[None]:
+        holders = ((Holder(one.id.container_id, one.id.ifname), one.sequence) for one in gone)
+        self._ledger.forget_many(holders, self._now())
+        return [None] * len(gone)
+
     def _everybody(self) -> Sequence[AttachmentId]:
         return tuple(self.snapshot.attachments)
 
@@ -157,9 +178,6 @@ class Store:
         self.snapshot = replace(snapshot, revision=self.snapshot.revision + 1)
         if changed:
             self._on_change(changed)
-
-    async def _in_thread(self, call: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
 
 
 def _attachment(record: Record) -> Attachment:

@@ -36,6 +36,12 @@ def fabric_sessions() -> Iterator[str]:
                 yield f"{family} session with {peer.get('desc', name)} is {peer['state']}"
 
 
+def daemon() -> Iterator[str]:
+    """Yield when nobody looks after the host routes: what is there may be stale."""
+    if "tord.py" not in run("ps", "-o", "args=", "-p", run("cat", "/run/tord.pid").strip() or "0"):
+        yield "tord does not run"
+
+
 def host_routes() -> Iterator[str]:
     """Yield the servers that this ToR has no host route for."""
     known = (
@@ -67,7 +73,7 @@ def gateways() -> Iterator[str]:
             yield f"gateway {found[1]} does not answer"
 
 
-CHECKS = {"spine": [fabric_sessions], "tor": [fabric_sessions, host_routes], "server": [bond, gateways]}
+CHECKS = {"spine": [fabric_sessions], "tor": [fabric_sessions, daemon, host_routes], "server": [bond, gateways]}
 
 
 def main() -> None:

@@ -101,7 +101,7 @@ def split(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
     while offset + _HEADER.size <= len(data):
         length, kind, flags, sequence, _ = _HEADER.unpack_from(data, offset)
         yield kind, flags, sequence, data[offset : offset + length]
-        offset += (length + 3) & ~3
+        offset += max(_HEADER.size, (length + 3) & ~3)
 
 
 def failure(body: bytes, flags: int, doing: str) -> KernelError | None:
@@ -113,7 +113,7 @@ def failure(body: bytes, flags: int, doing: str) -> KernelError | None:
     offset = _HEADER.size + 4 + _HEADER.size  # CAP_ACK: only the header of our request comes back
     while flags & NLM_F_ACK_TLVS and offset + 4 <= len(body):
         length, kind = struct.unpack_from("=HH", body, offset)
-        if kind == 1:  # NLMSGERR_ATTR_MSG
+        if kind == NLMSGERR_ATTR_MSG:
             detail = body[offset + 4 : offset + length].rstrip(b"\0").decode(errors="replace")
         offset += max(4, (length + 3) & ~3)
     return (NotFound if -code in _NO_SUCH else KernelError)(-code, doing, detail)

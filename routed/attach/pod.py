@@ -72,9 +72,10 @@ def configure(pod: Rtnl, device: Device, link: Link, *, fresh: bool) -> None:
 
 def _prepare_ipv6(ifname: str, *, wanted: bool) -> None:
     """Leave the pod's IPv6 to us: no router advertisements, no made-up addresses, not even a link-local one."""
+    settings = [("accept_ra", 0), ("autoconf", 0), ("addr_gen_mode", 1)]
     if wanted:  # some runtimes turn IPv6 off in every new namespace
-        sysctl.write(f"ipv6/conf/{ifname}/disable_ipv6", 0)
-    for setting, value in (("accept_ra", 0), ("autoconf", 0), ("addr_gen_mode", 1)):
+        settings.append(("disable_ipv6", 0))
+    for setting, value in settings:
         sysctl.write(f"ipv6/conf/{ifname}/{setting}", value)
 
 

@@ -1,14 +1,15 @@
 """The loop: what every owner wants, against what every plane holds, until both are equal.
 
-One task per owner walks the planes in growth order, then in reverse for what must go; lanes batch what several owners
-want at the same moment. An owner that fails is tried again with a growing delay and holds up nobody else. A wake-up
-carries no data: *this owner may want something else now* (`touch`), *this plane may hold something else now* (`look`).
+One task per owner walks the stages in growth order, then in reverse for what must go; the planes of one stage do not
+depend on each other and work at the same time; lanes batch what several owners want at the same moment. An owner that
+fails is tried again with a growing delay and holds up nobody else. A wake-up carries no data: *this owner may want
+something else now* (`touch`), *this plane may hold something else now* (`look`).
 
 Invariants, and how to review a change against them:
 
 - nothing is removed because it was not seen: a plane whose `observe` fails is unknown, not empty;
 - what nobody wants and nobody disowns (a stray) goes only after two looks in a row found it so;
-- an owner's later planes are not touched while an earlier one fails.
+- an owner's later stages are not touched while an earlier one fails.
 """
 
 from __future__ import annotations
@@ -32,6 +33,13 @@ Want = Iterable[Mapping[Any, Any]]
 
 async def _nothing(_: object) -> None:
     """Finish a pass that leaves nothing to do."""
+
+
+async def _together(calls: Iterable[Awaitable[None]]) -> None:
+    """Wait for all of these, then raise the first failure among them."""
+    for outcome in await asyncio.gather(*calls, return_exceptions=True):
+        if outcome is not None:
+            raise outcome
 
 
 FIRST_RETRY_S = 0.1
@@ -73,7 +81,7 @@ class Loop(Generic[Owner]):
 
     def __init__(  # noqa: PLR0913 - a composition root's one call
         self,
-        planes: Sequence[Plane[Any, Any]],
+        stages: Sequence[Sequence[Plane[Any, Any]]],
         *,
         owners: Callable[[], Collection[Owner]],
         plan: Callable[[Owner], Want],
@@ -82,13 +90,14 @@ class Loop(Generic[Owner]):
         resync_s: float = 10.0,
         timeout_s: float = 20.0,
     ) -> None:
-        """`plan` returns what an owner wants, one mapping per plane in the order of `planes`.
+        """`plan` returns what an owner wants, one mapping per plane, in the order of the planes in `stages`.
 
         `is_permanent` tells failures that another try cannot mend: `wait_for` raises them at once. `finish` is called
         as the last step of every successful pass. `resync_s` is the time between two full looks, `timeout_s` the
         longest that one call of a plane may take.
         """
-        self.lanes = {plane.name: Lane(plane, timeout_s=timeout_s) for plane in planes}
+        self._stages = [[Lane(plane, timeout_s=timeout_s) for plane in stage] for stage in stages]
+        self.lanes = {lane.plane.name: lane for stage in self._stages for lane in stage}
         self.passes = 0
         """Passes of owners, ever."""
         self.drifts = dict.fromkeys(self.lanes, 0)
@@ -256,11 +265,17 @@ class Loop(Generic[Owner]):
                 await self._backoff(work)
 
     async def _pass(self, owner: Owner) -> None:
-        wants = list(zip(self.lanes.values(), self._plan(owner), strict=True))
-        for lane, want in wants:
-            await lane.converge({key: value for key, value in want.items() if value is not None})
-        for lane, want in reversed(wants):
-            await lane.converge({key: None for key, value in want.items() if value is None})
+        wants = dict(zip(self.lanes, self._plan(owner), strict=True))
+        for stage in self._stages:
+            await _together(
+                lane.converge({key: value for key, value in wants[lane.plane.name].items() if value is not None})
+                for lane in stage
+            )
+        for stage in reversed(self._stages):
+            await _together(
+                lane.converge({key: None for key, value in wants[lane.plane.name].items() if value is None})
+                for lane in stage
+            )
         await self._finish(owner)
 
     @staticmethod

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,15 @@ def traces(name: str) -> dict[int, str]:
 def namespace(path: str | Path) -> str:
     """The identity of a namespace, such as net:[4026531840]."""
     return str(Path(path).readlink())
+
+
+def namespaces_of(pids: Iterable[int]) -> set[str]:
+    """PID namespaces of these processes, as far as they still live."""
+    found = set()
+    for pid in pids:
+        with contextlib.suppress(FileNotFoundError):
+            found.add(namespace(f"/proc/{pid}/ns/pid"))
+    return found
 
 
 def in_namespace(kind: str, identities: set[str]) -> set[int]:
@@ -270,7 +280,7 @@ def test_down_cleans_up_after_a_runner_that_was_killed_half_way(name: str, nodes
     runner.wait()
     left = traces(name)
     assert left, "a killed runner leaves nodes behind"
-    spaces = {namespace(f"/proc/{pid}/ns/pid_for_children") for pid in left} - {namespace("/proc/self/ns/pid")}
+    spaces = namespaces_of(left) - {namespace("/proc/self/ns/pid")}
     Lab.named(name).down()
     eventually(lambda: not traces(name), "the end of holders that had not begun", 5)
     assert not in_namespace("pid", spaces)

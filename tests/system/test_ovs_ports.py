@@ -191,8 +191,10 @@ async def test_settings_are_made_right_and_the_rest_left_alone(bridge: Ovs) -> N
     theirs = bridge.vsctl("list", "bridge", "theirs")
     async with connected(bridge) as (ovsdb, woken):
         await woken_until(woken, lambda: bridge.vsctl("get", "interface", "up0", "mtu").strip() == "4000")
-        for _ in range(2):
-            await ovsdb.configure()
+        await ovsdb.configure()
+        count = bridge.vsctl("get", "Open_vSwitch", ".", "next_cfg")
+        await ovsdb.configure()
+        assert bridge.vsctl("get", "Open_vSwitch", ".", "next_cfg") == count, "a second look commits nothing"
         assert bridge.vsctl("get", "bridge", "br0", "fail_mode").strip() == "secure"
         assert 'disable-in-band="true"' in bridge.vsctl("get", "bridge", "br0", "other_config")
         assert "02:aa" in bridge.vsctl("get", "bridge", "br0", "other_config")
@@ -224,12 +226,15 @@ async def test_unfit_bridges_are_refused_with_what_to_do(bridge: Ovs) -> None:
     bridge.add_bridge("steered")
     bridge.add_veth("steered", "up9", 1)
     bridge.vsctl("set-controller", "steered", "ptcp:0:127.0.0.1")
+    bridge.add_bridge("owned", "external_ids:owner=somebody")
+    bridge.add_veth("owned", "up8", 1)
     before = bridge.vsctl("list", "bridge")
     for name, uplink, advice in (
         ("nowhere", "up0", "add-br nowhere"),
         ("br0", "eth9", "add-port br0 eth9"),
         ("br0", "their0", "it has up0"),
         ("steered", "up9", "del-controller steered"),
+        ("owned", "up8", "belongs to somebody"),
     ):
         async with connected(bridge, name, uplink) as (ovsdb, _):
             with pytest.raises(BridgeError, match=advice):

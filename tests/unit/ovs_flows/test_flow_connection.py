@@ -85,6 +85,15 @@ async def test_peer_that_hangs_up_before_greeting_is_unreachable(tmp_path: Path)
             await opening
 
 
+async def test_transaction_numbers_start_again_before_they_overflow(tmp_path: Path) -> None:
+    async with connected(tmp_path) as (connection, peer):
+        connection._xid = 0xF000_0001
+        asking = asyncio.create_task(connection.exchange([messages.dump_flows()]))
+        assert [(await peer.receive())[1] for _ in range(2)] == [1, 2]
+        peer.send(messages.BARRIER_REPLY, xid=2)
+        await asking
+
+
 async def test_echo_is_answered(tmp_path: Path) -> None:
     async with connected(tmp_path) as (_, peer):
         peer.send(messages.ECHO_REQUEST, b"still there?", 4711)

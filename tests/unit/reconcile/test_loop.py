@@ -19,7 +19,7 @@ class Rig:
         self.links, self.routes = DictPlane("links", self.log), DictPlane("routes", self.log)
         self.wanted: dict[str, tuple[dict[Any, Any], dict[Any, Any]]] = {}
         self.loop: Loop[str] = Loop(
-            (self.links, self.routes),
+            ((self.links,), (self.routes,)),
             owners=lambda: tuple(self.wanted),
             plan=lambda owner: self.wanted.get(owner, ({}, {})),
             **{"resync_s": 3600, **options},

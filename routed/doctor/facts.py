@@ -1,0 +1,156 @@
+"""What was seen of this server, as values; `Unseen` stands where something could not be observed."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ovs_flows.sight import PortSight, SwitchSight
+from routed.attach.answers import Device, IPInterface, Neighbour
+from routed.attach.hostfacts import Setting
+from routed.domain.rack import Server
+from routed.domain.workload import IPAddress
+from routed.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Unseen:
+    """It could not be observed."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What the kernel says of the devices that matter."""
+
+    devices: Mapping[str, Device | None]
+    """The bridge's own device, the uplink and its members; None for one that does not exist."""
+    addresses: tuple[IPInterface, ...]
+    """Of the bridge's own device."""
+    neighbours: Mapping[IPAddress, Neighbour]
+    """Of the bridge's own device."""
+    sysctls: tuple[Setting, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Bond:
+    """A bond of the kernel's own driver."""
+
+    mode: str
+    """As the driver names it: ``802.3ad``."""
+    members: tuple[str, ...]
+    partner: str
+    """MAC address of the LACP partner; all zeros while there is none, empty in other modes."""
+    broadcast_neighbor: bool | None
+    """None where the driver does not know it."""
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file, socket or directory that exists."""
+
+    mode: int
+    """``st_mode``: type and permissions."""
+    uid: int
+    writable: bool
+    """By whoever runs this."""
+
+    @property
+    def root_only(self) -> bool:
+        """Whether nobody but root may use it."""
+        return self.uid == 0 and not stat.S_IMODE(self.mode) & 0o077
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Files by what they are for; None for one that does not exist."""
+
+    state: File | None
+    state_parent: File | None
+    """The nearest directory above the state directory that exists."""
+    cni_socket: File | None
+    ledger: bool | None | Unseen
+    """Whether it is one of ours; None when there is none."""
+    password: File | None
+    password_error: str | None
+    """Why the password cannot be read; None when it can, or when there is none to read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """ICMP echo requests and how many of them were answered."""
+
+    sent: int
+    answered: int
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """A running agent's answers."""
+
+    sessions: tuple[Mapping[str, Any], ...]
+    """Rows of ``routed show neighbors``."""
+    ailment: str | None | Unseen
+    """Why it could not attach a pod now (/readyz); None when it could."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """All of it."""
+
+    settings: Settings
+    server: Server
+    root: bool
+    """Whether root looked."""
+    release: str
+    """Of the kernel: ``6.1.0-18-amd64``."""
+    drivers: Mapping[str, bool | None]
+    """Whether the kernel has a driver, built in or as a module; None when nothing says so."""
+    network: Network | Unseen
+    bond: Bond | None
+    """The uplink, when it is a bond of the kernel's."""
+    switch_ids: Mapping[str, str | None]
+    """The NIC that each member is a port of; None for one that does not say."""
+    switch: SwitchSight | Unseen
+    openflow: Unseen | None
+    """Why the bridge's OpenFlow socket does not answer; None when it does."""
+    agent: Agent | Unseen
+    files: Files
+    echoes: Mapping[IPAddress, Echo | Unseen]
+    """By ToR and gateway, as far as this server has an address to ask from."""
+
+    @property
+    def uplink(self) -> PortSight | None:
+        """The uplink's port on the bridge."""
+        if isinstance(self.switch, Unseen) or self.switch.bridge is None:
+            return None
+        return self.switch.bridge.ports.get(self.settings.bridge.uplink)
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The devices that this server goes out by."""
+        return members(self.settings, self.bond, self.switch)
+
+
+def members(settings: Settings, bond: Bond | None, switch: SwitchSight | Unseen) -> tuple[str, ...]:
+    """Return the uplink's devices: those of the rack file, else the bond's, else the uplink itself."""
+    bridge = settings.bridge
+    if bridge.members or bond is not None:
+        return bridge.members or (bond.members if bond is not None else ())
+    if not isinstance(switch, Unseen) and switch.bridge is not None and bridge.uplink in switch.bridge.ports:
+        return tuple(interface.name for interface in switch.bridge.ports[bridge.uplink].interfaces)
+    return (bridge.uplink,)
+
+
+def permissions(file: File) -> str:
+    """Return ``0644, owner 0``."""
+    return f"{stat.S_IMODE(file.mode):04o}, owner {file.uid}"
+
+
+def ledger_path(settings: Settings) -> Path:
+    """Return where the ledger is."""
+    return settings.paths.state / "ledger.db"

@@ -1,0 +1,135 @@
+"""The store against a real ledger: durable first, then visible, and thirty pods in one transaction."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from ipam.errors import Leaving, PoolExhausted
+from ipam.leases import EmbeddedLeases
+from ipam.ledger import Ledger
+from ipam.model import Pool
+from routed.domain.intent import Owner, Standing
+from routed.domain.rack import Rack, Server, Subnet, Uplink
+from routed.domain.workload import AttachmentId, PodRef
+from routed.store import Store
+
+PREFIX, GATEWAY = ip_network("10.101.0.0/26"), ip_address("10.101.0.1")
+UPLINK = Uplink((1,), "02:10:00:00:01:0b", None, 1500)
+POD = PodRef("default", "web", "u1")
+
+
+class Rig(SimpleNamespace):
+    store: Store
+    changed: list[Owner]
+    transactions: list[int]
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Callable[[], Rig]]:
+    rigs: list[tuple[Store, Ledger]] = []
+
+    def close() -> None:
+        while rigs:
+            store, ledger = rigs.pop()
+            store.close()
+            ledger.close()
+
+    def start() -> Rig:
+        close()
+        pools = (Pool(PREFIX, GATEWAY),)
+        ledger = Ledger(tmp_path / "ledger.db", pools, EmbeddedLeases(pools))
+        transactions: list[int] = []
+        original = ledger.put
+
+        def counted(requests: Sequence[object], now: float) -> object:
+            transactions.append(len(requests))
+            return original(requests, now)  # type: ignore[arg-type]  # only counts, the ledger checks
+
+        ledger.put = counted  # type: ignore[method-assign,assignment]  # an executing wrapper
+        changed: list[Owner] = []
+        rack = Rack("r1", (), (), (Subnet(PREFIX, GATEWAY),))
+        server = Server("s11", 65500, (ip_address("10.1.0.11"),))
+        store = Store(ledger, rack=rack, server=server, uplink=UPLINK, ready_slots=4, on_change=changed.extend)
+        rigs.append((store, ledger))
+        return Rig(store=store, changed=changed, transactions=transactions)
+
+    yield start
+    close()
+
+
+def key(number: int) -> AttachmentId:
+    return AttachmentId(f"c{number}", "eth0")
+
+
+async def test_a_put_is_visible_and_wakes_its_owner(opened: Callable[[], Rig]) -> None:
+    rig = opened()
+    attachment = await rig.store.put(key(1), POD, "/run/netns/web")
+    assert rig.store.snapshot.attachments == {key(1): attachment}
+    assert rig.changed == [key(1)]
+    assert await rig.store.put(key(1), POD, "/run/netns/web") == attachment
+
+
+async def test_pods_that_come_together_share_a_transaction(opened: Callable[[], Rig]) -> None:
+    rig = opened()
+    await asyncio.gather(*(rig.store.put(key(number), POD, "/run/netns/web") for number in range(30)))
+    assert sum(rig.transactions) == 30
+    assert len(rig.transactions) <= 3
+    assert len({one.slot for one in rig.store.snapshot.attachments.values()}) == 30
+
+
+async def test_everything_survives_a_restart(opened: Callable[[], Rig]) -> None:
+    rig = opened()
+    staying = await rig.store.put(key(1), POD, "/run/netns/web")
+    await rig.store.put(key(2), POD, "/run/netns/web")
+    await rig.store.discard(key(2))
+    again = opened().store.snapshot
+    assert again.attachments[key(1)] == staying
+    assert again.attachments[key(2)].leaving
+    assert again.slots == 2 + 4
+
+
+async def test_leaving_is_not_gone_until_forgotten(opened: Callable[[], Rig]) -> None:
+    rig = opened()
+    await rig.store.put(key(1), POD, "/run/netns/web")
+    assert await rig.store.discard(key(1))
+    assert rig.store.snapshot.attachments[key(1)].leaving
+    with pytest.raises(Leaving):
+        await rig.store.put(key(1), POD, "/run/netns/web")
+    await rig.store.forget(key(1))
+    await rig.store.forget(key(1))
+    assert rig.store.snapshot.attachments == {}
+    assert not await rig.store.discard(key(1))
+    (pool,) = rig.store.usage()
+    assert (pool.used, pool.cooling, pool.free) == (0, 1, 60)
+
+
+async def test_a_full_pool_refuses_one_and_serves_the_others(opened: Callable[[], Rig]) -> None:
+    rig = opened()
+    calls = (rig.store.put(key(number), POD, "/run/netns/web") for number in range(62))
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert sum(isinstance(one, PoolExhausted) for one in outcomes) == 1
+    assert len(rig.store.snapshot.attachments) == 61
+
+
+async def test_the_stock_grows_before_it_is_used_up(opened: Callable[[], Rig]) -> None:
+    rig = opened()
+    for number in range(3):
+        await rig.store.put(key(number), POD, "/run/netns/web")
+    assert rig.store.snapshot.slots == 3 + 4
+    assert Standing.STOCK in rig.changed
+
+
+async def test_the_uplink_concerns_everybody_but_only_when_it_changes(opened: Callable[[], Rig]) -> None:
+    rig = opened()
+    await rig.store.put(key(1), POD, "/run/netns/web")
+    rig.changed.clear()
+    rig.store.set_uplink(UPLINK)
+    assert rig.changed == []
+    rig.store.set_uplink(Uplink((1,), UPLINK.mac, "02:00:00:00:01:01", 1500))
+    assert set(rig.changed) == {Standing.HOST, Standing.STOCK, key(1)}
