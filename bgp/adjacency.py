@@ -5,15 +5,15 @@ order of its own: pending routes lie in one bucket per attribute set, and the bu
 they were first used. Two commands for one prefix that are pending together may so reach the neighbour the wrong way
 round, and ExaBGP, which looks only at the last command, would suppress the repair as known already. Hence:
 
-1. While a session carries a prefix's family, a command for the prefix is finished when it was acknowledged AND its UPDATE
-   was seen on its way out (`sent`). There is never a second one before.
-2. While it does not, nothing will be seen, and what is given waits for the session. So attributes are then changed by a
-   withdraw of the old ones (same bucket: it replaces the announce) and an announce of the new ones: at most one announce
-   per prefix is pending, and ExaBGP leaves out withdraws that were pending when a session came up.
-3. The loop is closed over what was really written. Whatever slips between the two rules in the moment in which a session
-   comes up is seen: another set than the wanted one on the wire is announced once more (which ExaBGP does not suppress,
-   as it believes otherwise) before the wanted one; a route that should be on the wire and was withdrawn is withdrawn in
-   ExaBGP, too, and announced afresh; one that nobody wants is withdrawn.
+1. While a session carries a prefix's family, a command for the prefix is finished when it was acknowledged AND its
+   UPDATE was seen on its way out (`sent`). There is never a second one before.
+2. While it does not, nothing will be seen, and what is given waits for the session. So attributes are then changed by
+   a withdraw of the old ones (same bucket: it replaces the announce) and an announce of the new ones: at most one
+   announce per prefix is pending, and ExaBGP leaves out withdraws that were pending when a session came up.
+3. The loop is closed over what was really written. Whatever slips between the two rules in the moment in which a
+   session comes up is seen: another set than the wanted one on the wire is announced once more (which ExaBGP does not
+   suppress, as it believes otherwise) before the wanted one; a route that should be on the wire and was withdrawn is
+   withdrawn in ExaBGP, too, and announced afresh; one that nobody wants is withdrawn.
 """
 
 from __future__ import annotations
@@ -198,8 +198,8 @@ class Adjacency:
     def tick(self) -> None:
         """Note that a ninth of the hold time went by.
 
-        A command that was acknowledged and, in a session that lived on, not written for a whole hold time never will be:
-        ExaBGP believed that the neighbour knew. Start over with the prefix, by a withdraw, which is always sent.
+        A command that was acknowledged and, in a session that lived on, not written for a whole hold time never will
+        be: ExaBGP believed that the neighbour knew. Start over with the prefix, by a withdraw, which is always sent.
         """
         for command in list(self._commands.values()):
             command.age += command.taken

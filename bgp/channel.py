@@ -1,8 +1,9 @@
 """One connection to one ExaBGP, through its relay: commands out, answers and events in.
 
-ExaBGP answers each command with ``done`` or ``error``, in order, but for one thing: an ``error`` found while the line is
-parsed overtakes the answers of routes that still wait in its queue. So well-formed routes are pipelined, up to `WINDOW`
-(ExaBGP takes quadratic time over a longer queue), and every other command is asked alone, with nothing else on its way.
+ExaBGP answers each command with ``done`` or ``error``, in order, but for one thing: an ``error`` found while the line
+is parsed overtakes the answers of routes that still wait in its queue. So well-formed routes are pipelined, up to
+`WINDOW` (ExaBGP takes quadratic time over a longer queue), and every other command is asked alone, with nothing else
+on its way.
 """
 
 from __future__ import annotations

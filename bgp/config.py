@@ -4,10 +4,10 @@ Each neighbour's section stands by itself and carries, as its description, a dig
 A description can change without touching the session, ExaBGP shows it on request, and so a section that was written can
 be told from a section that is in force.
 
-Keywords, and why: ``manual-eor`` because the automatic End-of-RIB leaves before the first route and makes the neighbours
-drop what graceful restart kept; ``adj-rib-out`` so that ExaBGP replays its routes to a switch that comes back while no
-agent runs; ``send { parsed; update; }`` because an acknowledgement says *queued*, never *sent*; ``md5-base64 false``
-because a key of hexadecimal digits would be decoded. Source: ExaBGP 5.0.15.
+Keywords, and why: ``manual-eor`` because the automatic End-of-RIB leaves before the first route and makes the
+neighbours drop what graceful restart kept; ``adj-rib-out`` so that ExaBGP replays its routes to a switch that comes
+back while no agent runs; ``send { parsed; update; }`` because an acknowledgement says *queued*, never *sent*;
+``md5-base64 false`` because a key of hexadecimal digits would be decoded. Source: ExaBGP 5.0.15.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bgp.errors import PasswordError
+from bgp.errors import ConfigError, PasswordError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -85,8 +85,11 @@ def render(wanted: Iterable[str], relay: Sequence[str]) -> str:
 
 
 def split(text: str) -> dict[IPAddress, str]:
-    """Return every neighbour's section of a file that `render` made."""
-    return {ip_address(found["address"]): found[0] for found in _SECTION.finditer(text)}
+    """Return every neighbour's section of a file that `render` made; ConfigError when it did not."""
+    try:
+        return {ip_address(found["address"]): found[0] for found in _SECTION.finditer(text)}
+    except ValueError as error:
+        raise ConfigError("the configuration file of the running ExaBGP was written by somebody else") from error
 
 
 def generation(text: str) -> str:

@@ -44,6 +44,7 @@ class Conversation:
         self._on_session = on_session
         self._kick = asyncio.Event()
         self._questions: deque[tuple[str, asyncio.Future[list[str] | None]]] = deque()
+        self._closed = False
         self._doubt = False
         self._cautious = 0
         self.authoritative = False
@@ -66,14 +67,15 @@ class Conversation:
                 self.ready.set()
                 group.create_task(self._work())
         finally:
-            self.ready.clear()
-            self._channel.close()
-            for _line, answer in self._questions:
-                answer.cancel()
+            self.close()
 
     def close(self) -> None:
-        """End a conversation that was not begun."""
+        """End the conversation; what was asked and is asked from now on stays without an answer."""
+        self.ready.clear()
+        self._closed = True
         self._channel.close()
+        for _line, answer in self._questions:
+            answer.cancel()
 
     def kick(self) -> None:
         """Say that there may be something to do."""
@@ -91,6 +93,8 @@ class Conversation:
         answer: asyncio.Future[list[str] | None] = asyncio.get_running_loop().create_future()
         self._questions.append((line, answer))
         self._kick.set()
+        if self._closed:
+            answer.cancel()
         return answer
 
     async def _introduce(self) -> None:

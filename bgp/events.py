@@ -78,7 +78,7 @@ Event = RelayConnected | Negotiated | SessionUp | SessionDown | UpdateSent | End
 
 
 def parse(line: bytes) -> Event | None:
-    """Return the event in a line that starts with a brace; None for one that we have no use for, ProtocolError for junk."""
+    """Return the event in a line that is JSON; None for one of no use to us, ProtocolError for junk."""
     try:
         return _event(json.loads(line))
     except (ValueError, KeyError, TypeError, AttributeError, InvalidRouteError) as error:

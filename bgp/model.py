@@ -1,7 +1,7 @@
 """Values of the advertisements plane. Pure: no input or output.
 
-Everything that reaches ExaBGP's command line is built from these values, and they hold nothing but numbers: ExaBGP looks
-for its commands anywhere in a line, so that a community by the name ``graceful-shutdown`` shuts it down.
+Everything that reaches ExaBGP's command line is built from these values, and they hold nothing but numbers: ExaBGP
+looks for its commands anywhere in a line, so that a community by the name ``graceful-shutdown`` shuts it down.
 """
 
 from __future__ import annotations
@@ -19,9 +19,7 @@ IPNetwork = IPv4Network | IPv6Network
 
 _COMMUNITY = re.compile(r"[0-9]{1,10}(:[0-9]{1,10}){1,2}")
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_PASSWORD = re.compile(
-    r"[!#-:<-~]{1,80}"
-)  # printable ASCII but space, the quote and the semicolon; RFC 2385 stops at 80
+_PASSWORD = re.compile(r"[!#-&(-:<-\[\]-~]{1,80}")  # what ExaBGP reads as it stands; RFC 2385 allows 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +79,7 @@ class Neighbor:
             raise ConfigError(f"asn: {self.asn} of neighbour {self.name} is not an AS number")
         if self.password is not None and not _PASSWORD.fullmatch(self.password):
             raise ConfigError(
-                f'password: that of {self.name} is not 1 to 80 printable ASCII characters without space, " or ;'
+                f"password: that of {self.name} must be 1 to 80 printable ASCII characters, none of space, quotes, ; \\"
             )
 
 

@@ -55,7 +55,7 @@ class Process:
         self._log = run_dir / "exabgp.log"
 
     def running(self) -> bool:
-        """Tell whether an ExaBGP of this run directory is alive, ours or one that an earlier agent left; note its pid."""
+        """Tell whether an ExaBGP of this run directory is alive, whoever started it; note its pid."""
         with contextlib.suppress(OSError, ValueError):
             pid = int(self._pidfile.read_text())
             if str(self.configuration).encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
@@ -107,7 +107,7 @@ class Process:
             os.kill(self.pid, signal.SIGUSR1)
 
     def unsent(self, neighbor: IPAddress) -> int:
-        """Return how many bytes ExaBGP's sockets hold that the neighbour's TCP did not acknowledge; 0 without a session."""
+        """Return how many bytes wait for the acknowledgement of the neighbour's TCP; 0 without a session."""
         table = Path(f"/proc/{self.pid}/net/tcp{6 if neighbor.version == 6 else ''}")
         peer = _kernel_hex(neighbor)
         with contextlib.suppress(OSError):
@@ -127,7 +127,7 @@ class Process:
             finally:
                 os.close(pidfd)
         with contextlib.suppress(ChildProcessError):  # an adopted one is no child of ours
-            os.waitpid(self.pid, 0)
+            os.waitpid(self.pid, 0)  # noqa: ASYNC222  it has ended: this only takes its status
         self.pid = None
         self._pidfile.unlink(missing_ok=True)
 

@@ -5,8 +5,8 @@ milliseconds. Three promises:
 
 - ExaBGP's pipe is always read. ExaBGP writes to it without a timeout and stops sending keepalives when it is full, so
   what nobody wants to hear is thrown away.
-- It never ends while ExaBGP lives. ExaBGP gives up after six deaths of a helper within a minute, and takes a session down
-  when it cannot write to a helper. Speakers come and go; the relay looks for the next one.
+- It never ends while ExaBGP lives. ExaBGP gives up after six deaths of a helper within a minute, and takes a session
+  down when it cannot write to a helper. Speakers come and go; the relay looks for the next one.
 - Half a line is never passed on, in neither direction: what a dead speaker did not finish would be glued to its
   successor's first command.
 
@@ -75,12 +75,12 @@ class Relay:
 
     def _connect(self) -> None:
         speaker = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        speaker.setblocking(False)  # a listener that is stopped lets a queue of connections fill up, and then blocks
         try:
             speaker.connect(self._path)
         except OSError:
             speaker.close()
             return
-        speaker.setblocking(False)
         self._speaker = speaker
         hello = {"type": "relay", "exabgp": os.getppid(), "owed": self._owed}
         self._events = bytearray(json.dumps(hello).encode() + b"\n")

@@ -1,14 +1,14 @@
 """A changed configuration, brought to a running ExaBGP neighbour by neighbour.
 
-A restart would be simpler and, with graceful restart, harmless, but it resets every session at once, and not every switch
-helps a restarting speaker. A reload (SIGUSR1) resets exactly the sessions whose section changed. So the file is changed
-one section at a time, and the next one waits until the neighbour before it is back and was told everything: a change that
-a neighbour does not survive never reaches the second. Neighbours that are down go first: they have nothing to lose, and
-the change may be their cure.
+A restart would be simpler and, with graceful restart, harmless, but it resets every session at once, and not every
+switch helps a restarting speaker. A reload (SIGUSR1) resets exactly the sessions whose section changed. So the file
+is changed one section at a time, and the next one waits until the neighbour before it is back and was told
+everything: a change that a neighbour does not survive never reaches the second. Neighbours that are down go first:
+they have nothing to lose, and the change may be their cure.
 
-ExaBGP forgets a reload silently while any route waits to be sent, to any neighbour. So it is asked again until it shows
-the new generation. With a neighbour that is dead that takes until its attempt to connect has failed, two minutes at most
-with Linux's defaults.
+ExaBGP forgets a reload silently while any route waits to be sent, to any neighbour. So it is asked again until it
+shows the new generation. With a neighbour that is dead that takes until its attempt to connect has failed, two
+minutes at most with Linux's defaults.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ async def _change(session: Session, old: str, new: str, process: Process, ask: A
         if renamed and not applied:
             session.adjacency.reread(held, foreign=False)
         session.configured = known or applied
-    while resets and not (session.ups > ups and session.told_everything):
+    while resets and not (session.ups > ups and session.told_everything):  # noqa: ASYNC110  rare, and of no hurry
         await asyncio.sleep(RETRY_S)
 
 

@@ -1,12 +1,14 @@
 """The advertisements plane: keeps one ExaBGP alive and its neighbours told exactly what is desired.
 
-Owns the ExaBGP of one run directory. Never sends a NOTIFICATION, never withdraws what it was not asked to, never lets an
-End-of-RIB out before everything desired is on the wire (RFC 4724 section 4.1: it would make the neighbours drop the rest).
+Owns the ExaBGP of one run directory. Never sends a NOTIFICATION, never withdraws what it was not asked to, never lets
+an End-of-RIB out before everything desired is on the wire (RFC 4724 section 4.1: it would make the neighbours drop
+the rest).
 
-Unlike other planes it remembers what it was asked for: an ExaBGP that crashed or hangs is replaced and given everything
-again within the hold time, faster than a pass of the loop. An agent that restarts leaves ExaBGP alone; the next one finds
-it by the relay's connection, sessions untouched, and learns from adj-rib-out what is announced. See `bgp.adjacency` for
-the order of commands, `bgp.conversation` for who may speak when, `bgp.rollout` for changes of the configuration.
+Unlike other planes it remembers what it was asked for: an ExaBGP that crashed or hangs is replaced and given
+everything again within the hold time, faster than a pass of the loop. An agent that restarts leaves ExaBGP alone; the
+next one finds it by the relay's connection, sessions untouched, and learns from adj-rib-out what is announced. See
+`bgp.adjacency` for the order of commands, `bgp.conversation` for who may speak when, `bgp.rollout` for changes of the
+configuration.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ class Speaker:
 
     name = "advertisements"
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  the executables and the user are for images and tests
         self,
         configuration: SpeakerConfig,
         run_dir: Path,
@@ -86,6 +88,13 @@ class Speaker:
         )
         self._process.own(self._process.socket)
         self._task = asyncio.create_task(self._supervise(), name="bgp-speaker")
+        self._task.add_done_callback(self._on_end)
+
+    def _on_end(self, task: asyncio.Task[None]) -> None:
+        """Say so when the eternal task ended by itself: that is a mistake of ours, and calls fail from now on."""
+        if not task.cancelled():
+            log.critical("speaker.ended", error=repr(task.exception()))
+            self._wake()
 
     async def stop(self) -> None:
         """End this speaker and leave ExaBGP, its sessions and all routes alone: for a restart of the agent."""
@@ -101,8 +110,8 @@ class Speaker:
     async def drain(self, timeout_s: float = 30.0) -> None:
         """Withdraw everything, wait until every neighbour with a session was told, then end ExaBGP and this speaker.
 
-        Told means: written, and acknowledged by the neighbour's TCP. UnavailableError when that takes longer; ExaBGP and
-        this speaker then go on, with nothing desired.
+        Told means: written, and acknowledged by the neighbour's TCP. UnavailableError when that takes longer; ExaBGP
+        and this speaker then go on, with nothing desired.
         """
         try:
             async with asyncio.timeout(timeout_s):
@@ -153,8 +162,8 @@ class Speaker:
     async def upsert(self, items: Mapping[RouteKey, Attributes]) -> Mapping[RouteKey, Exception]:
         """Announce these routes with these attributes; returns when ExaBGP has taken them.
 
-        They stay desired when that takes too long (UnavailableError) and are sent as soon as there is an ExaBGP. They do
-        not when they are refused: InvalidRouteError for a next hop of the other family or an unknown neighbour,
+        They stay desired when that takes too long (UnavailableError) and are sent as soon as there is an ExaBGP. They
+        do not when they are refused: InvalidRouteError for a next hop of the other family or an unknown neighbour,
         RejectedError when ExaBGP says no.
         """
         failures: dict[RouteKey, Exception] = {}
@@ -227,7 +236,7 @@ class Speaker:
             try:
                 await self._serve(adopt=adopt)
             except* (BgpError, OSError) as lost:
-                log.warning("exabgp.lost", pid=self._process.pid, reasons=[str(error) for error in _leaves(lost)])
+                log.warning("exabgp.lost", pid=self._process.pid, reasons=[repr(error) for error in _leaves(lost)])
             await self._process.kill()
             for session in self._sessions.values():
                 session.forget("ExaBGP was lost")

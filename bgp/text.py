@@ -23,6 +23,7 @@ _ROW = re.compile(
     r"neighbor (?P<neighbor>\S+) local-ip .* family-allowed \S+ ipv[46] unicast (?P<prefix>\S+) next-hop (?P<hop>\S+)"
     r"(?P<attributes>.*)"
 )
+_DESCRIBED = re.compile(r'^neighbor (\S+) \{\n\s+description "(.*)";$', re.MULTILINE)
 _MED = re.compile(r" med (\d+)")
 _COMMUNITIES = re.compile(r" (?:large-)?community (\[[^]]*\]|\S+)")
 
@@ -70,12 +71,8 @@ def parse_route(line: str) -> tuple[IPAddress, IPNetwork, Attributes]:
 
 def parse_generations(lines: list[str]) -> dict[IPAddress, str]:
     """Return each neighbour's description in an answer to `SHOW_CONFIGURATION`: the generation that it runs."""
-    found: dict[IPAddress, str] = {}
-    neighbor: IPAddress | None = None
-    for line in lines:
-        words = line.split()
-        if words[:1] == ["neighbor"] and words[-1] == "{":
-            neighbor = ip_address(words[1])
-        elif words[:1] == ["description"] and neighbor is not None:
-            found[neighbor] = line.split('"')[1]
-    return found
+    found = _DESCRIBED.findall("\n".join(lines))
+    try:
+        return {ip_address(neighbor): description for neighbor, description in found}
+    except ValueError as error:
+        raise ProtocolError(f"not a configuration: {found}") from error

@@ -21,11 +21,12 @@ from containerlab.node import Node
 from containerlab.probe import Place
 from containerlab.runtime import Runtime, clean
 
-SHIM = Path(__file__).parents[1] / "build" / "routed-cni"
-NAMESPACE = "demo"
+ROOT = Path(__file__).parents[1]
+SHIM = ROOT / "build" / "routed-cni"
+CONFLIST = ROOT / "deploy" / "cni" / "10-routed.conflist"
 CONF_DIR = Path("/etc/cni/net.d")
-NETWORK = {"cniVersion": "1.0.0", "name": "routed", "plugins": [{"type": SHIM.name}]}
-"""The newest version that Debian's containerd reads."""
+NAMESPACE = "demo"
+RUNTIME = "rt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +74,12 @@ class RuntimePods:
     def start(cls, lab: Lab, server: str) -> Self:
         """Start containerd in a server; RuntimeFailedError or OSError when it cannot run."""
         node, folder = lab.node(server), scratch(lab.name) / server
+        plugins = _plugins(folder)
         conf = node.path(CONF_DIR)
         conf.mkdir(parents=True, exist_ok=True)
-        (conf / "10-routed.conflist").write_text(json.dumps(NETWORK))
-        runtime = Runtime.start(folder, cni_bin=plugins(lab.name), cni_conf=CONF_DIR, prefix=_entering(node))
-        return cls(node, runtime, folder)
+        shutil.copy(CONFLIST, conf)
+        runtime = Runtime.start(folder / RUNTIME, cni_bin=plugins, cni_conf=CONF_DIR, prefix=_entering(node))
+        return cls(node, runtime, folder / RUNTIME)
 
     def run(self, name: str) -> Pod:
         """Start a pod; RuntimeFailedError with the plugin's words."""
@@ -105,8 +107,9 @@ class PlainPods:
 
     def __init__(self, lab: Lab, server: str) -> None:
         self._node = lab.node(server)
-        plugin = {"cniVersion": NETWORK["cniVersion"], "name": NETWORK["name"], "type": SHIM.name}
-        self._plugin = Plugin(plugins(lab.name) / SHIM.name, plugin, prefix=_entering(self._node))
+        network = json.loads(CONFLIST.read_text())
+        conf = {"cniVersion": network["cniVersion"], "name": network["name"], **network["plugins"][0]}
+        self._plugin = Plugin(SHIM, conf, prefix=_entering(self._node))
 
     def run(self, name: str) -> Pod:
         """Start a pod; CniError."""
@@ -135,23 +138,22 @@ def scratch(lab: str) -> Path:
     return Path(tempfile.gettempdir(), f"routed-lab-{lab}")
 
 
-def plugins(lab: str) -> Path:
-    """Return the folder of the plugins that a lab's runtimes use, made when it is not there."""
-    folder = scratch(lab) / "bin"
-    if not folder.is_dir():
-        folder.mkdir(mode=0o700, parents=True)
-        (folder / SHIM.name).symlink_to(SHIM)
-        (folder / "loopback").symlink_to(DEBIAN_PLUGINS / "loopback")
-    return folder
-
-
 def clean_up(lab: str) -> None:
     """Remove what the runtimes of a lab left, its nodes being down: control groups, files."""
-    for folder in scratch(lab).glob("*"):
-        if folder.name != "bin":
-            clean(folder)
+    for folder in scratch(lab).glob(f"*/{RUNTIME}"):
+        clean(folder)
     if scratch(lab).is_dir():
         shutil.rmtree(scratch(lab))
+
+
+def _plugins(folder: Path) -> Path:
+    """Make a folder with the plugins of the network configuration."""
+    plugins = folder / "bin"
+    plugins.mkdir(mode=0o700, parents=True)
+    (plugins / "loopback").symlink_to(DEBIAN_PLUGINS / "loopback")
+    for plugin in json.loads(CONFLIST.read_text())["plugins"]:
+        (plugins / plugin["type"]).symlink_to(SHIM)
+    return plugins
 
 
 def _entering(node: Node) -> tuple[str, ...]:

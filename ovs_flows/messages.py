@@ -127,11 +127,14 @@ def parse_part(body: bytes) -> tuple[int, bytes]:
 
 
 def is_foreign_change(content: bytes) -> bool:
-    """Tell whether a flow monitor's report holds more than our own changes, which OVS abbreviates."""
-    abbreviated, offset = 4, 0
+    """Tell whether a flow monitor's report holds more than our own changes, which OVS abbreviates.
+
+    Neither do the changes in OVS's hidden last table count: it rewrites the rules of its bonds there all the time.
+    """
+    abbreviated, hidden_table, offset = 4, 254, 0
     while offset < len(content):
-        length, event = struct.unpack_from("!HH", content, offset)
-        if event != abbreviated:
+        length, event, table = struct.unpack_from("!HHB", content, offset)
+        if event != abbreviated and table != hidden_table:
             return True
         offset += length
     return False

@@ -84,25 +84,26 @@ class Flows:
             except Unreachable as error:
                 if delay == _RETRY_S:
                     log.warning("openflow.unreachable", error=str(error))
-                await asyncio.sleep(delay)
                 delay = min(delay * 2, _RETRY_MAX_S)
-                continue
-            delay = _RETRY_S
-            try:
+            else:
                 await self._serve(connection)
-            except Unreachable as error:
-                log.warning("openflow.lost", error=str(error))
-            finally:
-                self._connection = None
-                connection.close()
+                delay = _RETRY_S
+            await asyncio.sleep(delay)
 
     async def _serve(self, connection: Connection) -> None:
-        await connection.exchange([messages.monitor_flows()])  # refused by OVS before 2.17: then the resync looks
-        self._connection = connection
-        log.info("openflow.connected", socket=str(self._socket))
-        self._wake()
-        await connection.closed.wait()
-        log.warning("openflow.lost", error="closed by the switch")
+        """Let the plane use a connection until it is lost."""
+        try:
+            await connection.exchange([messages.monitor_flows()])  # refused by OVS before 2.17: then the resync looks
+            self._connection = connection
+            log.info("openflow.connected", socket=str(self._socket))
+            self._wake()
+            await connection.closed.wait()
+            log.warning("openflow.lost", error="closed by the switch")
+        except Unreachable as error:
+            log.warning("openflow.lost", error=str(error))
+        finally:
+            self._connection = None
+            connection.close()
 
     async def observe(self) -> Mapping[int, Entries]:
         """Return everything that the bridge has, by cookie; Unreachable when it cannot tell."""

@@ -40,7 +40,7 @@ from ovs_flows.rows import (
 )
 from ovs_flows.tables import PREFIX_TABLES
 
-__all__ = ["Ovsdb", "Ports", "UplinkPorts"]
+__all__ = ["MARK", "Ovsdb", "Ports", "UplinkPorts"]
 
 T = TypeVar("T")
 _SETTINGS = {"disable-in-band": "true"}

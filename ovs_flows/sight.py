@@ -1,4 +1,4 @@
-"""Open vSwitch and our bridge as the database describes them, right or wrong. Changes nothing.
+"""Open vSwitch and our bridge as they describe themselves, right or wrong. Changes nothing.
 
 `Ovsdb.uplink` refuses a bridge that cannot be used; this tells what it is like, for people who look for what is wrong.
 Schema: ovs-vswitchd.conf.db(5).
@@ -6,11 +6,22 @@ Schema: ovs-vswitchd.conf.db(5).
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from ovs_flows.ovsdb import MARK, Ovsdb
+from ovs_flows import messages
+from ovs_flows.connection import Connection
+from ovs_flows.errors import Unreachable
+from ovs_flows.messages import Message
+from ovs_flows.ovsdb import Ovsdb
+from ovs_flows.rows import ofport
+
+_DESCRIPTION = Message(messages.MULTIPART_REQUEST, struct.pack("!HH4x", 0, 0))
+_SOFTWARE = slice(512, 768)
+"""Where a switch's description names its software (OpenFlow 1.4 7.3.5.1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +51,8 @@ class BridgeSight:
     """Our bridge."""
 
     fail_mode: str
-    ours: bool
-    """Whether it carries our mark."""
+    owner: str
+    """Who marked it as theirs; ``routed`` once an agent has taken it over, empty before."""
     controllers: tuple[str, ...]
     """Who else programs it."""
     ports: Mapping[str, PortSight]
@@ -51,8 +62,6 @@ class BridgeSight:
 class SwitchSight:
     """The whole switch."""
 
-    version: str
-    """Empty when ovs-vswitchd never ran on this database."""
     bridges: tuple[str, ...]
     bridge: BridgeSight | None
     """None when there is no bridge of our name."""
@@ -63,11 +72,25 @@ async def look(ovsdb: Ovsdb) -> SwitchSight:
     return await ovsdb.read(lambda api: _switch(api.tables, ovsdb.bridge))
 
 
+async def software(management: Path) -> str:
+    """Return the version of the switch behind a bridge's management socket; Unreachable when none answers.
+
+    The database has a column for it, which only the start script writes.
+    """
+    connection = await Connection.open(management, lambda: None)
+    try:
+        answer = await connection.exchange([_DESCRIPTION])
+    finally:
+        connection.close()
+    description = b"".join(answer.parts.get(answer.first, ()))
+    if len(description) < _SOFTWARE.stop:
+        raise Unreachable(f"the switch on {management} does not describe itself")
+    return description[_SOFTWARE].rstrip(b"\0").decode(errors="replace")
+
+
 def _switch(tables: Mapping[str, Any], name: str) -> SwitchSight:
     bridges = {row.name: row for row in tables["Bridge"].rows.values()}
-    root = next(iter(tables["Open_vSwitch"].rows.values()), None)
     return SwitchSight(
-        version=_text(root.ovs_version) if root is not None else "",
         bridges=tuple(sorted(bridges)),
         bridge=_bridge(bridges[name]) if name in bridges else None,
     )
@@ -76,7 +99,7 @@ def _switch(tables: Mapping[str, Any], name: str) -> SwitchSight:
 def _bridge(row: Any) -> BridgeSight:
     return BridgeSight(
         fail_mode=_text(row.fail_mode) or "standalone",
-        ours=all(row.external_ids.get(key) == value for key, value in MARK.items()),
+        owner=row.external_ids.get("owner", ""),
         controllers=tuple(sorted(controller.target for controller in row.controller)),
         ports={port.name: _port(port) for port in row.ports},
     )
@@ -86,7 +109,7 @@ def _port(row: Any) -> PortSight:
     interfaces = (
         InterfaceSight(
             name=interface.name,
-            ofport=max(interface.ofport[0], 0) if interface.ofport else 0,
+            ofport=ofport(interface),
             error=_text(interface.error),
             lacp_current=interface.lacp_current[0] if interface.lacp_current else None,
         )

@@ -200,7 +200,7 @@ def _decode_actions(raw: bytes) -> tuple[Action, ...]:
 # --- flows -----------------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=1 << 17)
+@lru_cache(maxsize=1 << 14)
 def decode_flow(table: int, priority: int, match: bytes, instructions: bytes) -> Flow:
     """Return the flow that these bytes say, ``match`` without its padding. Cached: dumps repeat themselves for days."""
     actions: tuple[Action, ...] = ()

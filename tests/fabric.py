@@ -19,6 +19,8 @@ EXABGP = Path(sys.executable).with_name("exabgp")
 TORS = {"s11": ("r1a", "r1b"), "s12": ("r1a", "r1b"), "s21": ("r2a", "r2b"), "s22": ("r2a", "r2b")}
 ADDRESSES = {"s11": "10.1.0.11", "s12": "10.1.0.12", "s21": "10.2.0.21", "s22": "10.2.0.22"}
 LOOPBACKS = {"r1a": "10.255.1.1", "r1b": "10.255.1.2", "r2a": "10.255.2.1", "r2b": "10.255.2.2"}
+TAKEN = {"Established", "Idle (PfxCt)"}
+"""States of a session that a ToR took; with too many routes it is over before one looks."""
 ASNS = {"r1a": 65011, "r1b": 65012, "r2a": 65021, "r2b": 65022}
 
 
@@ -76,7 +78,7 @@ def announcing(
         )
     try:
         for tor in TORS[server]:
-            eventually(lambda tor=tor: session(lab, tor, server) == "Established", f"{server}'s session with {tor}")
+            eventually(lambda tor=tor: session(lab, tor, server) in TAKEN, f"{server}'s session with {tor}")
         yield speaker
     finally:
         speaker.kill()

@@ -16,12 +16,17 @@ frr() {
 }
 
 case $1 in
-    zebra) frr zebra -s 16777216 ;; # a large netlink buffer: bursts of routes must not be lost
+    zebra)
+        # This line must be known before the first route arrives from a bgpd that already runs.
+        grep '^no zebra nexthop' /etc/frr/frr.conf >/etc/frr/zebra.conf
+        frr zebra -s 16777216 # a large netlink buffer: bursts of routes must not be lost
+        ;;
     bgpd | bfdd) frr "$1" ;;
     ovsdb-server)
         install -d /run/openvswitch /var/log/openvswitch
-        [ -e /etc/openvswitch/conf.db ] || ovsdb-tool create /etc/openvswitch/conf.db /usr/share/openvswitch/vswitch.ovsschema
-        ovsdb-server /etc/openvswitch/conf.db --remote=punix:/run/openvswitch/db.sock --pidfile --detach --log-file -vconsole:off
+        database=/etc/openvswitch/conf.db
+        [ -e $database ] || ovsdb-tool create $database /usr/share/openvswitch/vswitch.ovsschema
+        ovsdb-server $database --remote=punix:/run/openvswitch/db.sock --pidfile --detach --log-file -vconsole:off
         ovs-vsctl --no-wait init -- set Open_vSwitch . "external_ids:hostname=$HOSTNAME" \
             other_config:n-handler-threads=1 other_config:n-revalidator-threads=1
         ;;

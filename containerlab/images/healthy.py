@@ -44,10 +44,7 @@ def daemon() -> Iterator[str]:
 
 def host_routes() -> Iterator[str]:
     """Yield the servers that this ToR has no host route for."""
-    known = (
-        run("ip", "-4", "route", "show", "proto", "200").split()
-        + run("ip", "-6", "route", "show", "proto", "200").split()
-    )
+    known = {word for family in ("-4", "-6") for word in run("ip", family, "route", "show", "proto", "200").split()}
     lines = (line.split("#")[0].split() for line in Path("/etc/tor/ports.conf").read_text().splitlines())
     for port, _key, *hosts in filter(None, lines):
         yield from (f"{host} not seen behind {port}" for host in hosts if host not in known)

@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 
 from routed import __version__
-from routed.cli import show
+from routed.cli import doctor, show
 from routed.cli.client import AgentUnreachableError, request
-from routed.cli.options import DEFAULT_CONFIG, Config
+from routed.cli.options import DEFAULT_CONFIG, Config, Server
 from routed.settings import SettingsError, load
 
 app = typer.Typer(
@@ -22,14 +22,13 @@ app = typer.Typer(
     help="BGP underlay routing for a flat L3 container network: pods' addresses, ports, flows and host routes.",
 )
 app.add_typer(show.app, name="show")
+app.command(help=doctor.HELP)(doctor.doctor)
 
 
 @app.command()
 def agent(
     config: Config = DEFAULT_CONFIG,
-    server: Annotated[
-        str, typer.Option(envvar="ROUTED_SERVER", help="This server's name in the rack file.", show_default="host name")
-    ] = "",
+    server: Server = "",
     debug: Annotated[bool, typer.Option(help="Log more.")] = False,
 ) -> None:
     """Run the agent of this server until SIGTERM; pods, flows and routes stay when it ends."""

@@ -73,7 +73,7 @@ class Files:
     state_parent: File | None
     """The nearest directory above the state directory that exists."""
     cni_socket: File | None
-    ledger: bool | None | Unseen
+    ledger: bool | Unseen | None
     """Whether it is one of ours; None when there is none."""
     password: File | None
     password_error: str | None
@@ -94,7 +94,7 @@ class Agent:
 
     sessions: tuple[Mapping[str, Any], ...]
     """Rows of ``routed show neighbors``."""
-    ailment: str | None | Unseen
+    ailment: str | Unseen | None
     """Why it could not attach a pod now (/readyz); None when it could."""
 
 
@@ -116,8 +116,8 @@ class Facts:
     switch_ids: Mapping[str, str | None]
     """The NIC that each member is a port of; None for one that does not say."""
     switch: SwitchSight | Unseen
-    openflow: Unseen | None
-    """Why the bridge's OpenFlow socket does not answer; None when it does."""
+    version: str | Unseen
+    """Of the switch that answers on the bridge's OpenFlow socket."""
     agent: Agent | Unseen
     files: Files
     echoes: Mapping[IPAddress, Echo | Unseen]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import os
 import signal
@@ -23,6 +22,7 @@ from tests.fixtures.speakers import (
     speaker_config,
     speaking,
     to_all,
+    wired_rack,
 )
 from tests.fixtures.tors import HOST_ASN, HOST_V4, FibWatch, Rack, eventually, run
 
@@ -40,12 +40,8 @@ ROUTES = prefixes(60)
 
 @pytest.fixture
 async def rack() -> AsyncIterator[Rack]:
-    rack = Rack()
-    try:
+    async with wired_rack() as rack:
         yield rack
-    finally:
-        await silence(rack)
-        rack.close()
 
 
 def _neighbors(rack: Rack, *passwords: str | None) -> tuple[Neighbor, ...]:
@@ -167,7 +163,9 @@ async def test_a_neighbour_that_exabgp_knew_by_another_identity_is_told_everythi
     base = speaker_config(rack)
     async with speaking(rack, router_id=base.router_id + 100) as speaker:
         await speaker.upsert(to_all(rack, ROUTES))
-        await eventually(lambda: both_up(speaker) and all(s.ups == 2 for s in speaker.neighbors().values()), "rolled", 20)
+        await eventually(
+            lambda: both_up(speaker) and all(s.ups == 2 for s in speaker.neighbors().values()), "rolled", 20
+        )
         await arrived(rack, to_all(rack, ROUTES))
         assert [tor.session()["remoteRouterId"] for tor in rack.tors] == [str(base.router_id + 100)] * 2
 
@@ -179,7 +177,9 @@ async def test_a_removed_and_a_new_neighbour(rack: Rack) -> None:
         await eventually(lambda: both_up(speaker), "one session is up")
         pid = speaker.pid
     async with speaking(rack, neighbors=both[1:]) as speaker:
-        await speaker.upsert({key: value for key, value in to_all(rack, ROUTES).items() if key.neighbor == both[1].address})
+        await speaker.upsert(
+            {key: value for key, value in to_all(rack, ROUTES).items() if key.neighbor == both[1].address}
+        )
         await eventually(lambda: both_up(speaker), "the new session is up", 20)
         await eventually(lambda: len(rack.tors[1].rib()) == len(ROUTES), "its routes have arrived")
         await eventually(lambda: not rack.tors[0].established(), "the removed session has ended", 20)
@@ -247,8 +247,14 @@ async def test_generalised_ttl_security(rack: Rack) -> None:
     await silence(rack)
     await eventually(lambda: not any(tor.established() for tor in rack.tors), "both sessions have ended")
     async with BareExabgp(rack):
-        await asyncio.sleep(1)
+        await eventually(lambda: _retried(rack) == 2, "both attempts to connect were not answered")
         assert not any(tor.established() for tor in rack.tors), "the default TTL is refused"
+
+
+def _retried(rack: Rack) -> int:
+    """Return how many connections of the server repeat their SYN."""
+    shown = run("ip", "netns", "exec", rack.host, "ss", "-Htno", "state", "syn-sent")
+    return sum("timer:(on" in line and not line.rstrip().endswith(",0)") for line in shown.splitlines())
 
 
 BIRD = """

@@ -31,6 +31,7 @@ A4, B4, A6, B6, UNKNOWN4, UNKNOWN6 = (
     "fd00:101::99",
 )
 TWO = replace(DUAL, uplinks=(1, 2))
+BASE = cookie(BASE_OBJECT)
 
 
 def pod(number: int) -> Endpoint:
@@ -45,16 +46,24 @@ def pod(number: int) -> Endpoint:
 A, B = pod(11), pod(12)
 
 
-async def program(ovs: Ovs, view: BridgeView, without: frozenset[Flow] = frozenset()) -> None:
+@contextlib.asynccontextmanager
+async def plane(ovs: Ovs) -> AsyncIterator[Flows]:
     connected = asyncio.Event()
     flows = Flows(ovs.management("br0"), connected.set)
     task = asyncio.create_task(flows.run())
-    async with asyncio.timeout(10):
-        await connected.wait()
-    wanted = {cookie(BASE_OBJECT): base(view) - without, cookie(1): endpoint(A), cookie(2): endpoint(B)}
-    assert await flows.upsert(wanted) == {}
-    task.cancel()
-    await asyncio.wait([task])
+    try:
+        async with asyncio.timeout(10):
+            await connected.wait()
+        yield flows
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def program(ovs: Ovs, view: BridgeView, without: frozenset[Flow] = frozenset()) -> None:
+    wanted = {BASE: base(view) - without, cookie(1): endpoint(A), cookie(2): endpoint(B)}
+    async with plane(ovs) as flows:
+        assert await flows.upsert(wanted) == {}
 
 
 @dataclass
@@ -183,6 +192,41 @@ def gateway(ovs: Ovs, netns: str, device: str) -> None:
         run(*inside, "addr", "add", address, "dev", "eth0", "nodad")
     run(*inside, "route", "add", "10.101.0.0/24", "via", HOST4)
     run(*inside, "route", "add", "fd00:101::/64", "via", HOST6)
+
+
+@pytest.mark.parametrize("careful", [True, False], ids=["one-bundle", "negative-control"])
+async def test_change_of_the_pipeline_loses_no_packet(scene: Scene, careful: bool) -> None:
+    """The careless way takes the old pipeline away before it brings the new one."""
+    await program(scene.ovs, DUAL)
+    sent, done = 0, asyncio.Event()
+
+    async def keep_sending() -> None:
+        nonlocal sent
+        while not done.is_set():
+            scene.a.send(udp(A.mac, POD_GATEWAY_MAC, A4, B4))
+            sent += 1
+            await asyncio.sleep(0.001)  # a steady stream, not a wait
+
+    async with plane(scene.ovs) as flows, asyncio.TaskGroup() as tasks:
+        tasks.create_task(keep_sending())
+        for view in (TWO, replace(TWO, vlan=108), replace(DUAL, gateway_mac=None), DUAL) * 10:
+            if not careful:
+                await flows.remove([BASE])
+                scene.a.send(udp(A.mac, POD_GATEWAY_MAC, A4, B4))
+                sent += 1
+                await flows.observe()
+            assert await flows.upsert({BASE: base(view)}) == {}
+        done.set()
+
+    def arrived() -> int:
+        text = scene.ovs.ofctl("dump-aggregate", "br0", f"table=40,ip,nw_dst={B4}")
+        return int(text.partition("packet_count=")[2].split()[0])
+
+    if careful:
+        until(lambda: arrived() == sent, "all packets arrive")
+    else:
+        scene.ovs.appctl("revalidator/wait")
+        assert arrived() < sent
 
 
 # --- a bond across two switches that do not know each other ----------------------------------------------------------

@@ -18,14 +18,15 @@ while read -r port key hosts; do
     # protected: server ports never bridge to each other, so that only the ToR itself answers an ARP request
     bridge+=(-- add-port gw "$port" -- set port "$port" lacp=active protected=true
         "other_config:lacp-system-id=\"$LACP_SYSTEM_ID\"" other_config:lacp-time=fast
-        -- set interface "$port" "other_config:lacp-port-id=$((key + LACP_PORT_OFFSET))" "other_config:lacp-aggregation-key=$key")
+        -- set interface "$port" "other_config:lacp-port-id=$((key + LACP_PORT_OFFSET))"
+        "other_config:lacp-aggregation-key=$key")
 done </etc/tor/ports.conf
 
 /srv/daemon.sh ovsdb-server
 /srv/daemon.sh ovs-vswitchd
 ovs-vsctl --timeout=30 "${bridge[@]}"
 
-# The gateway answers every ARP request, so that all traffic of the rack is routed, and learns servers from their requests.
+# The gateway answers every ARP request, so that all traffic of the rack is routed, and learns servers by theirs.
 wait_for_interfaces gw
 for setting in proxy_arp=1 proxy_arp_pvlan=1 arp_accept=1 rp_filter=0 send_redirects=0; do
     echo "${setting#*=}" >"/proc/sys/net/ipv4/conf/gw/${setting%=*}"

@@ -66,31 +66,25 @@ class Naive:
         self._peer.lines.clear()
 
 
-def _run(seed: int, way: type[Careful | Naive], steps: int = 400) -> tuple[ExabgpPeer, Careful | Naive, dict[IPv4Network, Attributes]]:
+def _run(
+    seed: int, way: type[Careful | Naive], steps: int = 400
+) -> tuple[ExabgpPeer, Careful | Naive, dict[IPv4Network, Attributes]]:
     rng = random.Random(seed)  # noqa: S311  a reproducible schedule, no secret
     peer = ExabgpPeer()
     driver = way(peer)
     wanted: dict[IPv4Network, Attributes] = {}
     # How often the world turns against how often we speak: some schedules starve one side for long.
     weights = [rng.choice((1, 4, 12)) for _ in range(5)] + [rng.choice((0.0, 0.2, 1.0))]
+
+    def wish() -> None:
+        prefix, attributes = rng.choice(PREFIXES), rng.choice([*VALUES, None])
+        driver.want(prefix, attributes)
+        wanted.pop(prefix, None)
+        if attributes is not None:
+            wanted[prefix] = attributes
+
     for _ in range(steps):
-        match rng.choices(("wish", "give", "hear", "execute", "send", "toggle"), weights)[0]:
-            case "wish":
-                prefix, attributes = rng.choice(PREFIXES), rng.choice([*VALUES, None])
-                driver.want(prefix, attributes)
-                wanted.pop(prefix, None)
-                if attributes is not None:
-                    wanted[prefix] = attributes
-            case "give":
-                driver.give()
-            case "hear":
-                driver.hear()
-            case "execute":
-                peer.execute()
-            case "send":
-                peer.send()
-            case "toggle":
-                peer.toggle()
+        rng.choices((wish, driver.give, driver.hear, peer.execute, peer.send, peer.toggle), weights)[0]()
     if not peer.is_up:
         peer.toggle()
     for _ in range(500):
@@ -195,3 +189,52 @@ def test_want_nothing_covers_every_route_that_is_known(what: str) -> None:
     getattr(adjacency, what)[PREFIXES[0]] = VALUES[0]
     adjacency.want_nothing()
     assert adjacency.wanted == {PREFIXES[0]: None}
+
+
+def _carrying(value: Attributes) -> Adjacency:
+    """An established session over which one route was told."""
+    adjacency = Adjacency()
+    adjacency.up(frozenset({4}))
+    adjacency.reread({PREFIXES[0]: value}, foreign=True)
+    adjacency.want(PREFIXES[0], value)
+    assert adjacency.next() is None
+    return adjacency
+
+
+def _obey(adjacency: Adjacency, command: Command) -> None:
+    """Take a command and write its UPDATE."""
+    assert adjacency.next() == command
+    given = adjacency._commands[command.prefix]
+    adjacency.taken(given)
+    if given.announces:
+        adjacency.sent({given.prefix: given.attributes}, frozenset())
+    else:
+        adjacency.sent({}, frozenset({given.prefix}))
+
+
+def test_other_attributes_on_the_wire_are_announced_once_more_and_then_the_wanted_ones() -> None:
+    adjacency = _carrying(VALUES[0])
+    adjacency.sent({PREFIXES[0]: VALUES[1]}, frozenset())
+    _obey(adjacency, Command(PREFIXES[0], VALUES[1], announces=True))
+    _obey(adjacency, Command(PREFIXES[0], VALUES[0], announces=True))
+    assert adjacency.next() is None
+    assert adjacency.complete()
+
+
+def test_a_wanted_route_that_was_withdrawn_is_withdrawn_in_exabgp_too_and_announced_afresh() -> None:
+    adjacency = _carrying(VALUES[0])
+    adjacency.sent({}, frozenset({PREFIXES[0]}))
+    _obey(adjacency, Command(PREFIXES[0], VALUES[0], announces=False))
+    _obey(adjacency, Command(PREFIXES[0], VALUES[0], announces=True))
+    assert adjacency.next() is None
+    assert adjacency.complete()
+
+
+def test_while_the_session_is_down_attributes_change_by_a_withdraw_and_an_announce() -> None:
+    adjacency = _carrying(VALUES[0])
+    adjacency.down()
+    adjacency.want(PREFIXES[0], VALUES[1])
+    withdraw = adjacency.next()
+    assert withdraw == Command(PREFIXES[0], VALUES[0], announces=False)
+    adjacency.taken(withdraw)
+    assert adjacency.next() == Command(PREFIXES[0], VALUES[1], announces=True)

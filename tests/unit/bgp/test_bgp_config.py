@@ -37,7 +37,9 @@ def test_the_file_splits_into_what_it_was_made_of() -> None:
         ({"neighbors": (TOR1, dataclasses.replace(TOR2, asn=65013))}, {TOR2.address}),
     ],
 )
-def test_a_digest_changes_with_what_its_session_depends_on(change: dict[str, object], touched: set[IPv4Address]) -> None:
+def test_a_digest_changes_with_what_its_session_depends_on(
+    change: dict[str, object], touched: set[IPv4Address]
+) -> None:
     before, after = config.sections(CONFIG), config.sections(dataclasses.replace(CONFIG, **change))
     assert {address for address in before if config.digest(before[address]) != config.digest(after[address])} == touched
 

@@ -39,7 +39,9 @@ def test_end_of_rib_names_its_family() -> None:
 
 
 @given(st.ip_addresses(), st.none() | long, communities)
-def test_a_row_of_adj_rib_out_is_read_as_it_was_announced(hop: IPv4Address | IPv6Address, med: int, some: tuple[str]) -> None:
+def test_a_row_of_adj_rib_out_is_read_as_it_was_announced(
+    hop: IPv4Address | IPv6Address, med: int, some: tuple[str]
+) -> None:
     attributes = Attributes(hop, med, some)
     prefix = ip_network(f"{hop}/{hop.max_prefixlen}")
     line = text.announce(TOR, prefix, attributes).partition("announce route ")[2]
@@ -52,14 +54,23 @@ def test_a_row_of_adj_rib_out_is_read_as_it_was_announced(hop: IPv4Address | IPv
     assert text.parse_route(f"{NAME} ipv{hop.version} unicast {shown}") == (TOR, prefix, attributes)
 
 
-@pytest.mark.parametrize("line", ["", "done", f"{NAME} ipv4 unicast 10.0.0.1/33 next-hop 10.0.0.1", "neighbor 10.99.0.11 {"])
+@pytest.mark.parametrize(
+    "line", ["", "done", f"{NAME} ipv4 unicast 10.0.0.1/33 next-hop 10.0.0.1", "neighbor 10.99.0.11 {"]
+)
 def test_another_row_is_an_error_never_nothing(line: str) -> None:
     with pytest.raises(ProtocolError):
         text.parse_route(line)
 
 
 def test_generations_are_found_in_the_configuration_that_exabgp_shows() -> None:
-    lines = ["neighbor 10.99.0.11 {", '  description "tor1 abc";', "  hold-time 9;", "}", "neighbor fd99::2 {", '  description "";']
+    lines = [
+        "neighbor 10.99.0.11 {",
+        '  description "tor1 abc";',
+        "  hold-time 9;",
+        "}",
+        "neighbor fd99::2 {",
+        '  description "";',
+    ]
     assert text.parse_generations(lines) == {TOR: "tor1 abc", IPv6Address("fd99::2"): ""}
 
 
@@ -67,7 +78,9 @@ def test_equal_sets_of_communities_are_equal_values() -> None:
     assert Attributes(HOP, None, ("1:02", "1:1", "1:1")) == Attributes(HOP, None, ("1:1", "1:2"))
 
 
-@pytest.mark.parametrize("word", ["graceful-shutdown", "1:1 shutdown", "65536:1", "1:2:3:4", "", "1", "no-export", "1:1]"])
+@pytest.mark.parametrize(
+    "word", ["graceful-shutdown", "1:1 shutdown", "65536:1", "1:2:3:4", "", "1", "no-export", "1:1]"]
+)
 def test_communities_are_numbers(word: str) -> None:
     with pytest.raises(InvalidRouteError):
         Attributes(HOP, None, (word,))
@@ -79,7 +92,7 @@ def test_med_fits_its_field(med: int) -> None:
         Attributes(HOP, med)
 
 
-@pytest.mark.parametrize("password", ["", "two words", 'quo"te', "semi;colon", "x" * 81, "schlüssel"])
+@pytest.mark.parametrize("password", ["", "two words", 'quo"te', "semi;colon", "back\\slash", "x" * 81, "schlüssel"])
 def test_a_password_that_the_file_cannot_carry_is_refused(password: str) -> None:
     with pytest.raises(ConfigError, match="password"):
         Neighbor(TOR, 65011, "tor1", password)
@@ -118,8 +131,9 @@ def event(kind: str, rest: str) -> events.Event | None:
 def test_an_update_tells_its_routes_with_all_their_attributes() -> None:
     seen = event(
         "update",
-        '"direction": "send", "message": { "update": { "attribute": { "origin": "igp", "med": 7, "community": [ [ 1, 2 ] ], '
-        '"large-community": [ [ 1, 2 , 3 ] ] }, "announce": { "ipv6 unicast": { "fd99::1": [ { "nlri": "fd01::1/128" } ] } }, '
+        '"direction": "send", "message": { "update": { "attribute": { "origin": "igp", "med": 7, '
+        '"community": [ [ 1, 2 ] ], "large-community": [ [ 1, 2 , 3 ] ] }, '
+        '"announce": { "ipv6 unicast": { "fd99::1": [ { "nlri": "fd01::1/128" } ] } }, '
         '"withdraw": { "ipv4 unicast": [ { "nlri": "10.0.0.1/32" } ] } } } } }',
     )
     attributes = Attributes(IPv6Address("fd99::1"), 7, ("1:2", "1:2:3"))
@@ -151,4 +165,6 @@ def test_junk_is_an_error(line: bytes) -> None:
 
 def test_a_session_of_less_than_a_second_is_established() -> None:
     shown = '[{"state": "down", "fsm": "ESTABLISHED", "peer": {"address": "10.99.0.11"}, "families": ["ipv4 unicast"]}]'
-    assert events.parse_sessions([shown]) == [events.Session(ip_address("10.99.0.11"), established=True, versions=frozenset({4}))]
+    assert events.parse_sessions([shown]) == [
+        events.Session(ip_address("10.99.0.11"), established=True, versions=frozenset({4}))
+    ]

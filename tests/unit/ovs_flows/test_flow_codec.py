@@ -208,6 +208,12 @@ def test_only_changes_of_others_are_foreign(events: list[int], foreign: bool) ->
     assert is_foreign_change(content) == foreign
 
 
+@pytest.mark.parametrize(("table", "foreign"), [(253, True), (254, False)])
+def test_what_ovs_does_for_its_bonds_in_its_hidden_table_is_nobodys_change(table: int, foreign: bool) -> None:
+    added = struct.pack("!HHBB10x", 16, 1, table, 0)
+    assert is_foreign_change(added) == foreign
+
+
 @given(st.integers(0, 0xFFFF_FFFF))
 def test_cookie_names_its_object(number: int) -> None:
     assert object_of(cookie(number)) == number

@@ -1,0 +1,104 @@
+"""`routed doctor`: what is wrong with this server, as a table for people or JSON for machines."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import structlog
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from routed.cli.client import AgentUnreachableError, request
+from routed.cli.options import DEFAULT_CONFIG, Config, Server
+from routed.cli.show import Output, OutputOption
+from routed.control import socket_path
+from routed.doctor.facts import Unseen
+from routed.doctor.findings import Finding, Level, exit_status
+from routed.settings import load
+
+_COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.UNKNOWN: "magenta", Level.ERROR: "bold red"}
+HELP = """\
+Say what is wrong with this server and what to do about it; change nothing.
+
+Looks at the kernel, Open vSwitch, the bridge, the links to both ToRs, MTUs, kernel settings, the agent and its files, \
+the gateways and both ToRs. Run it as root: first of all on a new server, before any agent runs, and whenever \
+something does not work.
+
+Each thing is ok, a warning (works, but not as well as it could), an error, or unknown (could not be observed); the \
+line below says what to do. Read from the top: what comes first may explain what comes later.
+
+Exit status:
+
+0: nothing is wrong (there may be warnings)
+
+1: something is wrong
+
+2: the rack file cannot be used
+
+3: nothing is known to be wrong, but something could not be observed
+"""
+_PATIENCE_S = 5.0
+_FILE_WIDTH = 200
+"""Columns when nobody looks."""
+
+
+def doctor(config: Config = DEFAULT_CONFIG, server: Server = "", output: OutputOption = Output.TABLE) -> None:
+    """Print the findings and exit with their status."""
+    from routed.doctor.checks import judge  # noqa: PLC0415 - slow to import, and other commands need none of it
+    from routed.doctor.gather import gather  # noqa: PLC0415 - see above
+
+    for_the_findings_to_tell = structlog.make_filtering_bound_logger(logging.CRITICAL)
+    structlog.configure(wrapper_class=for_the_findings_to_tell)
+    settings = load(config)
+    me = settings.domain_server(server or socket.gethostname())
+    findings = judge(asyncio.run(gather(settings, me, _sessions(config))))
+    if output is Output.JSON:
+        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        width = None if sys.stdout.isatty() else _FILE_WIDTH
+        Console(width=width).print(table(findings), summary(findings), sep="\n", highlight=False)
+    raise typer.Exit(exit_status(findings))
+
+
+def _sessions(config: Path) -> tuple[Mapping[str, Any], ...] | Unseen:
+    """Return what the agent says of its neighbours."""
+    try:
+        return tuple(request("GET", "neighbors", config, timeout_s=_PATIENCE_S))
+    except AgentUnreachableError:
+        return Unseen(f"no agent answers on {socket_path(load(config))}")
+
+
+def table(findings: Sequence[Finding]) -> Table:
+    """Return findings as a table, advice below what was found."""
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("level", "check", "found"):
+        grid.add_column(column, overflow="fold")
+    for finding in findings:
+        colour = _COLOURS[finding.level]
+        grid.add_row(f"[{colour}]{finding.level}[/]", escape(finding.check), escape(finding.found))
+        if finding.advice:
+            grid.add_row("", "", f"[bold]->[/] {escape(finding.advice)}")
+    return grid
+
+
+def summary(findings: Sequence[Finding]) -> str:
+    """Return ``2 errors, 1 warning, 20 ok``."""
+    counts = Counter(finding.level for finding in findings)
+    words = {Level.ERROR: "error", Level.UNKNOWN: "unknown", Level.WARNING: "warning"}
+    bad = [f"{counts[level]} {word}{_plural(level, counts[level])}" for level, word in words.items() if counts[level]]
+    return ", ".join((*bad, f"{counts[Level.OK]} ok"))
+
+
+def _plural(level: Level, count: int) -> str:
+    return "s" if count > 1 and level is not Level.UNKNOWN else ""

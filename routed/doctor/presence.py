@@ -1,0 +1,137 @@
+"""Checks of the agent: does it run, are its socket, ledger and password as they should be. Pure."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+
+from ipam.errors import PoolError
+from ipam.leases import check_shares
+from ipam.model import Pool
+from routed.doctor.facts import Facts, File, Unseen, ledger_path, permissions
+from routed.doctor.findings import Finding, error, ok, unknown
+
+
+def check_pools(facts: Facts) -> Iterator[Finding]:
+    """No address can be handed out twice."""
+    settings = facts.settings
+    try:
+        pools = [Pool(pool.prefix, pool.gateway, pool.reserved) for pool in settings.pools]
+        check_shares(pools, {name: server.owns for name, server in settings.servers.items()})
+    except PoolError as mistake:
+        yield error("pools", str(mistake), "correct pools, or servers.*.owns, in the rack file; the agent refuses it")
+    else:
+        yield ok("pools", f"{len(pools)} pools, {len(settings.servers)} servers, no overlap")
+
+
+def check_agent(facts: Facts) -> Iterator[Finding]:
+    """The agent answers and could attach a pod now."""
+    if isinstance(facts.agent, Unseen):
+        level = error if facts.root else unknown
+        yield level("agent", facts.agent.why, "`systemctl start routed`; `journalctl -u routed` says why it ended")
+    elif isinstance(facts.agent.ailment, Unseen):
+        yield unknown(
+            "agent",
+            f"answers, but does not say whether it is ready: {facts.agent.ailment.why}",
+            "correct metrics.port in the rack file, then `systemctl restart routed`",
+        )
+    elif facts.agent.ailment is not None:
+        yield error(
+            "agent",
+            f"cannot attach pods: {facts.agent.ailment}",
+            "look for the cause below and in `journalctl -u routed`",
+        )
+    else:
+        yield ok("agent", "runs, and can attach pods")
+
+
+def check_cni_socket(facts: Facts) -> Iterator[Finding]:
+    """The plugin finds the agent, and nobody but root does."""
+    path, socket = facts.settings.cni.socket, facts.files.cni_socket
+    if socket is None:
+        if isinstance(facts.agent, Unseen):
+            yield unknown("cni socket", f"{path} is not there, and no agent runs to make it", "see `agent` above")
+        else:
+            yield error("cni socket", f"{path} is not there", "`journalctl -u routed`, then `systemctl restart routed`")
+    elif not stat.S_ISSOCK(socket.mode):
+        yield error("cni socket", f"{path} is no socket", f"`rm {path}`, then `systemctl restart routed`")
+    elif not socket.root_only:
+        yield error(
+            "cni socket",
+            f"{path} is open to others than root ({permissions(socket)})",
+            f"`chown root {path}; chmod 0600 {path}`, and find out who changed it",
+        )
+    else:
+        yield ok("cni socket", f"{path} ({permissions(socket)})")
+
+
+def check_state(facts: Facts) -> Iterator[Finding]:
+    """What the agent must not forget has a place to be written to."""
+    path, state = facts.settings.paths.state, facts.files.state
+    if state is None:
+        yield _future_state(facts)
+    elif not stat.S_ISDIR(state.mode):
+        yield error("state", f"{path} is no directory", f"move it away (`mv {path} {path}.old`); the agent makes one")
+    elif not state.writable:
+        level = error if facts.root else unknown
+        yield level("state", f"{path} cannot be written to", f"`findmnt -T {path}`: is it mounted read-only?")
+    else:
+        yield ok("state", f"{path} ({permissions(state)})")
+
+
+def _future_state(facts: Facts) -> Finding:
+    path, parent = facts.settings.paths.state, facts.files.state_parent
+    if not isinstance(facts.agent, Unseen):
+        return error(
+            "state", f"{path} is gone under a running agent", f"`mkdir -m 0700 {path}; systemctl restart routed`"
+        )
+    if parent is not None and parent.writable:
+        return ok("state", f"{path} is not there yet; the agent makes it")
+    level = error if facts.root else unknown
+    return level("state", f"{path} is not there and cannot be made", f"`mkdir -p -m 0700 {path}`")
+
+
+def check_ledger(facts: Facts) -> Iterator[Finding]:
+    """The ledger is there and is one; its contents are the agent's to check."""
+    path, ledger = ledger_path(facts.settings), facts.files.ledger
+    if isinstance(ledger, Unseen):
+        yield unknown("ledger", ledger.why, "run as root; `dmesg` tells of a failing disk")
+    elif ledger:
+        yield ok("ledger", str(path))
+    elif ledger is not None:
+        yield error(
+            "ledger",
+            f"{path} is no ledger",
+            f"keep it (`mv {path} {path}.broken`), drain this node's pods, then `systemctl restart routed`",
+        )
+    elif isinstance(facts.agent, Unseen):
+        yield ok("ledger", "none yet; the agent makes it when it first starts")
+    else:
+        yield error(
+            "ledger",
+            f"{path} is gone under a running agent: what it writes is lost when it ends",
+            "drain this node's pods, then `systemctl restart routed`",
+        )
+
+
+def check_password(facts: Facts) -> Iterator[Finding]:
+    """The secret of the BGP sessions can be read, by root alone."""
+    path = facts.settings.bgp.password_file
+    if path is None:
+        return
+    file: File | None = facts.files.password
+    if facts.files.password_error is not None:
+        level = error if facts.root else unknown
+        yield level(
+            "password",
+            facts.files.password_error,
+            f"write the secret into it as one line, then `chmod 0600 {path}`; the agent does not start without",
+        )
+    elif file is not None and not file.root_only:
+        yield error(
+            "password",
+            f"{path} is open to others than root ({permissions(file)})",
+            f"`chown root {path}; chmod 0600 {path}`, and change the secret if others could log in here",
+        )
+    else:
+        yield ok("password", f"{path} can be read by root alone")

@@ -1,0 +1,69 @@
+"""The speaker without an ExaBGP: what is refused, what is remembered, and that not knowing is an error."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bgp import speaker as module
+from bgp.errors import InvalidRouteError, UnavailableError
+from bgp.model import Attributes, Neighbor, RouteKey, SessionState, SpeakerConfig
+from bgp.speaker import Speaker
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+TOR = Neighbor(IPv4Address("10.0.0.2"), 65011, "tor")
+HOP = IPv4Address("10.0.0.1")
+GOOD = RouteKey(TOR.address, IPv4Network("10.1.0.1/32"))
+
+
+@pytest.fixture
+async def speaker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Speaker]:
+    monkeypatch.setattr(module, "PATIENCE_S", 0.2)
+    speaker = Speaker(SpeakerConfig(65001, HOP, HOP, (TOR,)), tmp_path / "run", lambda: None, exabgp="/bin/false")
+    await speaker.start()
+    yield speaker
+    await speaker.stop()
+
+
+async def test_not_knowing_is_an_error_and_never_an_empty_set(speaker: Speaker) -> None:
+    with pytest.raises(UnavailableError):
+        await speaker.observe()
+
+
+async def test_what_nobody_took_is_a_failure_of_its_own_and_stays_desired(speaker: Speaker) -> None:
+    with pytest.raises(UnavailableError):
+        await speaker.upsert({GOOD: Attributes(HOP)})
+    assert speaker._sessions[TOR.address].adjacency.wanted == {GOOD.prefix: Attributes(HOP)}
+
+
+@pytest.mark.parametrize(
+    ("key", "hop"),
+    [
+        (RouteKey(IPv4Address("10.0.0.9"), GOOD.prefix), HOP),
+        (GOOD, IPv6Address("fd00::1")),
+        (RouteKey(TOR.address, IPv6Network("fd00::2/128")), HOP),
+    ],
+)
+async def test_an_impossible_route_is_refused(speaker: Speaker, key: RouteKey, hop: IPv4Address | IPv6Address) -> None:
+    with pytest.raises(InvalidRouteError):
+        await speaker.upsert({key: Attributes(hop)})
+    assert not speaker._sessions[TOR.address].adjacency.wanted
+
+
+async def test_removing_what_no_neighbour_can_have_is_no_failure(speaker: Speaker) -> None:
+    assert not await speaker.remove([RouteKey(IPv4Address("10.0.0.9"), GOOD.prefix)])
+
+
+async def test_a_session_that_never_was_is_shown_as_down(speaker: Speaker) -> None:
+    status = speaker.neighbors()[TOR.address]
+    assert (status.state, status.ups, status.end_of_rib, status.routes) == (SessionState.DOWN, 0, False, {4: 0, 6: 0})
+
+
+async def test_drain_says_when_it_could_not_tell_anybody(speaker: Speaker) -> None:
+    with pytest.raises(UnavailableError):
+        await speaker.drain(timeout_s=0.2)
