@@ -47,7 +47,7 @@ class Command:
 
 
 class Adjacency:
-    """The routes towards one neighbour. Times are those of any monotonic clock, in seconds."""
+    """The routes towards one neighbour. Knows no clock: `tick` is its time."""
 
     def __init__(self) -> None:
         self.held: dict[IPNetwork, Attributes] = {}
@@ -62,6 +62,7 @@ class Adjacency:
         self._lost: set[IPNetwork] = set()
         self._refused: set[IPNetwork] = set()
         self._look: dict[IPNetwork, None] = {}
+        self._ticks_up = 0
 
     def want(self, prefix: IPNetwork, attributes: Attributes | None) -> None:
         """Set what the neighbour should be told of a prefix; None for nothing."""
@@ -165,6 +166,7 @@ class Adjacency:
         """Note that a new session is established: nothing of it was written yet, all that is held follows by itself."""
         self.wire.clear()
         self._lost.clear()
+        self._ticks_up = 0
         self.versions = versions
 
     def down(self) -> None:
@@ -176,11 +178,14 @@ class Adjacency:
     def reread(self, held: Mapping[IPNetwork, Attributes], *, foreign: bool) -> None:
         """Take what ExaBGP really holds, with no command on its way.
 
-        ``foreign``: it was given by another speaker, and what was written is not known but for that.
+        ``foreign``: it was given by another speaker, and what was written is not known but for that. It is wanted then
+        unless something else is: who observes it and finds it right will not ask for it again, and the next ExaBGP is
+        to be told of it before its End-of-RIB.
         """
         self.held = dict(held)
         if foreign:
             self.wire = {prefix: attributes for prefix, attributes in held.items() if prefix.version in self.versions}
+            self.wanted = {**held, **self.wanted}
         self._commands.clear()
         self._lost.clear()
         self._look.update(dict.fromkeys(self.wanted))
@@ -198,13 +203,16 @@ class Adjacency:
     def tick(self) -> None:
         """Note that a ninth of the hold time went by.
 
-        A command that was acknowledged and, in a session that lived on, not written for a whole hold time never will
-        be: ExaBGP believed that the neighbour knew. Start over with the prefix, by a withdraw, which is always sent.
+        What ExaBGP holds and, in a session that lived on, did not write for a whole hold time, it never will: it
+        believes that the neighbour knows. Start over with the prefix, by a withdraw, which is always sent.
         """
+        self._ticks_up += 1
         for command in list(self._commands.values()):
             command.age += command.taken
             if command.age > PATIENCE:
                 del self._commands[command.prefix]
-                if command.prefix in self.held:
-                    self._lost.add(command.prefix)
-                self._look[command.prefix] = None
+        for prefix in self.unsent() if self._ticks_up > PATIENCE else ():
+            if prefix not in self._commands:
+                if prefix in self.held and self.held[prefix] == self.wanted[prefix]:
+                    self._lost.add(prefix)
+                self._look[prefix] = None

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bgp import config, relay
+from bgp import config, launch, relay
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -46,7 +46,7 @@ class Process:
     ) -> None:
         self._run_dir = run_dir
         self._python = python
-        self._exabgp = exabgp or str(Path(sys.executable).with_name("exabgp"))
+        self._command = (exabgp,) if exabgp else (python, "-P", str(Path(launch.__file__).resolve()))
         self._user = user
         self.pid: int | None = None
         self.socket = run_dir / "relay.sock"
@@ -87,8 +87,8 @@ class Process:
         log = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
         try:
             self.pid = os.posix_spawn(
-                self._exabgp,
-                [self._exabgp, "server", str(self.configuration)],
+                self._command[0],
+                [*self._command, "server", str(self.configuration)],
                 environment,
                 file_actions=[
                     (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),

@@ -20,7 +20,7 @@ from typing import Annotated
 import typer
 
 from containerlab import pods
-from containerlab.agents import LOG, SPEAKER_PIDFILE
+from containerlab.agents import LOG, ROUTED, SPEAKER_PIDFILE
 from containerlab.driver import CniError
 from containerlab.errors import LabError
 from containerlab.lab import Lab
@@ -48,33 +48,47 @@ def main(
             _take_down()
         else:
             story = Story("routed: from a pod to its host route, on a fabric of two racks")
-            _tell(story, keep=keep)
+            scenes = Scenes(story, NAME)
+            _tell(scenes, keep=keep)
             story.summary()
+            if keep:
+                _look_around(scenes)
             raise typer.Exit(0 if story.held else 1)
 
 
-def _tell(story: Story, *, keep: bool) -> None:
-    """Tell the story; whatever happens, nothing is left but the logs of a failure, or everything if asked to keep it."""
-    scenes = Scenes(story, NAME)
+def _tell(scenes: Scenes, *, keep: bool) -> None:
+    """Tell the story; whatever happens, nothing is left but the logs of a failure, or everything when that is asked."""
+    story, ended = scenes.story, False
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
         if NAME in Lab.names():
             story.note("taking down what an earlier run left")
         _take_down()
         _play(scenes, keep=keep)
+        ended = True
     except KeyboardInterrupt:
         story.claim("The demo ran to its end", False, "interrupted")
     except FAILURES as error:
         story.claim("The demo ran to its end", False, str(error))
-    finally:
+    finally:  # in silence: whoever listens may be gone
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C would leave half of it
-        if not story.held:
-            _save_logs(story)
-        if keep:
-            _look_around(story)
-        else:
-            _end(story)
+        failed = not (ended and story.held)
+        if failed:
+            _save_logs()
+        traces = Traces(Lab.named(NAME))
+        if not keep:
+            _take_down()
+    if failed:
+        story.remark(f"the logs of all nodes are in {LOGS}")
+    if not keep:
+        story.chapter("Everything is taken down")
+        left = traces.left()
+        story.claim(
+            "Nothing is left on this machine: no process, namespace, mount, control group or file",
+            not left,
+            f"{traces.namespaces} namespaces gone" if not left else "\n".join([f"{len(left)} things", *left]),
+        )
 
 
 def _play(scenes: Scenes, *, keep: bool) -> None:
@@ -90,26 +104,13 @@ def _play(scenes: Scenes, *, keep: bool) -> None:
         scenes.leave_pods()
 
 
-def _end(story: Story) -> None:
-    """Take everything down before a word is said: whoever listens may be gone."""
-    traces = Traces(Lab.named(NAME))
-    _take_down()
-    left = traces.left()
-    story.chapter("Taking everything down")
-    story.claim(
-        "Nothing is left on this machine: no process, namespace, mount, control group or file",
-        not left,
-        f"{traces.namespaces} namespaces gone" if not left else "\n".join(left),
-    )
-
-
 def _take_down() -> None:
     """Take down the lab and its runtimes; also what a crash left, also when nothing is there."""
     Lab.named(NAME).down()
     pods.clean_up(NAME)
 
 
-def _save_logs(story: Story) -> None:
+def _save_logs() -> None:
     """Copy the logs of all nodes that can still be read, for after they are gone."""
     shutil.rmtree(LOGS, ignore_errors=True)
     with suppress(LabError, OSError):
@@ -120,22 +121,26 @@ def _save_logs(story: Story) -> None:
             for log in (node.folder / "log", runtime, *(node.path(path) for path in NODE_LOGS)):
                 if log.exists():
                     shutil.copy(log, folder)
-    story.remark(f"the logs of all nodes are in {LOGS}")
 
 
-def _look_around(story: Story) -> None:
-    enter = f"python -m containerlab exec --name {NAME}"
-    story.listing(
-        [
-            (f"python -m containerlab status --name {NAME}", "bonds, BGP sessions, routes"),
-            (f"{enter} s11 routed show attachments", "also: routes, flows, neighbors, leases"),
-            (f"{enter} r1a vtysh -c 'show ip route 10.101.0.0/24 longer-prefixes'", "what a ToR has of the pods"),
-            (f"{enter} s11 ovs-ofctl -O OpenFlow14 dump-flows br0", "the flows of a server"),
-            (f"{enter} s11 ping -c 3 10.102.0.1", "from a server"),
-            (f"{enter} s11 tail -f {LOG}", "what its agent says"),
-            ("python -m containerlab.demo --down", "take it all down"),
-        ]
-    )
+def _look_around(scenes: Scenes) -> None:
+    """Say how to look around in what was kept."""
+    python = os.path.relpath(sys.executable)
+    enter = f"{python} -m containerlab exec --name {NAME}"
+    commands = [
+        (f"{python} -m containerlab status --name {NAME}", "bonds, BGP sessions, routes"),
+        (f"{enter} s11 {ROUTED} show routes", "also: attachments, flows, neighbors, leases"),
+        (f"{enter} s11 ovs-ofctl -O OpenFlow14 dump-flows br0", "a server's flows"),
+        (f"{enter} s11 tail -f {LOG}", "what its agent says"),
+        (f"{enter} r1a vtysh", "a ToR; try: show ip route bgp"),
+    ]
+    if scenes.pods:
+        first, last = scenes.pods[0], scenes.pods[-1]
+        ping = f"nsenter --net={first.place.netns} ping {last.addresses[0]}"
+        commands.append((ping, f"from {first.name} on {first.server} to {last.name} on {last.server}"))
+    commands.append((f"{python} -m containerlab.demo --down", "take it all down"))
+    scenes.story.chapter("Everything is still up; look around:")
+    scenes.story.listing(commands)
 
 
 @contextmanager

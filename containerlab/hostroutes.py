@@ -1,7 +1,7 @@
 """Which host routes the routers of a lab should have for its pods, and which they have.
 
-A pod's /32 and /128 belong on both ToRs of its rack, with its server as next hop, and nowhere else: other routers have
-the pools' prefixes. Compares the kernels' forwarding tables: packets follow those, whatever a routing daemon believes.
+A pod's /32 and /128 belong on both ToRs of its rack, with its server as next hop, and nowhere else: everybody has the
+prefixes of the pools with pods in them. Compares the kernels' forwarding tables, which is what packets follow.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ def deviations(tables: Mapping[str, Table], racks: Sequence[Settings], pods: Seq
             for prefix in sorted(wanted.keys() | actual.keys())
             if wanted.get(prefix) != actual.get(prefix)
         ]
-        found += [f"{router}: no route to {pool}" for pool in _pools(racks) if pool not in table]
+        for pool, used in _pools(racks, pods).items():
+            if (pool in table) != used:
+                found.append(f"{router}: {pool} is {'absent' if used else 'there without a pod in it'}")
     return found
 
 
@@ -82,8 +84,12 @@ def _host_routes(table: Table, racks: Sequence[Settings]) -> dict[str, str]:
     return found
 
 
-def _pools(racks: Sequence[Settings]) -> list[str]:
-    return [str(pool.prefix) for rack in racks for pool in rack.pools]
+def _pools(racks: Sequence[Settings], pods: Sequence[Pod] = ()) -> dict[str, bool]:
+    """Return the pools' prefixes, and whether a pod has an address of them: a ToR aggregates what there is."""
+    addresses = [address for pod in pods for address in pod.addresses]
+    return {
+        str(pool.prefix): any(address in pool.prefix for address in addresses) for rack in racks for pool in rack.pools
+    }
 
 
 def _hop(hop: str | None) -> str:

@@ -112,6 +112,11 @@ class Probe:
         self._thread = threading.Thread(target=self._run, name="probe", daemon=True)
         self._thread.start()
 
+    @property
+    def sent(self) -> int:
+        """How many packets it has sent so far, over all flows."""
+        return sum(flow.sent for flow in self._flows)
+
     def stop(self) -> list[Report]:
         """Stop to send, wait for stragglers, and return a report per flow, in the order of the flows."""
         self._stopping.set()
@@ -187,6 +192,10 @@ class _Counted:
         self._arrived = bytearray()
 
     @property
+    def sent(self) -> int:
+        return len(self._arrived)
+
+    @property
     def complete(self) -> bool:
         return 0 not in self._arrived
 
@@ -208,4 +217,4 @@ class _Counted:
             else:
                 lost_since = begin if lost_since is None else lost_since
                 worst = max(worst, end - lost_since)
-        return Report(self.flow, len(self._arrived), self._arrived.count(0), worst)
+        return Report(self.flow, self.sent, self._arrived.count(0), worst)

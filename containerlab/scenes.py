@@ -10,7 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from containerlab.agents import Agent
 from containerlab.hostroutes import Table, counts, deviations
@@ -48,6 +48,7 @@ class Scenes:
         self.agents: dict[str, Agent] = {}
         self.runtimes: dict[str, Pods] = {}
         self.pods: list[Pod] = []
+        self._runner = "containerd"
         self.racks = [load(path) for path in sorted(TWO_RACKS.with_name("racks").glob("*.yaml"))]
         self.servers = [server for rack in self.racks for server in rack.servers]
 
@@ -66,8 +67,8 @@ class Scenes:
         with self.story.working("starting `routed agent` on every server"):
             self.agents = dict(zip(self.servers, self._each(self._start_agent, self.servers), strict=True))
             self._each(Agent.wait_established, self.agents.values())
-        sessions = sum(len(agent.show("neighbors")) for agent in self.agents.values())
-        self.flows_before = self._count_flows()
+        sessions = len(self._show("neighbors"))
+        self._flows_before = self._count_flows()
         seen = f"{len(self.agents)} agents, {sessions} sessions, {time.monotonic() - begin:.1f} s"
         self.story.claim("Every agent is ready, with BGP sessions to both ToRs of its rack", True, seen)
 
@@ -82,7 +83,7 @@ class Scenes:
         self.story.table(("pod", "server", "IPv4", "IPv6"), rows)
         addresses = {address for pod in self.pods for address in pod.addresses}
         dual = all({address.version for address in pod.addresses} == {4, 6} for pod in self.pods)
-        seen = f"start p50 {statistics.median(took):.2f} s, max {max(took):.2f} s, runtime included"
+        seen = f"by {self._runner}, start p50 {statistics.median(took):.2f} s, max {max(took):.2f} s"
         self.story.claim(
             f"{total} pods started at once, each with an IPv4 and an IPv6 address of its own",
             dual and len(addresses) == 2 * total,
@@ -168,8 +169,8 @@ class Scenes:
         wrong = self._await_routes()
         self.story.claim(
             "The agent replaced it: new sessions, the same routes",
-            self._replaced(agent.node.name, sessions) and not wrong,
-            f"after {back:.1f} s, {len(wrong)} deviations of routes{_lines(wrong)}",
+            self._replaced(agent.node.name, sessions) and agent.established() and not wrong,
+            f"{back:.1f} s after its death, {len(wrong)} deviations of routes{_lines(wrong)}",
         )
 
     def delete_pods(self) -> None:
@@ -179,8 +180,8 @@ class Scenes:
         with self.story.working("stopping and removing every pod"):
             self._each(lambda pod: self.runtimes[pod.server].delete(pod), self.pods)
         took, gone, self.pods = time.monotonic() - begin, self.pods, []
-        attachments = [row["pod"] for agent in self.agents.values() for row in agent.show("attachments")]
-        left = attachments + [line for runtime in self.runtimes.values() for line in runtime.left()]
+        left = [f"attachment of {row['pod']}" for row in self._show("attachments")]
+        left += [line for runtime in self.runtimes.values() for line in runtime.left()]
         self.story.claim(
             "Nothing is left of them on the servers: no attachment, no network namespace, no record",
             not left,
@@ -188,11 +189,11 @@ class Scenes:
         )
         flows = self._count_flows()
         self.story.claim(
-            "Their flows are gone from Open vSwitch", flows == self.flows_before, f"{self.flows_before} -> {flows}"
+            "Their flows are gone from Open vSwitch", flows == self._flows_before, f"{self._flows_before} -> {flows}"
         )
         wrong = self._await_routes()
         self.story.claim("Their routes are gone from all routers", not wrong, f"{len(wrong)} deviations{_lines(wrong)}")
-        leases = [row for agent in self.agents.values() for row in agent.show("leases")]
+        leases = self._show("leases")
         used, cooling = (sum(row[key] for row in leases) for key in ("used", "cooling"))
         self.story.claim(
             "Their addresses are free and cool down before they are used again",
@@ -210,11 +211,16 @@ class Scenes:
         agent.wait_ready()
         return agent
 
+    def _show(self, page: str) -> list[dict[str, Any]]:
+        """Return the rows of `routed show PAGE` of all agents."""
+        return [row for rows in self._each(lambda agent: agent.show(page), self.agents.values()) for row in rows]
+
     def _start_runtimes(self) -> list[Pods]:
         try:
             return self._each(lambda server: RuntimePods.start(self.lab, server), self.servers)
         except (RuntimeFailedError, OSError) as error:
             self.story.remark(f"containerd does not run here, so the plugin is called without it: {error}")
+            self._runner = "calling the plugin"
             return [PlainPods(self.lab, server) for server in self.servers]
 
     def _run_pods(self, total: int) -> list[float]:
@@ -235,7 +241,7 @@ class Scenes:
         return Place(server, self.lab.node(server).netns_path, addresses)
 
     def _traffic(self) -> Probe:
-        """Start flows between each pod of the first server and pods of two others, in turn; both ways, IPv4 and IPv6."""
+        """Send between each pod of the first server and pods of two others, in turn; both ways, IPv4 and IPv6."""
         by_server = {server: [pod.place for pod in self.pods if pod.server == server] for server in self.servers}
         first, *others = by_server.values()
         pairs = [
@@ -262,9 +268,8 @@ class Scenes:
         }
 
     def _replaced(self, server: str, before: dict[str, int]) -> bool:
-        """Tell whether both ToRs have a new session with the server."""
-        now = self._sessions(server)
-        return all(now[tor] > before[tor] for tor in before) and self.agents[server].established()
+        """Tell whether both ToRs have had a new session with the server."""
+        return all(ups > before[tor] for tor, ups in self._sessions(server).items())
 
     def _await_routes(self) -> list[str]:
         """Return the deviations of all forwarding tables, after giving them time to vanish."""

@@ -57,6 +57,8 @@ class _Settings(_Strict):
     env: dict[str, Text] = {}
     exec: tuple[str, ...] = ()
     sysctls: dict[str, Text] = {}
+    network_mode: Annotated[Literal["none"] | None, Field(alias="network-mode")] = None
+    """A node never has the management interface that containerlab adds unless this says none."""
     healthcheck: Healthcheck | None = None
 
 

@@ -17,9 +17,10 @@ from ipaddress import IPv4Address
 import structlog
 
 from bgp.config import read_password
-from bgp.errors import InvalidRouteError
+from bgp.errors import BgpError, InvalidRouteError
 from bgp.model import Neighbor, SpeakerConfig
 from bgp.speaker import Speaker
+from ipam.errors import IpamError
 from ipam.leases import EmbeddedLeases, check_shares
 from ipam.ledger import Ledger
 from ipam.model import Pool
@@ -28,13 +29,15 @@ from ovs_flows.openflow import Flows
 from ovs_flows.ovsdb import Ovsdb, UplinkPorts
 from routed import views
 from routed.attach.announce import Announcer, Asker
-from routed.attach.errors import InterfaceExists, InvalidNetns, MarkTooLong
+from routed.attach.errors import InterfaceExists, InvalidName, InvalidNetns, MarkTooLong
 from routed.attach.gateway import Gateway
 from routed.attach.links import Links
 from routed.attach.monitor import Monitor
+from routed.attach.slots import SlotSpace
 from routed.attach.veth import MacvlanWay
 from routed.attach.wires import Wires
 from routed.cni.queue import DeletionQueue
+from routed.cni.server import AddressInUseError
 from routed.cni.server import Server as CniServer
 from routed.control import serve_control, serve_health, socket_path
 from routed.domain.intent import Owner, owners, plan
@@ -47,7 +50,9 @@ from routed.telemetry import Telemetry
 from routed.verbs import Verbs
 
 log = structlog.get_logger(__name__)
-_PERMANENT = (InvalidNetns, InterfaceExists, MarkTooLong, InvalidRouteError)
+EXPECTED = (IpamError, BgpError, OvsError, AddressInUseError, OSError)
+"""What ends an agent with one line for the operator; anything else is a bug and shows its traceback."""
+_PERMANENT = (InvalidNetns, InvalidName, InterfaceExists, MarkTooLong, InvalidRouteError)
 """Failures that trying again does not mend."""
 
 
@@ -122,13 +127,14 @@ class Agent:
         """Start the planes and the loop, rebuild what the ledger knows, then open the doors."""
         settings, bridge = self._settings, self._settings.bridge
         flows = Flows(settings.paths.ovs / f"{bridge.name}.mgmt", self._looker("flows"))
+        space = SlotSpace(settings.paths.run / "slots")
         wires = Wires(
-            self._looker("wires", "ports", "links"), monitor, userspace_datapath=ports.datapath_type == "netdev"
+            self._looker("wires", "ports", "links"), monitor, space, userspace_datapath=ports.datapath_type == "netdev"
         )
         announcer = Announcer(bridge.name, bridge.members or ports.devices, self._askers(), monitor, vlan=settings.vlan)
         loop = self._loop = Loop[Owner](
             # Links and flows do not need each other: the port's number is known before the pod is.
-            ((wires,), (self._ovsdb.ports,), (Links(MacvlanWay()), flows), (self._speaker,)),
+            ((wires,), (self._ovsdb.ports,), (Links(MacvlanWay(space)), flows), (self._speaker,)),
             owners=lambda: owners(store.snapshot),
             plan=lambda owner: plan(store.snapshot, owner),
             finish=partial(self._finish, store),

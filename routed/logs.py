@@ -10,6 +10,8 @@ import structlog
 
 def configure(*, debug: bool = False, readable: bool = False) -> None:
     """Set up structlog for the process; `readable` is for people at a terminal."""
+    logging.getLogger("ovsdbapp").setLevel(logging.CRITICAL)  # it logs what it raises
+    logging.getLogger("ovs").setLevel(logging.CRITICAL)
     renderer = structlog.dev.ConsoleRenderer() if readable else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[

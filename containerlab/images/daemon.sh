@@ -18,8 +18,9 @@ frr() {
 case $1 in
     zebra)
         # This line must be known before the first route arrives from a bgpd that already runs.
+        # (zebra reads a file of its own beside frr.conf only when it is named.)
         grep '^no zebra nexthop' /etc/frr/frr.conf >/etc/frr/zebra.conf
-        frr zebra -s 16777216 # a large netlink buffer: bursts of routes must not be lost
+        frr zebra -f /etc/frr/zebra.conf -s 16777216 # a large netlink buffer: bursts of routes must not be lost
         ;;
     bgpd | bfdd) frr "$1" ;;
     ovsdb-server)

@@ -42,6 +42,13 @@ def daemon() -> Iterator[str]:
         yield "tord does not run"
 
 
+def way_out() -> Iterator[str]:
+    """Yield the families that this ToR has no default route for."""
+    for family in ("-4", "-6"):
+        if not run("ip", family, "route", "show", "default", "proto", "bgp"):
+            yield f"no IPv{family[1]} default route"
+
+
 def host_routes() -> Iterator[str]:
     """Yield the servers that this ToR has no host route for."""
     known = {word for family in ("-4", "-6") for word in run("ip", family, "route", "show", "proto", "200").split()}
@@ -70,7 +77,11 @@ def gateways() -> Iterator[str]:
             yield f"gateway {found[1]} does not answer"
 
 
-CHECKS = {"spine": [fabric_sessions], "tor": [fabric_sessions, daemon, host_routes], "server": [bond, gateways]}
+CHECKS = {
+    "spine": [fabric_sessions],
+    "tor": [fabric_sessions, way_out, daemon, host_routes],
+    "server": [bond, gateways],
+}
 
 
 def main() -> None:

@@ -68,7 +68,7 @@ class Rtnl:
         if failed is not None:
             raise failed
 
-    def devices(self, *, alias: str) -> list[Device]:
+    def devices(self, *, alias: str = "") -> list[Device]:
         """Return the devices whose alias begins so."""
         bodies = self._dump(list_devices())
         text = alias.encode()

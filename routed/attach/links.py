@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +21,7 @@ from routed.attach.answers import Device
 from routed.attach.errors import AttachError, InterfaceExists, InvalidName, InvalidNetns, NotFound, SlotTaken
 from routed.attach.kernel import Rtnl
 from routed.attach.mark import Mark
-from routed.attach.netns import Visit, visit
+from routed.attach.netns import Visit, apart, visit
 from routed.attach.rtnl import set_device
 from routed.domain.wiring import Link
 from routed.domain.workload import AttachmentId
@@ -39,7 +39,10 @@ _WAITING = 32
 class Way(Protocol):
     """How an interface gets into a pod. A slot is a device that stays on the server and carries the mark."""
 
-    def slot(self, home: Rtnl, wire: str) -> Device:
+    def enter(self) -> Rtnl:
+        """Go where the slots are, in a thread that ends soon; returns a socket there."""
+
+    def slot(self, slots: Rtnl, wire: str) -> Device:
         """Return the slot of a wire; SlotMissing, ForeignDevice."""
 
     def wire(self, device: Device) -> str | None:
@@ -77,7 +80,7 @@ class Links:
 
         What left a mark but no interface (a pod that died, a creation cut short) is absent, and its mark is cleared.
         """
-        slots = await asyncio.to_thread(self._marked, mark.IN_USE)
+        slots = await apart(self._marked)
         found: dict[AttachmentId, Link] = {}
         stale: list[Device] = []
 
@@ -91,7 +94,7 @@ class Links:
         failures = await _each({slot.wire: partial(look, slot) for slot in slots}, _BUSY)
         if failures:
             raise next(iter(failures.values()))
-        await asyncio.to_thread(_clear, stale)
+        await self._clear(stale)
         return found
 
     async def upsert(self, items: Mapping[AttachmentId, Link]) -> Mapping[AttachmentId, Exception]:
@@ -100,22 +103,26 @@ class Links:
 
     async def remove(self, keys: Collection[AttachmentId]) -> Mapping[AttachmentId, Exception]:
         """Make these interfaces not exist; a namespace that is gone took them along."""
-        return await _each({key: partial(self._unplug, key) for key in keys}, _WAITING)
+        wanted = set(keys)
+        slots = {slot.wire: slot for slot in await apart(self._marked) if slot.whose.id in wanted}
+        failures = await _each({wire: partial(self._unplug, slot) for wire, slot in slots.items()}, _WAITING)
+        await self._clear([slot.device for wire, slot in slots.items() if wire not in failures])
+        return {slots[wire].whose.id: failure for wire, failure in failures.items()}
 
     async def _plug(self, key: AttachmentId, link: Link) -> None:
         try:
-            await visit(link.netns, lambda inside: self._attach(inside, key, link))
+            await visit(link.netns, self._way.enter, lambda inside: self._attach(inside, key, link))
         except SlotTaken:
             if not await self._evict_stale(link.wire):
                 raise
-            await visit(link.netns, lambda inside: self._attach(inside, key, link))
+            await visit(link.netns, self._way.enter, lambda inside: self._attach(inside, key, link))
 
     def _attach(self, inside: Visit, key: AttachmentId, link: Link) -> None:
         if _NAME.fullmatch(link.ifname) is None or link.ifname in (".", ".."):
             raise InvalidName(f"{link.ifname!r} cannot be the name of an interface")
         alias = Mark(key, link.netns).text()
-        slot = self._way.slot(inside.home, link.wire)
-        found = inside.pod.device(link.ifname)
+        slot = self._way.slot(inside.slots, link.wire)
+        found = inside.pod.device(link.ifname) if inside.has(link.ifname) else None
         if found is not None and not self._way.holds(slot, found):
             self._leave_other_slot(inside, key, found)
             found = None
@@ -127,25 +134,23 @@ class Links:
             self._way.create(inside, slot, link, alias)
             device = inside.pod.device(link.ifname)
         elif slot.alias != alias:
-            inside.home.apply(set_device(slot.index, alias=alias))
+            inside.slots.apply(set_device(slot.index, alias=alias))
         if device is None:
             raise InvalidNetns(f"{link.ifname} vanished from {link.netns} at once")
         pod.configure(inside.pod, device, link, fresh=found is None)
 
     def _leave_other_slot(self, inside: Visit, key: AttachmentId, found: Device) -> None:
         """Delete what hangs on another slot that is marked as this attachment's; InterfaceExists for anything else."""
-        for other in inside.home.devices(alias=mark.beginning(key)):
+        for other in inside.slots.devices(alias=mark.beginning(key)):
             if self._way.holds(other, found):
                 self._way.destroy(inside, found)
-                inside.home.apply(set_device(other.index, alias=mark.OURS))
+                inside.slots.apply(set_device(other.index, alias=mark.OURS))
                 return
         raise InterfaceExists(f"{found.name} exists already in the pod of {key}, and is not ours")
 
-    async def _unplug(self, key: AttachmentId) -> None:
-        for slot in await asyncio.to_thread(self._marked, mark.beginning(key)):
-            with suppress(InvalidNetns, NotFound):  # gone with its pod
-                await visit(slot.whose.netns, partial(self._detach, slot=slot))
-            await asyncio.to_thread(_clear, [slot.device])
+    async def _unplug(self, slot: Slot) -> None:
+        with suppress(InvalidNetns, NotFound):  # gone with its pod
+            await visit(slot.whose.netns, self._way.enter, partial(self._detach, slot=slot))
 
     def _detach(self, inside: Visit, slot: Slot) -> None:
         found = inside.pod.device(slot.whose.id.ifname)
@@ -154,9 +159,9 @@ class Links:
 
     async def _evict_stale(self, wire: str) -> bool:
         """Free a slot whose mark names an interface that no longer exists; False when it does exist."""
-        for slot in await asyncio.to_thread(self._marked, mark.IN_USE):
+        for slot in await apart(self._marked):
             if slot.wire == wire and await self._look(slot) is None:
-                await asyncio.to_thread(_clear, [slot.device])
+                await self._clear([slot.device])
                 return True
         return False
 
@@ -168,25 +173,30 @@ class Links:
             return pod.look(inside.pod, found, slot.wire, slot.whose.netns)
 
         try:
-            return await visit(slot.whose.netns, call)
+            return await visit(slot.whose.netns, self._way.enter, call)
         except (InvalidNetns, NotFound):
             return None
 
-    def _marked(self, beginning: str) -> list[Slot]:
-        with Rtnl() as home:
-            devices = home.devices(alias=beginning)
+    def _marked(self) -> list[Slot]:
+        with self._way.enter() as slots:
+            devices = slots.devices(alias=mark.IN_USE)
         return [
             Slot(device, wire, whose)
             for device in devices
             if (wire := self._way.wire(device)) is not None and (whose := mark.parse(device.alias)) is not None
         ]
 
+    async def _clear(self, devices: Sequence[Device]) -> None:
+        """Take the marks off slots that are free again."""
 
-def _clear(slots: Iterable[Device]) -> None:
-    with Rtnl() as home:
-        for slot in slots:
-            with suppress(NotFound):  # the wire went, and its mark with it
-                home.apply(set_device(slot.index, alias=mark.OURS))
+        def call() -> None:
+            with self._way.enter() as slots:
+                for device in devices:
+                    with suppress(NotFound):  # the wire went, and its mark with it
+                        slots.apply(set_device(device.index, alias=mark.OURS))
+
+        if devices:
+            await apart(call)
 
 
 async def _each(calls: Mapping[K, Callable[[], Awaitable[None]]], at_once: int) -> dict[K, Exception]:

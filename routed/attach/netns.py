@@ -1,9 +1,9 @@
 """Going into a pod's network namespace and looking around there.
 
 A thread that has entered a pod must never run anything else: each visit gets a thread of its own that ends with it, so
-there is no way back to get wrong. No namespace is ever created here and no process is ever forked. A netlink socket
-belongs to the namespace it was opened in, whoever uses it later: a visit therefore holds one socket from before the
-step and one from after it.
+there is no way back to get wrong. No pod's namespace is ever created here and no process is ever forked. A netlink
+socket belongs to the namespace it was opened in, whoever uses it later: a visit therefore holds one socket from where
+the slots are and one from inside the pod.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import ctypes
 import errno
 import fcntl
 import os
+import socket
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -30,7 +31,7 @@ NS_GET_NSTYPE = 0xB703
 """ioctl(2) on a namespace file: its CLONE_ flag; refused by any other kind of file (ioctl_ns(2))."""
 OWN = Path("/proc/thread-self/ns/net")
 
-_libc = ctypes.CDLL(None, use_errno=True)
+libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +40,19 @@ class Visit:
 
     netns: int
     """File descriptor of the pod's namespace."""
-    home: Rtnl
+    slots: Rtnl
     pod: Rtnl
 
+    def has(self, ifname: str) -> bool:
+        """Whether the pod has an interface of this name; does not wait for the kernel's lock, as netlink does."""
+        try:
+            return socket.if_nametoindex(ifname) != 0
+        except OSError:
+            return False
 
-@contextmanager
-def opened(path: str) -> Iterator[int]:
-    """Open the network namespace at this path; InvalidNetns when there is none, or when it is our own."""
+
+def open_netns(path: str) -> int:
+    """Open the network namespace at this path; InvalidNetns when there is none, or when it is the caller's own."""
     try:
         netns = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
@@ -53,48 +60,56 @@ def opened(path: str) -> Iterator[int]:
     except OSError as error:
         raise KernelError(error.errno or errno.EIO, f"open {path}") from error
     try:
-        _check(netns, path)
-        yield netns
-    finally:
+        _check_kind(netns, path)
+        _check_not_own(netns, path)
+    except InvalidNetns:
         os.close(netns)
+        raise
+    return netns
 
 
-def _check(netns: int, path: str) -> None:
+def enter(netns: int) -> None:
+    """Move the calling thread into a network namespace."""
+    if libc.setns(netns, CLONE_NEWNET) != 0:
+        raise KernelError(ctypes.get_errno(), "enter a network namespace")
+
+
+def _check_kind(netns: int, path: str) -> None:
     try:
         kind = fcntl.ioctl(netns, NS_GET_NSTYPE)
     except OSError as error:
         raise InvalidNetns(f"{path} is not a namespace") from error
     if kind != CLONE_NEWNET:
         raise InvalidNetns(f"{path} is not a network namespace")
-    there, here = os.fstat(netns), OWN.stat()
-    if (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino):
+
+
+def _check_not_own(netns: int, path: str) -> None:
+    if os.path.samestat(os.fstat(netns), OWN.stat()):
         raise InvalidNetns(f"{path} is the server's own network namespace")
 
 
-async def visit(path: str, call: Callable[[Visit], T]) -> T:
-    """Run ``call`` inside the network namespace at ``path``, in a thread that ends with it.
-
-    Raises InvalidNetns when there is nothing to visit, and whatever ``call`` raises. A caller that is cancelled waits
-    for the end of the visit nevertheless: until then nobody else may start on the same pod.
-    """
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
-
-    def report(result: T | None, error: BaseException | None) -> None:
-        if error is not None:
-            done.set_exception(error)
-        else:
-            done.set_result(result)  # type: ignore[arg-type]  # None only where T allows it
+def in_thread(call: Callable[[], T]) -> Future[T]:
+    """Run ``call`` in a thread that ends with it, and may therefore go into other namespaces."""
+    done: Future[T] = Future()
 
     def thread() -> None:
         try:
-            result = _enter(path, call)
-        except BaseException as error:  # noqa: BLE001  # it belongs to the task that waits, not to this thread
-            loop.call_soon_threadsafe(report, None, error)
+            result = call()
+        except BaseException as error:  # noqa: BLE001  # it belongs to whoever waits, not to this thread
+            done.set_exception(error)
         else:
-            loop.call_soon_threadsafe(report, result, None)
+            done.set_result(result)
 
     threading.Thread(target=thread, name="netns-visit", daemon=True).start()
+    return done
+
+
+async def apart(call: Callable[[], T]) -> T:
+    """Run ``call`` in a thread of its own, and return or raise what it does.
+
+    A caller that is cancelled waits for the end nevertheless: until then nobody else may start on the same pod.
+    """
+    done = asyncio.wrap_future(in_thread(call))
     try:
         return await asyncio.shield(done)
     except asyncio.CancelledError:
@@ -103,9 +118,21 @@ async def visit(path: str, call: Callable[[Visit], T]) -> T:
         raise
 
 
-def _enter(path: str, call: Callable[[Visit], T]) -> T:
-    with opened(path) as netns, Rtnl() as home:
-        if _libc.setns(netns, CLONE_NEWNET) != 0:
-            raise KernelError(ctypes.get_errno(), f"enter {path}")
-        with Rtnl() as pod:
-            return call(Visit(netns, home, pod))
+async def visit(path: str, enter_slots: Callable[[], Rtnl], call: Callable[[Visit], T]) -> T:
+    """Run ``call`` inside the network namespace at ``path``, coming from where the slots are.
+
+    Raises InvalidNetns when there is nothing to visit, and whatever ``call`` raises.
+    """
+
+    def inside() -> T:
+        netns = open_netns(path)
+        try:
+            with enter_slots() as slots:
+                _check_not_own(netns, path)
+                enter(netns)
+                with Rtnl() as pod:
+                    return call(Visit(netns, slots, pod))
+        finally:
+            os.close(netns)
+
+    return await apart(inside)

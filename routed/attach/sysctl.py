@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 from routed.attach.errors import KernelError
@@ -23,7 +24,11 @@ def read(name: str) -> str | None:
 def write(name: str, value: int) -> None:
     """Change a setting; one that this kernel does not have (IPv6 left out) is skipped."""
     try:
-        (_ROOT / name).write_text(str(value))
+        setting = os.open(f"{_ROOT}/{name}", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(setting, str(value).encode())
+        finally:
+            os.close(setting)
     except FileNotFoundError:
         return
     except OSError as error:

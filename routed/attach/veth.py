@@ -1,8 +1,9 @@
 """The way in for servers without a smart NIC: a macvlan in passthru mode on the inner end of a slot's veth pair.
 
 Creating it directly in the pod's namespace takes 0.6 ms, where moving an existing device there takes 16-20 ms; the
-wire below it stays plugged into the bridge (docs/adr/0001-slots.md). A passthru macvlan takes all that its parent
-receives and shares its MAC, and is the only device that the parent can carry.
+wire below it stays plugged into the bridge (docs/adr/0001-slots.md). The parents live in a namespace of their own
+(`routed.attach.slots`), so that whoever listens in the server's hears nothing of pods. A passthru macvlan takes all
+that its parent receives and shares its MAC, and is the only device that the parent can carry.
 """
 
 from __future__ import annotations
@@ -11,55 +12,61 @@ import errno
 import re
 import time
 
-from routed.attach import mark
 from routed.attach.answers import Device
-from routed.attach.errors import ForeignDevice, KernelError, SlotMissing, SlotTaken
+from routed.attach.errors import KernelError, SlotMissing, SlotTaken
 from routed.attach.kernel import Rtnl
 from routed.attach.netns import Visit
 from routed.attach.rtnl import add_macvlan, delete_device, set_device
+from routed.attach.slots import SlotSpace
 from routed.domain.wiring import Link, wire_name
 
 _DYING_S = 1.0
 """A namespace without users lives on until the kernel gets to it; for so long its macvlan keeps the slot."""
 _PAUSE_S = 0.01
-_SLOT_DEVICE = re.compile(r"r[tp](0|[1-9]\d*)")
+_WIRE = re.compile(r"rt(0|[1-9]\d*)")
+_FIRST_INDEX = 0x5250_0000
+"""Interface index of rp0. A macvlan names its parent by index alone, so these are numbers that nothing else has."""
 
 
 def inner_name(wire: str) -> str:
     """Name of the end that waits for a pod: ``rp17`` for ``rt17``."""
-    return f"rp{slot_number(wire)}"
+    return f"rp{_slot_number(wire)}"
 
 
-def is_slot_device(name: str) -> bool:
-    """Whether this is the name of either end of a slot's pair."""
-    return _SLOT_DEVICE.fullmatch(name) is not None
+def inner_index(wire: str) -> int:
+    """Interface index of the end that waits for a pod."""
+    return _FIRST_INDEX + _slot_number(wire)
 
 
-def slot_number(name: str) -> int:
-    """Return the slot of a device named ``rt17`` or ``rp17``; ValueError for any other name."""
-    match = _SLOT_DEVICE.fullmatch(name)
+def is_wire(name: str) -> bool:
+    """Whether this is the name of the bridge's end of a slot's pair."""
+    return _WIRE.fullmatch(name) is not None
+
+
+def _slot_number(wire: str) -> int:
+    match = _WIRE.fullmatch(wire)
     if match is None:
-        raise ValueError(f"{name} is no slot's device")
+        raise ValueError(f"{wire} is no slot's wire")
     return int(match[1])
 
 
 class MacvlanWay:
     """Puts macvlans into pods."""
 
-    def slot(self, home: Rtnl, wire: str) -> Device:
+    def __init__(self, space: SlotSpace) -> None:
+        self.enter = space.enter
+
+    def slot(self, slots: Rtnl, wire: str) -> Device:
         """Return the device that carries the slot's mark."""
-        device = home.device(inner_name(wire))
+        device = slots.device(inner_name(wire))
         if device is None:
             raise SlotMissing(f"{inner_name(wire)} does not exist")
-        if not mark.is_ours(device.alias):
-            raise ForeignDevice(f"{device.name} is not ours: its alias is {device.alias!r}")
         return device
 
     def wire(self, device: Device) -> str | None:
         """Return the name of the bridge's end, None when this is no slot's inner end."""
-        if not is_slot_device(device.name) or not device.name.startswith("rp"):
-            return None
-        return wire_name(slot_number(device.name))
+        wire = wire_name(device.index - _FIRST_INDEX)
+        return wire if is_wire(wire) and inner_name(wire) == device.name else None
 
     def holds(self, slot: Device, found: Device) -> bool:
         """Whether this device inside a pod hangs on the slot."""
@@ -74,7 +81,7 @@ class MacvlanWay:
         deadline = time.monotonic() + _DYING_S
         while True:
             try:
-                visit.home.apply(
+                visit.slots.apply(
                     set_device(slot.index, alias=alias),
                     set_device(slot.index, mac=link.mac),
                     add_macvlan(link.ifname, slot.index, visit.netns),
@@ -83,7 +90,7 @@ class MacvlanWay:
                 if error.code not in (errno.EINVAL, errno.EBUSY):
                     raise
                 if time.monotonic() > deadline:
-                    self._replace(visit.home, slot, error)
+                    self._replace(visit.slots, slot, error)
             else:
                 return
             time.sleep(_PAUSE_S)
@@ -92,9 +99,9 @@ class MacvlanWay:
         """Delete the pod's interface; the kernel needs some 25 ms."""
         visit.pod.apply(delete_device(found))
 
-    def _replace(self, home: Rtnl, slot: Device, error: KernelError) -> None:
+    def _replace(self, slots: Rtnl, slot: Device, error: KernelError) -> None:
         """Delete a wire that a namespace without a path keeps busy: the wires and ports planes bring a new one."""
-        home.apply(delete_device(slot))
+        slots.apply(delete_device(slot))
         raise SlotTaken(
             f"{slot.name} was kept busy by a namespace that has no path any more; it is being replaced"
         ) from error

@@ -1,27 +1,32 @@
 """The wires plane: veth pairs, made ready before a pod needs them.
 
-Slot n is the pair rt<n>, which the bridge plugs in, and rp<n>, which waits for a pod. Both ends are up and silent: no
-ARP, no IPv6, so that the server's own stack takes no part in what passes.
+Slot n is the pair rt<n>, which the bridge plugs in, and rp<n>, which waits for a pod in the slots' own namespace. Both
+ends are up and silent: no ARP, no IPv6, so that the server's own stack takes no part in what passes.
 
-Never touches a device without our mark, and never plugs anything into a bridge.
+Never touches a device of the server's namespace without our mark, and never plugs anything into a bridge.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 
 from routed.attach import mark, sysctl
 from routed.attach.answers import Device, DeviceEvent, Event
 from routed.attach.errors import AttachError, ForeignDevice, NotFound
 from routed.attach.kernel import Rtnl
 from routed.attach.monitor import Monitor
+from routed.attach.netns import OWN
 from routed.attach.rtnl import add_veth, delete_device, set_device, tx_checksums_off
-from routed.attach.veth import inner_name, is_slot_device
+from routed.attach.slots import SlotSpace
+from routed.attach.veth import inner_index, inner_name, is_wire
 from routed.domain.wiring import Wire
 
 BROKEN = Wire(mtu=0)
-"""What is observed of a pair that needs attention: an end missing, down, or of another MTU."""
+"""What is observed of a pair that needs attention: an end missing or elsewhere, down, or of another MTU."""
 
 
 class Wires:
@@ -29,92 +34,105 @@ class Wires:
 
     name = "wires"
 
-    def __init__(self, wake: Callable[[], None], monitor: Monitor, *, userspace_datapath: bool) -> None:
+    def __init__(
+        self, wake: Callable[[], None], monitor: Monitor, space: SlotSpace, *, userspace_datapath: bool
+    ) -> None:
         """Wake when a wire vanishes. A userspace bridge cannot complete checksums: the pods' side does it."""
         self._wake = wake
+        self._space = space
         self._userspace_datapath = userspace_datapath
         monitor.subscribe(self._notice)
 
     async def observe(self) -> Mapping[str, Wire]:
         """Return every wire that carries our mark."""
-        return await asyncio.to_thread(_observe)
+        return await asyncio.to_thread(self._observe)
 
     async def upsert(self, items: Mapping[str, Wire]) -> Mapping[str, Exception]:
         """Make these wires exist; one that lost an end is made anew."""
-        return await asyncio.to_thread(self._upsert, items)
+        return await asyncio.to_thread(self._each, items, lambda ends, name: self._make(ends, name, items[name]))
 
     async def remove(self, keys: Collection[str]) -> Mapping[str, Exception]:
         """Delete these wires, and with them what hangs on them."""
-        return await asyncio.to_thread(_remove, keys)
+        return await asyncio.to_thread(self._each, keys, _remove)
 
-    def _upsert(self, items: Mapping[str, Wire]) -> Mapping[str, Exception]:
+    def _observe(self) -> Mapping[str, Wire]:
+        with Rtnl() as home, self._space.run(Rtnl) as slots:
+            inner = {device.index: device for device in slots.devices()}
+            outer = [device for device in home.devices(alias=mark.OURS) if mark.is_ours(device.alias)]
+        return {end.name: _wire(end, inner.get(inner_index(end.name))) for end in outer if is_wire(end.name)}
+
+    def _each(self, names: Iterable[str], call: Callable[[_Ends, str], None]) -> Mapping[str, Exception]:
         failures: dict[str, Exception] = {}
-        with Rtnl() as home:
-            for name, wire in items.items():
+        with Rtnl() as home, self._space.run(Rtnl) as slots, OWN.open("rb") as server:
+            for name in names:
                 try:
-                    self._make(home, name, wire)
+                    call(_Ends(home, slots, server.fileno()), name)
                 except AttachError as error:
                     failures[name] = error
         return failures
 
-    def _make(self, home: Rtnl, name: str, wire: Wire) -> None:
-        outer, inner = (_ours(home, end) for end in (name, inner_name(name)))
-        if outer is not None and inner is not None and outer.parent == inner.index:
-            home.apply(*(set_device(end.index, up=True, silent=True, mtu=wire.mtu) for end in (outer, inner)))
-        else:
-            for orphan in (outer, inner):
-                if orphan is not None:
-                    _delete(home, orphan)
-            ends = (set_device(end, up=True, silent=True, alias=mark.OURS) for end in (name, inner_name(name)))
-            home.apply(add_veth(name, inner_name(name), wire.mtu), *ends)
-        for end in (name, inner_name(name)):
-            sysctl.write(f"ipv6/conf/{end}/disable_ipv6", 1)
+    def _make(self, ends: _Ends, name: str, wire: Wire) -> None:
+        outer, inner = ends.look(name)
+        if outer is None or inner is None or not _joined(outer, inner):
+            ends.delete(outer, inner)
+            born = add_veth(inner_name(name), name, wire.mtu, index=inner_index(name), peer_netns=ends.server)
+            ends.slots.apply(born, set_device(inner_index(name), alias=mark.OURS))
+        ends.home.apply(set_device(name, up=True, silent=True, mtu=wire.mtu, alias=mark.OURS))
+        ends.slots.apply(set_device(inner_index(name), up=True, silent=True, mtu=wire.mtu))
+        sysctl.write(f"ipv6/conf/{name}/disable_ipv6", 1)
         if self._userspace_datapath:
-            tx_checksums_off(inner_name(name))
+            self._space.run(partial(tx_checksums_off, inner_name(name)))
 
     def _notice(self, event: Event | None) -> None:
-        if event is None or (isinstance(event, DeviceEvent) and event.gone and is_slot_device(event.device.name)):
+        if event is None or (isinstance(event, DeviceEvent) and event.gone and is_wire(event.device.name)):
             self._wake()
 
 
-def _observe() -> Mapping[str, Wire]:
-    with Rtnl() as home:
-        devices = {device.name: device for device in home.devices(alias=mark.OURS) if mark.is_ours(device.alias)}
-    return {
-        name: _wire(device, devices.get(inner_name(name)))
-        for name, device in devices.items()
-        if is_slot_device(name) and name != inner_name(name)
-    }
+@dataclass(frozen=True, slots=True)
+class _Ends:
+    """Where the two ends of a wire are."""
+
+    home: Rtnl
+    slots: Rtnl
+    server: int
+    """File descriptor of the server's namespace."""
+
+    def look(self, name: str) -> tuple[Device | None, Device | None]:
+        """Return a wire's ends; ForeignDevice when the name of the bridge's end is taken.
+
+        The bridge's end gets its mark a moment after its birth: what is joined to an inner end is ours without it.
+        """
+        outer, inner = self.home.device(name), self.slots.device(inner_name(name))
+        born = outer is not None and inner is not None and _joined(outer, inner)
+        if outer is not None and not born and not mark.is_ours(outer.alias):
+            raise ForeignDevice(
+                f"{name} exists and is not ours: its alias is {outer.alias!r}, it should be {mark.OURS!r}"
+            )
+        return outer, inner
+
+    def delete(self, outer: Device | None, inner: Device | None) -> None:
+        """Delete what there is of both ends."""
+        for where, device in ((self.home, outer), (self.slots, inner)):
+            if device is not None:
+                with suppress(NotFound):  # its other end took it along
+                    where.apply(delete_device(device))
+
+
+def _remove(ends: _Ends, name: str) -> None:
+    ends.delete(*ends.look(name))
+
+
+def _joined(outer: Device, inner: Device) -> bool:
+    return (outer.parent, inner.parent) == (inner.index, outer.index) and outer.parent_elsewhere
 
 
 def _wire(outer: Device, inner: Device | None) -> Wire:
-    whole = inner is not None and outer.parent == inner.index and outer.up and inner.up and outer.mtu == inner.mtu
+    whole = (
+        inner is not None
+        and inner.name == inner_name(outer.name)
+        and _joined(outer, inner)
+        and outer.up
+        and inner.up
+        and outer.mtu == inner.mtu
+    )
     return Wire(outer.mtu) if whole else BROKEN
-
-
-def _remove(keys: Collection[str]) -> Mapping[str, Exception]:
-    failures: dict[str, Exception] = {}
-    with Rtnl() as home:
-        for name in keys:
-            try:
-                for end in (name, inner_name(name)):
-                    device = _ours(home, end)
-                    if device is not None:
-                        _delete(home, device)
-            except AttachError as error:
-                failures[name] = error
-    return failures
-
-
-def _ours(home: Rtnl, name: str) -> Device | None:
-    device = home.device(name)
-    if device is not None and not mark.is_ours(device.alias):
-        raise ForeignDevice(f"{name} exists and is not ours: its alias is {device.alias!r}, it should be {mark.OURS!r}")
-    return device
-
-
-def _delete(home: Rtnl, device: Device) -> None:
-    try:
-        home.apply(delete_device(device))
-    except NotFound:
-        return  # its other end took it along

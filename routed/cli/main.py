@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
@@ -32,12 +33,17 @@ def agent(
     debug: Annotated[bool, typer.Option(help="Log more.")] = False,
 ) -> None:
     """Run the agent of this server until SIGTERM; pods, flows and routes stay when it ends."""
-    from routed.agent import Agent  # noqa: PLC0415 - takes most of a second to import, and `show` needs none of it
+    from routed.agent import EXPECTED, Agent  # noqa: PLC0415 - takes most of a second to import; `show` needs none of it
     from routed.logs import configure  # noqa: PLC0415 - see above
 
     configure(debug=debug, readable=sys.stderr.isatty())
     settings = load(config)
-    asyncio.run(Agent(settings, settings.domain_server(server or socket.gethostname())).run())
+    try:
+        asyncio.run(Agent(settings, settings.domain_server(server or socket.gethostname())).run())
+    except* EXPECTED as errors:
+        for error in _leaves(errors):
+            typer.echo(f"routed: {error}", err=True)
+        raise typer.Exit(1) from None
 
 
 @app.command()
@@ -51,6 +57,14 @@ def drain(config: Config = DEFAULT_CONFIG) -> None:
 def version() -> None:
     """Print the version."""
     typer.echo(__version__)
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
 def main() -> None:

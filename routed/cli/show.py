@@ -62,6 +62,8 @@ def _show(what: str, config: Path, output: Output) -> None:
     rows = request("GET", what, config)
     if output is Output.JSON:
         typer.echo(json.dumps(rows, indent=2))
+    elif not rows:
+        typer.echo(f"no {what}")
     else:
         Console(soft_wrap=True).print(table(what, rows))
 

@@ -110,6 +110,7 @@ CODES: Mapping[type[BaseException], Code] = {
     Leaving: Code.TRY_AGAIN_LATER,
     LedgerError: Code.IO,
     attach.InvalidNetns: Code.INVALID_NETNS,
+    attach.InvalidName: Code.INVALID_ENVIRONMENT,
     attach.InterfaceExists: Code.INVALID_ENVIRONMENT,
     attach.AttachError: Code.KERNEL,
     OvsError: Code.BRIDGE,

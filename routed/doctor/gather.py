@@ -78,10 +78,11 @@ def _has_driver(name: str, release: str) -> bool | None:
         for line in _lines(modules / index):
             if Path(line.partition(":")[0]).name.partition(".")[0] == name:
                 return True
-    configuration = _kernel_configuration(release)
-    if not configuration:
-        return None
-    return f"CONFIG_{name.upper()}=y" in configuration
+    configuration, option = _kernel_configuration(release), f"CONFIG_{name.upper()}"
+    if f"{option}=y" in configuration:
+        return True
+    told = modules.is_dir() or f"{option}=m" not in configuration  # a module may be where it cannot be seen from here
+    return False if configuration and told else None
 
 
 def _kernel_configuration(release: str) -> list[str]:

@@ -113,7 +113,7 @@ def check_nic(facts: Facts) -> Iterator[Finding]:
     if silent:
         yield warning(
             "nic",
-            f"not offloadable: {', '.join(silent)} {'is' if len(silent) == 1 else 'are'} no port of a switching NIC",
+            f"not offloadable: no switching NIC behind {', '.join(silent)}",
             "fine without hardware offload; else `devlink dev eswitch set pci/ADDRESS mode switchdev` on each port",
         )
     elif len(set(identities.values())) > 1:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ovs_flows.rows import MARK, version
-from ovs_flows.sight import BridgeSight, InterfaceSight, PortSight
+from ovs_flows.sight import BridgeSight, PortSight
 from routed.doctor.facts import Bond, Facts, Unseen
 from routed.doctor.findings import Finding, error, ok, unknown, warning
 
-_OLDEST_OVS = (2, 13)
-"""Oldest version with all that the pipeline uses; tests run on 3.1."""
+_OLDEST_OVS = (3, 1)
+"""The oldest that the tests run on."""
 _LACP_MODE, _NO_PARTNER = "802.3ad", "00:00:00:00:00:00"
 
 
@@ -28,7 +28,9 @@ def check_ovs(facts: Facts) -> Iterator[Finding]:
         yield failure("ovs", found.why, advice)
     elif version(found) < _OLDEST_OVS:
         wanted = ".".join(map(str, _OLDEST_OVS))
-        yield warning("ovs", f"Open vSwitch {found} is older than {wanted}", "upgrade the package openvswitch-switch")
+        yield warning(
+            "ovs", f"Open vSwitch {found} was never tested; {wanted} was", "upgrade the package openvswitch-switch"
+        )
     else:
         yield ok("ovs", f"Open vSwitch {found}")
 
@@ -93,17 +95,18 @@ def check_uplink(facts: Facts) -> Iterator[Finding]:
             f"`ovs-vsctl add-port {bridge} {name}` (or add-bond), or correct bridge.uplink in the rack file",
         )
         return
-    unplugged = [interface for interface in port.interfaces if not interface.ofport]
-    for interface in unplugged:
-        yield error(
-            "uplink",
-            f"Open vSwitch could not plug {interface.name}: {interface.error or 'no reason given'}",
-            f"`ip link show {interface.name}`: is it there, and not used by another bridge?",
-        )
-    yield from _membership(facts, port)
-    if not unplugged:
-        yield _redundancy(facts)
+    yield from (*_plugging(port), *_membership(facts, port)) or (_redundancy(facts),)
     yield from _lacp(name, port, facts.bond)
+
+
+def _plugging(port: PortSight) -> Iterator[Finding]:
+    for interface in port.interfaces:
+        if not interface.ofport:
+            yield error(
+                "uplink",
+                f"Open vSwitch could not plug {interface.name}: {interface.error or 'no reason given'}",
+                f"`ip link show {interface.name}`: is it there, and not used by another bridge?",
+            )
 
 
 def _membership(facts: Facts, port: PortSight) -> Iterator[Finding]:
@@ -157,15 +160,11 @@ def _kernel_lacp(name: str, bond: Bond) -> Finding:
 def _ovs_lacp(name: str, port: PortSight) -> Finding:
     if not port.lacp:
         return _no_lacp(name, f"{name} is a bond without LACP")
-    silent = [_name(interface) for interface in port.interfaces if not interface.lacp_current]
+    silent = [interface.name for interface in port.interfaces if not interface.lacp_current]
     if silent:
         found = f"no LACP partner behind {', '.join(silent)}: nothing is sent or taken there"
         return error("lacp", found, _lacp_advice(f"`ovs-appctl lacp/show {name}`"))
-    return ok("lacp", f"{name}: negotiated on {', '.join(_name(interface) for interface in port.interfaces)}")
-
-
-def _name(interface: InterfaceSight) -> str:
-    return interface.name
+    return ok("lacp", f"{name}: negotiated on {', '.join(interface.name for interface in port.interfaces)}")
 
 
 def _no_lacp(name: str, found: str) -> Finding:

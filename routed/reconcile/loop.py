@@ -161,10 +161,6 @@ class Loop(Generic[Owner]):
             self.touch(owner)
         return differences
 
-    def drop(self, owner: Owner) -> None:
-        """Forget an owner that has nothing left anywhere."""
-        self._works.pop(owner, None)
-
     def works(self) -> Mapping[Owner, Work]:
         """Return how far every owner is."""
         return self._works
@@ -263,6 +259,8 @@ class Loop(Generic[Owner]):
             done.set()
             if work.error is not None:
                 await self._backoff(work)
+        if not any(self._plan(owner)):
+            del self._works[owner]  # it wants nothing and disowns nothing any more
 
     async def _pass(self, owner: Owner) -> None:
         wants = dict(zip(self.lanes, self._plan(owner), strict=True))

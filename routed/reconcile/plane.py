@@ -25,7 +25,10 @@ class Plane(Protocol[K, V]):
         """Return every object that carries our mark. Raises when it cannot tell: not knowing is never an empty set."""
 
     async def upsert(self, items: Mapping[K, V]) -> Mapping[K, Exception]:
-        """Make these objects exist as given, whatever was there. Returns the failures; raises when all failed."""
+        """Make these objects exist as given, whatever was there.
+
+        Returns the failure of each key that has one; raises only when the plane cannot work at all.
+        """
 
     async def remove(self, keys: Collection[K]) -> Mapping[K, Exception]:
         """Make these objects not exist; one that is gone already is no failure. Returns and raises as `upsert` does."""

@@ -18,6 +18,7 @@ from tests.bench.contenders import Contender, pods
 from tests.bench.figures import OURS
 from tests.bench.namespace import named
 from tests.bench.speakers import Announced
+from tests.fixtures.pods import unmount
 from tests.fixtures.tors import HOST_ASN, HOST_V4, Rack, run, until
 from tests.system.ovs_instance import Ovs, open_vswitch
 
@@ -96,6 +97,7 @@ def _agent(rack: Rack, config: Path, log: Path) -> Iterator[subprocess.Popen[byt
     finally:
         agent.terminate()
         agent.wait()
+        unmount(config.parent / "run" / "slots")  # the agent leaves it to the next one
 
 
 def _bridge(rack: Rack, ovs: Ovs) -> None:

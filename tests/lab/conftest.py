@@ -1,5 +1,70 @@
+"""The lab, and agents on three of its servers."""
+
 from __future__ import annotations
 
-from tests.fabric import lab
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from containerlab.lab import Lab
+from tests.fabric import eventually, lab
+from tests.servers import Pod, Server, each
 
 __all__ = ["lab"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run what needs agents last: a server whose bridge an agent has taken over is not the bare fabric any more."""
+    items.sort(key=lambda item: "servers" in getattr(item, "fixturenames", ()))
+
+
+@dataclass(frozen=True, slots=True)
+class Residents:
+    """Pods that are there throughout a module."""
+
+    one: Pod
+    two: Pod
+    """On the same server."""
+    rack: Pod
+    """On the other server of the rack."""
+    far: Pod
+    """In the other rack."""
+
+    @property
+    def all(self) -> list[Pod]:
+        return [self.one, self.two, self.rack, self.far]
+
+
+@pytest.fixture(scope="session")
+def servers(lab: Lab) -> dict[str, Server]:
+    """Two servers of one rack, one of the other, each with its agent; they end with the lab."""
+    names = ("s11", "s12", "s21")
+    found = {name: Server(lab, name) for name in names}
+    each(Server.start, found.values())
+    return found
+
+
+@pytest.fixture(scope="module")
+def residents(servers: dict[str, Server]) -> Iterator[Residents]:
+    """Two pods on s11, one on s12, one on s21."""
+    first, second, third = (servers[name] for name in ("s11", "s12", "s21"))
+    pods = Residents(*first.add(2), *second.add(1), *third.add(1))
+    first.await_routes([pods.one, pods.two])
+    second.await_routes([pods.rack])
+    third.await_routes([pods.far])
+    yield pods
+    for server in servers.values():
+        server.clean_up()
+
+
+@pytest.fixture
+def s11(servers: dict[str, Server]) -> Iterator[Server]:
+    """The server that is tested: its agent is at rest before and after, and has the pods that it had."""
+    server = servers["s11"]
+    before = dict(server.pods)
+    yield server
+    if not server.agent.alive():
+        server.start()
+    server.clean_up(keep=before)
+    eventually(server.at_rest, "s11 as it was")

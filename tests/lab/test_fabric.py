@@ -241,6 +241,7 @@ def test_a_tor_without_a_way_out_sends_its_servers_away(lab: Lab) -> None:
             lab.restore(uplink)
         lab.wait_ready()
     assert all(is_up(lab, "r1a", port) for port in ports)
+    assert answers(lab, "s11", "fd00:2::21") == 20, "IPv6 comes back with the links"
 
 
 def is_up(lab: Lab, node: str, interface: str) -> bool:

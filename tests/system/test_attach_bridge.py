@@ -13,11 +13,12 @@ import pytest
 
 from routed.attach.links import Links
 from routed.attach.monitor import Monitor
+from routed.attach.slots import SlotSpace
 from routed.attach.veth import MacvlanWay
 from routed.attach.wires import Wires
 from routed.domain.wiring import Link, Wire, ofport, wire_name
 from routed.domain.workload import AttachmentId
-from tests.fixtures.pods import Pod, Pods, inside
+from tests.fixtures.pods import Pod, Pods, inside, slot_space
 from tests.system.ovs_instance import Ovs, network_namespace, open_vswitch, until
 
 pytestmark = pytest.mark.system
@@ -73,17 +74,23 @@ def pods(tmp_path: Path) -> Iterator[Pods]:
         yield made
 
 
-async def plug(ovs: Ovs, pods: Pods, *, userspace_datapath: bool) -> tuple[Pod, Pod]:
+@pytest.fixture
+def space(tmp_path: Path) -> Iterator[SlotSpace]:
+    with slot_space(tmp_path) as made:
+        yield made
+
+
+async def plug(ovs: Ovs, pods: Pods, space: SlotSpace, *, userspace_datapath: bool) -> tuple[Pod, Pod]:
     """Attach two pods to slots 1 and 2 of the bridge."""
     pair = (pods.make(), pods.make())
     async with Monitor() as monitor:
-        wires = Wires(lambda: None, monitor, userspace_datapath=userspace_datapath)
+        wires = Wires(lambda: None, monitor, space, userspace_datapath=userspace_datapath)
         assert await wires.upsert({wire_name(number): Wire(1500) for number in (1, 2)}) == {}
     for number in (1, 2):
         port = wire_name(number)
         ovs.vsctl("add-port", "br0", port, "--", "set", "interface", port, f"ofport_request={ofport(number)}")
     items = {AttachmentId(f"c{number}", "eth0"): link_of(number, pod) for number, pod in enumerate(pair, start=1)}
-    assert await Links(MacvlanWay()).upsert(items) == {}
+    assert await Links(MacvlanWay(space)).upsert(items) == {}
     return pair
 
 
@@ -101,28 +108,28 @@ def transfer(sender: Pod, receiver: Pod, address: str) -> int:
         receiving.communicate()
 
 
-async def test_what_pods_send_each_other_arrives(ovs: Ovs, pods: Pods) -> None:
-    first, second = await plug(ovs, pods, userspace_datapath=True)
+async def test_what_pods_send_each_other_arrives(ovs: Ovs, pods: Pods, space: SlotSpace) -> None:
+    first, second = await plug(ovs, pods, space, userspace_datapath=True)
 
     assert transfer(first, second, "10.101.0.2") == SIZE
     assert transfer(second, first, "fd00:101::1") == SIZE
 
 
-async def test_without_finished_checksums_nothing_arrives(ovs: Ovs, pods: Pods) -> None:
-    first, second = await plug(ovs, pods, userspace_datapath=False)
+async def test_without_finished_checksums_nothing_arrives(ovs: Ovs, pods: Pods, space: SlotSpace) -> None:
+    first, second = await plug(ovs, pods, space, userspace_datapath=False)
     first.run("ping", "-c1", "-W5", "10.101.0.2")  # the way itself is good: ping has its checksum made in software
 
     with pytest.raises(RuntimeError, match="timed out"):
         transfer(first, second, "10.101.0.2")
 
 
-async def test_a_slot_serves_the_next_pod_without_the_bridge_noticing(ovs: Ovs, pods: Pods) -> None:
-    first, second = await plug(ovs, pods, userspace_datapath=True)
+async def test_a_slot_serves_the_next_pod_without_the_bridge_noticing(ovs: Ovs, pods: Pods, space: SlotSpace) -> None:
+    first, second = await plug(ovs, pods, space, userspace_datapath=True)
     before = ovs.vsctl("get", "interface", "rt1", "ofport", "ifindex", "link_resets")
     first.delete()
     successor = pods.make()
 
-    assert await Links(MacvlanWay()).upsert({AttachmentId("c3", "eth0"): link_of(1, successor)}) == {}
+    assert await Links(MacvlanWay(space)).upsert({AttachmentId("c3", "eth0"): link_of(1, successor)}) == {}
 
     second.run("ping", "-c1", "-W5", "10.101.0.1")
     assert ovs.vsctl("get", "interface", "rt1", "ofport", "ifindex", "link_resets") == before

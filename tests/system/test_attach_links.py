@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from routed.attach.answers import DeviceEvent
 from routed.attach.errors import (
-    ForeignDevice,
     InterfaceExists,
     InvalidName,
     InvalidNetns,
@@ -25,14 +25,16 @@ from routed.attach.errors import (
     SlotMissing,
     SlotTaken,
 )
+from routed.attach.kernel import RtnlEvents
 from routed.attach.links import Links
 from routed.attach.mark import Mark
 from routed.attach.monitor import Monitor
+from routed.attach.slots import SlotSpace
 from routed.attach.veth import MacvlanWay
 from routed.attach.wires import Wires
 from routed.domain.wiring import Link, Wire
 from routed.domain.workload import AttachmentId
-from tests.fixtures.pods import Pod, Pods, run, server
+from tests.fixtures.pods import Pod, Pods, run, server, slot_space
 
 pytestmark = pytest.mark.system
 
@@ -61,9 +63,18 @@ def link_of(number: int, pod: Pod, slot: int | None = None) -> Link:
     return link_at(number, pod.path, slot)
 
 
-def alias(slot: int) -> str:
-    (device,) = json.loads(run("ip", "-json", "link", "show", f"rp{slot}"))
-    return str(device.get("ifalias", ""))
+class Slots:
+    """The namespace where slots wait, as an operator looks into it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def run(self, *command: str) -> str:
+        return run("nsenter", f"--net={self._path}", *command)
+
+    def alias(self, slot: int) -> str:
+        (device,) = json.loads(self.run("ip", "-json", "link", "show", f"rp{slot}"))
+        return str(device.get("ifalias", ""))
 
 
 @pytest.fixture
@@ -73,18 +84,29 @@ def pods(tmp_path: Path) -> Iterator[Pods]:
         yield made
 
 
+@pytest.fixture
+def space(tmp_path: Path) -> Iterator[SlotSpace]:
+    with slot_space(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def slots(tmp_path: Path) -> Slots:
+    return Slots(tmp_path / "slots")
+
+
 @pytest_asyncio.fixture
-async def wires() -> AsyncIterator[Wires]:
+async def wires(space: SlotSpace) -> AsyncIterator[Wires]:
     with server():
         async with Monitor() as monitor:
-            plane = Wires(lambda: None, monitor, userspace_datapath=False)
+            plane = Wires(lambda: None, monitor, space, userspace_datapath=False)
             await plane.upsert({f"rt{slot}": Wire(MTU) for slot in range(1, 5)})
             yield plane
 
 
 @pytest.fixture
-def links(wires: Wires) -> Links:  # noqa: ARG001  # links need wires
-    return Links(MacvlanWay())
+def links(wires: Wires, space: SlotSpace) -> Links:  # noqa: ARG001  # links need wires
+    return Links(MacvlanWay(space))
 
 
 async def test_a_pod_sees_all_of_its_link(links: Links, pods: Pods) -> None:
@@ -133,11 +155,11 @@ async def test_a_pod_with_one_family_has_nothing_of_the_other(links: Links, pods
     assert await links.observe() == pods_links
 
 
-async def test_a_fresh_plane_rebuilds_every_link_from_the_kernel(links: Links, pods: Pods) -> None:
+async def test_a_fresh_plane_rebuilds_every_link_from_the_kernel(links: Links, pods: Pods, space: SlotSpace) -> None:
     wanted = {key(number): link_of(number, pods.make()) for number in (1, 2, 3)}
     await links.upsert(wanted)
 
-    assert await Links(MacvlanWay()).observe() == wanted
+    assert await Links(MacvlanWay(space)).observe() == wanted
 
 
 async def test_upsert_twice_changes_nothing(links: Links, pods: Pods) -> None:
@@ -210,14 +232,14 @@ async def test_changes_a_link_in_place(links: Links, pods: Pods) -> None:
     assert pod.ip("link", "show", "eth0")[0]["ifindex"] == index
 
 
-async def test_moves_to_another_slot_when_told_so(links: Links, pods: Pods) -> None:
+async def test_moves_to_another_slot_when_told_so(links: Links, pods: Pods, slots: Slots) -> None:
     pod = pods.make()
     await links.upsert({key(1): link_of(1, pod)})
     moved = {key(1): link_of(1, pod, slot=2)}
 
     assert await links.upsert(moved) == {}
     assert await links.observe() == moved
-    assert alias(1) == "routed"
+    assert slots.alias(1) == "routed"
 
 
 async def test_a_cancelled_upsert_has_ended_when_its_caller_goes_on(links: Links, pods: Pods) -> None:
@@ -237,7 +259,9 @@ async def test_a_cancelled_upsert_has_ended_when_its_caller_goes_on(links: Links
 @pytest.mark.parametrize(
     "path", ["deeper/ns", "file", "folder", "/proc/self/ns/uts", "/proc/thread-self/ns/net", "/dev/null", "", "a\0b"]
 )
-async def test_refuses_what_is_no_pods_netns_and_creates_nothing(links: Links, tmp_path: Path, path: str) -> None:
+async def test_refuses_what_is_no_pods_netns_and_creates_nothing(
+    links: Links, tmp_path: Path, path: str, slots: Slots
+) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     before = sorted(tmp_path.rglob("*"))
@@ -246,19 +270,21 @@ async def test_refuses_what_is_no_pods_netns_and_creates_nothing(links: Links, t
 
     assert isinstance(failures[key(1)], InvalidNetns)
     assert sorted(tmp_path.rglob("*")) == before
-    assert alias(1) == "routed"
+    assert slots.alias(1) == "routed"
     assert await links.observe() == {}
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a b", "a:b", "sixteen-letters-"])
-async def test_refuses_a_name_that_no_interface_can_have(links: Links, wires: Wires, pods: Pods, name: str) -> None:
+async def test_refuses_a_name_that_no_interface_can_have(
+    links: Links, wires: Wires, pods: Pods, name: str, slots: Slots
+) -> None:
     before = await wires.observe()
 
     failures = await links.upsert({AttachmentId("c", name): replace(link_of(1, pods.make()), ifname=name)})
 
     assert [type(failure) for failure in failures.values()] == [InvalidName]
     assert await wires.observe() == before
-    assert alias(1) == "routed"
+    assert slots.alias(1) == "routed"
 
 
 async def test_one_bad_netns_does_not_hold_up_the_others(links: Links, pods: Pods) -> None:
@@ -271,7 +297,7 @@ async def test_one_bad_netns_does_not_hold_up_the_others(links: Links, pods: Pod
 
 
 @pytest.mark.parametrize("kind", ["veth", "macvlan"])
-async def test_leaves_a_foreign_interface_alone(links: Links, pods: Pods, kind: str) -> None:
+async def test_leaves_a_foreign_interface_alone(links: Links, pods: Pods, kind: str, slots: Slots) -> None:
     pod = pods.make()
     pod.run("ip", "link", "add", "other", "type", "veth", "peer", "name", "eth0" if kind == "veth" else "peer")
     if kind == "macvlan":
@@ -283,7 +309,7 @@ async def test_leaves_a_foreign_interface_alone(links: Links, pods: Pods, kind: 
     assert isinstance(failures[key(1)], InterfaceExists)
     assert await links.remove([key(1)]) == {}
     assert pod.ip("address") == before
-    assert alias(1) == "routed"
+    assert slots.alias(1) == "routed"
 
 
 async def test_leaves_a_foreign_interface_alone_that_took_our_place(links: Links, pods: Pods) -> None:
@@ -297,15 +323,55 @@ async def test_leaves_a_foreign_interface_alone_that_took_our_place(links: Links
     assert len(pod.ip("link")) == 3
 
 
-async def test_says_when_the_wire_is_missing_or_not_ours(links: Links, pods: Pods) -> None:
-    run("ip", "link", "add", "rt9", "type", "veth", "peer", "name", "rp9")
+async def test_says_when_the_wire_is_missing(links: Links, pods: Pods) -> None:
+    run("ip", "link", "add", "rt9", "type", "veth", "peer", "name", "rp9")  # in the server's namespace it is no slot
 
-    failures = await links.upsert(
-        {key(1): link_of(1, pods.make(), slot=8), key(2): link_of(2, pods.make(), slot=9)},
-    )
+    failures = await links.upsert({key(1): link_of(1, pods.make(), slot=8), key(2): link_of(2, pods.make(), slot=9)})
 
-    assert isinstance(failures[key(1)], SlotMissing)
-    assert isinstance(failures[key(2)], ForeignDevice)
+    assert [type(failure) for failure in failures.values()] == [SlotMissing, SlotMissing]
+
+
+async def test_leaves_a_macvlan_of_the_server_alone(links: Links, pods: Pods) -> None:
+    pod = pods.make()
+    run("ip", "link", "add", "nic", "type", "veth", "peer", "name", "cable")
+    run("ip", "link", "add", "eth0", "link", "nic", "netns", pod.path, "type", "macvlan", "mode", "passthru")
+
+    failures = await links.upsert({key(1): link_of(1, pod)})
+
+    assert isinstance(failures[key(1)], InterfaceExists)
+    assert await links.remove([key(1)]) == {}
+    assert [device["ifname"] for device in pod.ip("link")] == ["lo", "eth0"]
+
+
+async def test_the_slots_own_namespace_is_no_pods(links: Links, space: SlotSpace) -> None:
+    failures = await links.upsert({key(1): link_at(1, str(space.path))})
+
+    assert isinstance(failures[key(1)], InvalidNetns)
+
+
+async def test_the_bridges_namespace_hears_nothing_of_pods(links: Links, pods: Pods) -> None:
+    wanted = {key(number): link_of(number, pods.make()) for number in (1, 2, 3)}
+    with contextlib.closing(RtnlEvents()) as bridge:
+        assert await links.upsert(wanted) == {}
+        assert await links.observe() == wanted
+        assert await links.remove(list(wanted)) == {}
+
+        assert bridge.read() == []
+
+
+async def test_where_the_slots_wait_pods_are_heard(links: Links, pods: Pods, space: SlotSpace) -> None:
+    pod = pods.make()
+    with contextlib.closing(space.run(RtnlEvents)) as slots:  # the control: the same, seen from over there
+        await links.upsert({key(1): link_of(1, pod)})
+        attached = device_events(slots)
+        await links.remove([key(1)])
+        detached = device_events(slots)
+
+    assert attached == detached == {"rp1"}
+
+
+def device_events(events: RtnlEvents) -> set[str]:
+    return {event.device.name for event in events.read() if isinstance(event, DeviceEvent)}
 
 
 async def test_a_netns_path_that_does_not_fit_is_refused_before_anything_is_made(links: Links, tmp_path: Path) -> None:
@@ -320,7 +386,7 @@ async def test_a_netns_path_that_does_not_fit_is_refused_before_anything_is_made
         assert len(pod.ip("link")) == 1
 
 
-async def test_remove_takes_the_interface_and_frees_the_slot(links: Links, pods: Pods) -> None:
+async def test_remove_takes_the_interface_and_frees_the_slot(links: Links, pods: Pods, slots: Slots) -> None:
     pod, other = pods.make(), pods.make()
     await links.upsert({key(1): link_of(1, pod), key(2): link_of(2, other)})
 
@@ -328,18 +394,18 @@ async def test_remove_takes_the_interface_and_frees_the_slot(links: Links, pods:
     assert await links.remove([key(1)]) == {}
 
     assert [device["ifname"] for device in pod.ip("link")] == ["lo"]
-    assert alias(1) == "routed"
+    assert slots.alias(1) == "routed"
     assert await links.observe() == {key(2): link_of(2, other)}
     assert await links.upsert({key(3): link_of(3, pod, slot=1)}) == {}
 
 
-async def test_remove_succeeds_when_the_pod_is_gone(links: Links, pods: Pods) -> None:
+async def test_remove_succeeds_when_the_pod_is_gone(links: Links, pods: Pods, slots: Slots) -> None:
     pod = pods.make()
     await links.upsert({key(1): link_of(1, pod)})
     pod.delete()
 
     assert await links.remove([key(1)]) == {}
-    assert alias(1) == "routed"
+    assert slots.alias(1) == "routed"
 
 
 async def test_a_slot_is_usable_again_at_once_after_its_pod_died(links: Links, pods: Pods) -> None:
@@ -351,16 +417,16 @@ async def test_a_slot_is_usable_again_at_once_after_its_pod_died(links: Links, p
         pod.delete()
 
 
-async def test_observe_cleans_the_mark_of_a_pod_that_died(links: Links, pods: Pods) -> None:
+async def test_observe_cleans_the_mark_of_a_pod_that_died(links: Links, pods: Pods, slots: Slots) -> None:
     pod = pods.make()
     await links.upsert({key(1): link_of(1, pod)})
     pod.delete()
 
     assert await links.observe() == {}
-    assert alias(1) == "routed"
+    assert slots.alias(1) == "routed"
 
 
-async def test_not_being_able_to_look_is_an_error_and_keeps_the_mark(links: Links, pods: Pods) -> None:
+async def test_not_being_able_to_look_is_an_error_and_keeps_the_mark(links: Links, pods: Pods, slots: Slots) -> None:
     pod = pods.make()
     await links.upsert({key(1): link_of(1, pod)})
     pod.delete()
@@ -371,12 +437,12 @@ async def test_not_being_able_to_look_is_an_error_and_keeps_the_mark(links: Link
     failures = await links.remove([key(1)])
 
     assert isinstance(failures[key(1)], KernelError)
-    assert alias(1) == Mark(key(1), pod.path).text()
+    assert slots.alias(1) == Mark(key(1), pod.path).text()
 
 
-async def test_a_renamed_slot_hides_only_itself(links: Links, pods: Pods) -> None:
+async def test_a_renamed_slot_hides_only_itself(links: Links, pods: Pods, slots: Slots) -> None:
     await links.upsert({key(1): link_of(1, pods.make()), key(2): (second := link_of(2, pods.make()))})
-    run("ip", "link", "set", "rp1", "name", "stolen")
+    slots.run("ip", "link", "set", "rp1", "name", "stolen")
 
     assert await links.observe() == {key(2): second}
 
@@ -407,23 +473,25 @@ async def test_a_namespace_that_lives_on_without_its_path_costs_the_wire_not_the
         assert await links.upsert({key(2): link_of(2, pod, slot=1)}) == {}
 
 
-async def test_a_crash_between_mark_and_creation_leaves_nothing_unowned(links: Links, pods: Pods) -> None:
+async def test_a_crash_between_mark_and_creation_leaves_nothing_unowned(
+    links: Links, pods: Pods, slots: Slots, space: SlotSpace
+) -> None:
     pod = pods.make()
     wanted = {key(1): link_of(1, pod)}
-    run("ip", "link", "set", "rp1", "alias", Mark(key(1), pod.path).text())
+    slots.run("ip", "link", "set", "rp1", "alias", Mark(key(1), pod.path).text())
 
-    assert await Links(MacvlanWay()).observe() == {}
-    assert alias(1) == "routed"
+    assert await Links(MacvlanWay(space)).observe() == {}
+    assert slots.alias(1) == "routed"
     assert await links.upsert(wanted) == {}
     assert await links.observe() == wanted
 
 
-async def test_a_crash_before_configuration_is_repaired_or_removed(links: Links, pods: Pods) -> None:
+async def test_a_crash_before_configuration_is_repaired_or_removed(links: Links, pods: Pods, slots: Slots) -> None:
     for number in (1, 2):
         pod = pods.make()
-        run("ip", "link", "set", f"rp{number}", "alias", Mark(key(number), pod.path).text())
-        run("ip", "link", "add", "made", "link", f"rp{number}", "type", "macvlan", "mode", "passthru")
-        run("nsenter", "--net=/proc/self/ns/net", "ip", "link", "set", "made", "netns", pod.path)
+        slots.run("ip", "link", "set", f"rp{number}", "alias", Mark(key(number), pod.path).text())
+        slots.run("ip", "link", "add", "made", "link", f"rp{number}", "type", "macvlan", "mode", "passthru")
+        slots.run("ip", "link", "set", "made", "netns", pod.path)
         pod.run("ip", "link", "set", "made", "name", "eth0")
         found = await links.observe()
         assert found[key(number)].addresses == ()
@@ -487,13 +555,15 @@ async def test_pods_reach_each_other_over_their_wires(links: Links, pods: Pods) 
 
 
 @pytest.mark.parametrize("userspace_datapath", [True, False])
-async def test_checksums_are_complete_on_the_wire_of_a_userspace_datapath(pods: Pods, userspace_datapath: bool) -> None:
+async def test_checksums_are_complete_on_the_wire_of_a_userspace_datapath(
+    pods: Pods, space: SlotSpace, userspace_datapath: bool
+) -> None:
     pod = pods.make()
     with server():
         async with Monitor() as monitor:
-            plane = Wires(lambda: None, monitor, userspace_datapath=userspace_datapath)
+            plane = Wires(lambda: None, monitor, space, userspace_datapath=userspace_datapath)
             await plane.upsert({"rt1": Wire(MTU)})
-        await Links(MacvlanWay()).upsert({key(1): link_of(1, pod)})
+        await Links(MacvlanWay(space)).upsert({key(1): link_of(1, pod)})
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800)) as wire:
             wire.bind(("rt1", 0x0800))
             wire.settimeout(5)

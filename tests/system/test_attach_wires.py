@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,24 +15,34 @@ import pytest_asyncio
 
 from routed.attach.errors import ForeignDevice
 from routed.attach.monitor import Monitor
+from routed.attach.slots import SlotSpace
 from routed.attach.wires import BROKEN, Wires
 from routed.domain.wiring import Wire
-from tests.fixtures.pods import run, server
+from tests.fixtures.pods import run, server, slot_space
 
 pytestmark = pytest.mark.system
+Run = Callable[..., str]
 
 
-def show(name: str) -> Any:
-    (device,) = json.loads(run("ip", "-json", "-details", "link", "show", name))
+@pytest.fixture
+def space(tmp_path: Path) -> Iterator[SlotSpace]:
+    with slot_space(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def there(space: SlotSpace) -> Run:
+    """Run a command where the slots wait, as an operator does."""
+    return partial(run, "nsenter", f"--net={space.path}")
+
+
+def show(name: str, where: Run = run) -> Any:
+    (device,) = json.loads(where("ip", "-json", "-details", "link", "show", name))
     return device
 
 
-def exists(name: str) -> bool:
-    return any(device["ifname"] == name for device in json.loads(run("ip", "-json", "link")))
-
-
-def mtu(name: str) -> int:
-    return int(show(name)["mtu"])
+def names(where: Run = run) -> set[str]:
+    return {device["ifname"] for device in json.loads(where("ip", "-json", "link"))} - {"lo"}
 
 
 @pytest_asyncio.fixture
@@ -39,60 +51,84 @@ async def woken() -> asyncio.Event:
 
 
 @pytest_asyncio.fixture
-async def wires(woken: asyncio.Event) -> AsyncIterator[Wires]:
+async def wires(woken: asyncio.Event, space: SlotSpace) -> AsyncIterator[Wires]:
     with server():
         async with Monitor() as monitor:
-            yield Wires(woken.set, monitor, userspace_datapath=False)
+            yield Wires(woken.set, monitor, space, userspace_datapath=False)
 
 
-async def test_observes_what_it_made(wires: Wires) -> None:
+async def test_observes_what_it_made(wires: Wires, there: Run) -> None:
     wanted = {f"rt{slot}": Wire(1500 + slot) for slot in (0, 7, 505)}
 
     assert await wires.upsert(wanted) == {}
     assert await wires.observe() == wanted
-    for name in ("rt7", "rp7"):
-        device = show(name)
+    assert names() == {"rt0", "rt7", "rt505"}
+    assert names(there) == {"rp0", "rp7", "rp505"}
+    for name, where in (("rt7", run), ("rp7", there)):
+        device = show(name, where)
         assert {"UP", "NOARP", "LOWER_UP"} <= set(device["flags"])
         assert device["ifalias"] == "routed"
-        assert run("sysctl", "-n", f"net.ipv6.conf.{name}.disable_ipv6").strip() == "1"
-        assert json.loads(run("ip", "-json", "-6", "address", "show", "dev", name)) == []
+        assert where("sysctl", "-n", f"net.ipv6.conf.{name}.disable_ipv6").strip() == "1"
+        assert json.loads(where("ip", "-json", "-6", "address", "show", "dev", name) or "[]") == []
 
 
-async def test_upsert_changes_an_mtu_without_making_the_wire_anew(wires: Wires) -> None:
+async def test_upsert_changes_an_mtu_without_making_the_wire_anew(wires: Wires, there: Run) -> None:
     await wires.upsert({"rt1": Wire(1500)})
     index = show("rt1")["ifindex"]
 
     await wires.upsert({"rt1": Wire(9000)})
 
-    assert (mtu("rt1"), mtu("rp1"), show("rt1")["ifindex"]) == (9000, 9000, index)
+    assert (show("rt1")["mtu"], show("rp1", there)["mtu"], show("rt1")["ifindex"]) == (9000, 9000, index)
     assert await wires.observe() == {"rt1": Wire(9000)}
 
 
 @pytest.mark.parametrize("damage", ["link set rp1 mtu 1400", "link set rt1 down", "link set rp1 down"])
-async def test_sees_and_repairs_damage(wires: Wires, damage: str) -> None:
+async def test_sees_and_repairs_damage(wires: Wires, there: Run, damage: str) -> None:
     await wires.upsert({"rt1": Wire(1500)})
-    run("ip", *damage.split())
+    (there if "rp1" in damage else run)("ip", *damage.split())
 
     assert await wires.observe() == {"rt1": BROKEN}
     assert await wires.upsert({"rt1": Wire(1500)}) == {}
     assert await wires.observe() == {"rt1": Wire(1500)}
 
 
-async def test_replaces_a_wire_whose_other_end_was_taken_away(wires: Wires) -> None:
+async def test_replaces_a_wire_whose_other_end_was_taken_away(wires: Wires, there: Run) -> None:
     await wires.upsert({"rt1": Wire(1500)})
-    run("ip", "link", "set", "rp1", "name", "stolen")
+    there("ip", "link", "set", "rp1", "name", "stolen")
 
     assert await wires.observe() == {"rt1": BROKEN}
     assert await wires.upsert({"rt1": Wire(1500)}) == {}
     assert await wires.observe() == {"rt1": Wire(1500)}
-    assert not exists("stolen")
+    assert names(there) == {"rp1"}
 
 
-@pytest.mark.parametrize("name", ["rt7", "rp7"])
-async def test_leaves_a_foreign_device_alone(wires: Wires, name: str) -> None:
-    run("ip", "link", "add", name, "type", "veth", "peer", "name", "theirs")
-    run("ip", "link", "set", name, "alias", "somebody else's")
-    index = show(name)["ifindex"]
+async def test_replaces_a_wire_of_an_older_version(wires: Wires, there: Run) -> None:
+    run("ip", "link", "add", "rt1", "up", "type", "veth", "peer", "name", "rp1")
+    for end in ("rt1", "rp1"):
+        run("ip", "link", "set", end, "up", "alias", "routed")
+
+    assert await wires.observe() == {"rt1": BROKEN}
+    assert await wires.upsert({"rt1": Wire(1500)}) == {}
+    assert await wires.observe() == {"rt1": Wire(1500)}
+    assert (names(), names(there)) == ({"rt1"}, {"rp1"})
+
+
+async def test_a_wire_cut_short_at_birth_is_known_as_ours(wires: Wires, there: Run) -> None:
+    await wires.upsert({"rt1": Wire(1500), "rt2": Wire(1500)})
+    for number in (1, 2):  # what a crash right after the birth of the pair leaves
+        run("ip", "link", "set", f"rt{number}", "down", "alias", "")
+
+    assert await wires.observe() == {}
+    assert await wires.upsert({"rt1": Wire(1500)}) == {}
+    assert await wires.remove(["rt2"]) == {}
+    assert await wires.observe() == {"rt1": Wire(1500)}
+    assert (names(), names(there)) == ({"rt1"}, {"rp1"})
+
+
+async def test_leaves_a_foreign_device_alone(wires: Wires) -> None:
+    run("ip", "link", "add", "rt7", "type", "veth", "peer", "name", "theirs")
+    run("ip", "link", "set", "rt7", "alias", "somebody else's")
+    index = show("rt7")["ifindex"]
 
     failures = await wires.upsert({"rt7": Wire(1500), "rt8": Wire(1500)})
     removals = await wires.remove(["rt7", "rt8"])
@@ -101,24 +137,23 @@ async def test_leaves_a_foreign_device_alone(wires: Wires, name: str) -> None:
     assert "not ours" in str(failures["rt7"])
     assert "rt8" not in failures
     assert isinstance(removals["rt7"], ForeignDevice)
-    assert show(name)["ifindex"] == index
+    assert show("rt7")["ifindex"] == index
     assert await wires.observe() == {}
 
 
-async def test_remove_deletes_both_ends_and_is_content_with_nothing(wires: Wires) -> None:
+async def test_remove_deletes_both_ends_and_is_content_with_nothing(wires: Wires, there: Run) -> None:
     await wires.upsert({"rt1": Wire(1500), "rt2": Wire(1500)})
 
     assert await wires.remove(["rt1", "rt9"]) == {}
     assert await wires.remove(["rt1"]) == {}
-    assert not exists("rt1")
-    assert not exists("rp1")
+    assert (names(), names(there)) == ({"rt2"}, {"rp2"})
     assert await wires.observe() == {"rt2": Wire(1500)}
 
 
 @pytest.mark.timeout(30)
-async def test_wakes_when_a_wire_vanishes_and_makes_it_again(wires: Wires, woken: asyncio.Event) -> None:
+async def test_wakes_when_a_wire_vanishes_and_makes_it_again(wires: Wires, there: Run, woken: asyncio.Event) -> None:
     await wires.upsert({"rt1": Wire(1500)})
-    run("ip", "link", "delete", "rp1")
+    there("ip", "link", "delete", "rp1")
 
     await woken.wait()
 
@@ -128,11 +163,11 @@ async def test_wakes_when_a_wire_vanishes_and_makes_it_again(wires: Wires, woken
 
 
 @pytest.mark.timeout(30)
-async def test_wakes_when_events_were_lost(woken: asyncio.Event) -> None:
+async def test_wakes_when_events_were_lost(woken: asyncio.Event, space: SlotSpace) -> None:
     with server():
         async with Monitor() as monitor:
             lost: list[bool] = []
-            Wires(woken.set, monitor, userspace_datapath=False)
+            Wires(woken.set, monitor, space, userspace_datapath=False)
             monitor.subscribe(lambda event: lost.append(event is None))
             small = monitor._events
             assert small is not None
@@ -152,10 +187,10 @@ async def test_wakes_when_events_were_lost(woken: asyncio.Event) -> None:
             await woken.wait()  # the new socket works
 
 
-async def test_a_userspace_datapath_gets_finished_checksums() -> None:
+async def test_a_userspace_datapath_gets_finished_checksums(space: SlotSpace, there: Run) -> None:
     with server():
         async with Monitor() as monitor:
-            await Wires(lambda: None, monitor, userspace_datapath=True).upsert({"rt1": Wire(1500)})
-            await Wires(lambda: None, monitor, userspace_datapath=False).upsert({"rt2": Wire(1500)})
-        assert "tx-checksumming: off" in run("ethtool", "--show-offload", "rp1")
-        assert "tx-checksumming: on" in run("ethtool", "--show-offload", "rp2")
+            await Wires(lambda: None, monitor, space, userspace_datapath=True).upsert({"rt1": Wire(1500)})
+            await Wires(lambda: None, monitor, space, userspace_datapath=False).upsert({"rt2": Wire(1500)})
+        assert "tx-checksumming: off" in there("ethtool", "--show-offload", "rp1")
+        assert "tx-checksumming: on" in there("ethtool", "--show-offload", "rp2")

@@ -238,3 +238,19 @@ def test_while_the_session_is_down_attributes_change_by_a_withdraw_and_an_announ
     assert withdraw == Command(PREFIXES[0], VALUES[0], announces=False)
     adjacency.taken(withdraw)
     assert adjacency.next() == Command(PREFIXES[0], VALUES[1], announces=True)
+
+
+def test_a_route_that_exabgp_holds_and_never_wrote_is_started_over_after_a_hold_time() -> None:
+    adjacency = Adjacency()
+    adjacency.reread({PREFIXES[0]: VALUES[0]}, foreign=True)
+    adjacency.up(frozenset({4}))
+    adjacency.want(PREFIXES[0], VALUES[0])
+    for _ in range(9):
+        adjacency.tick()
+        assert adjacency.next() is None
+    assert not adjacency.complete()
+    adjacency.tick()
+    _obey(adjacency, Command(PREFIXES[0], VALUES[0], announces=False))
+    _obey(adjacency, Command(PREFIXES[0], VALUES[0], announces=True))
+    assert adjacency.next() is None
+    assert adjacency.complete()

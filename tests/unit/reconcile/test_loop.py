@@ -62,6 +62,19 @@ async def test_an_owner_grows_in_plane_order_and_shrinks_in_reverse() -> None:
     ]
 
 
+async def test_an_owner_that_wants_nothing_any_more_is_forgotten() -> None:
+    rig = Rig()
+    async with rig.running():
+        rig.want("a")
+        await rig.loop.wait_for("a", deadline_s=5)
+        assert set(rig.loop.works()) == {"a"}
+        rig.disown("a")
+        await rig.loop.wait_for("a", deadline_s=5)
+        del rig.wanted["a"]
+        await rig.loop.wait_for("a", deadline_s=5)
+        assert rig.loop.works() == {}
+
+
 async def test_what_is_there_already_is_not_touched() -> None:
     rig = Rig()
     rig.want("a")

@@ -1,0 +1,247 @@
+"""Who reaches whom through the agents' flows, and what pods and ToRs can send that goes nowhere."""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+import pytest
+
+from containerlab.lab import Lab
+from containerlab.ping import ping
+from containerlab.probe import Flow, Place
+from tests.fabric import eventually
+from tests.lab.conftest import Residents
+from tests.servers import Pod, Server, Sniffer
+from tests.system.frames import arp, ethernet, mac, udp
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
+
+BROADCAST = "ff:ff:ff:ff:ff:ff"
+ALL_NODES = ("33:33:00:00:00:01", "ff02::1")
+ALL_ROUTERS = ("33:33:00:00:00:02", "ff02::2")
+GATEWAY_MAC = "02:00:00:00:01:01"
+
+
+# ---- who reaches whom
+
+
+def test_everybody_reaches_everybody(servers: dict[str, Server], residents: Residents) -> None:
+    """Pods of one server, of one rack, of two racks, and the servers themselves; both families, both ways."""
+    places = [*(pod.place for pod in residents.all), *(server.place for server in servers.values())]
+    flows = [
+        Flow(source, target, version)
+        for version in (4, 6)
+        for source in places
+        for target in places
+        if source is not target
+    ]
+    assert len(flows) == 84
+    eventually(lambda: not ping(flows), "no silence between any two")
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_pod_reaches_its_gateway(lab: Lab, residents: Residents, version: int) -> None:
+    gateways = {4: "10.101.0.1", 6: "fd00:101::1"}
+    gateway = Place("gateway", lab.node("r1a").netns_path, (ip_address(gateways[version]),))
+    assert not ping([Flow(residents.one.place, gateway, version)])
+
+
+def test_a_pod_has_its_addresses_alone_and_a_gateway_that_it_need_not_ask_for(
+    s11: Server, residents: Residents
+) -> None:
+    pod = residents.one
+    addresses = s11.inside(pod, "ip", "-o", "address", "show", "dev", "eth0")
+    assert sorted(line.split()[3] for line in addresses.splitlines()) == sorted(pod.prefixes)
+    neighbours = s11.inside(pod, "ip", "neigh", "show", "dev", "eth0").splitlines()
+    assert len(neighbours) == 2
+    assert all(line.split()[-1] == "PERMANENT" for line in neighbours)
+    assert "default via 10.101.0.1" in s11.inside(pod, "ip", "-4", "route")
+    assert "default via fd00:101::1" in s11.inside(pod, "ip", "-6", "route")
+
+
+# ---- what a pod cannot send
+
+
+@dataclass
+class Watch:
+    """Every place where something from a pod of s11 could arrive."""
+
+    sender: Sniffer
+    tors: list[Sniffer]
+    neighbour: Sniffer
+    host: Sniffer
+
+    @property
+    def receivers(self) -> list[Sniffer]:
+        return [*self.tors, self.neighbour, self.host]
+
+    def where(self, mark: bytes) -> list[str]:
+        """Return the places that saw a frame with this mark."""
+        return [place.name for place in self.receivers if place.seen(mark)]
+
+
+@pytest.fixture
+def watch(lab: Lab, s11: Server, residents: Residents) -> Iterator[Watch]:
+    with contextlib.ExitStack() as stack:
+
+        def sniffer(name: str, netns: object, device: str) -> Sniffer:
+            return stack.enter_context(Sniffer(name, str(netns), device))
+
+        yield Watch(
+            sender=sniffer("the pod itself", residents.one.place.netns, "eth0"),
+            tors=[sniffer(tor, lab.node(tor).netns_path, "s11") for tor in s11.tors],
+            neighbour=sniffer("the other pod", residents.two.place.netns, "eth0"),
+            host=sniffer("the server", s11.node.netns_path, "br0"),
+        )
+
+
+def icmpv6(source_mac: str, to: tuple[str, str], source: str, kind: int, body: bytes) -> bytes:
+    """An ICMPv6 message with a right checksum, hop limit 255 as neighbour discovery demands."""
+    destination_mac, destination = to
+    one, other = ip_address(source).packed, ip_address(destination).packed
+    message = struct.pack("!BBH", kind, 0, 0) + body
+    words = one + other + struct.pack("!II", len(message), 58) + message + bytes(len(message) % 2)
+    total = sum(struct.unpack(f"!{len(words) // 2}H", words))
+    total = (total & 0xFFFF) + (total >> 16)
+    message = struct.pack("!BBH", kind, 0, ~(total + (total >> 16)) & 0xFFFF) + body
+    head = struct.pack("!IHBB", 6 << 28, len(message), 58, 255) + one + other
+    return ethernet(source_mac, destination_mac, 0x86DD, head + message)
+
+
+def forgeries(pod: Pod, neighbour: Pod) -> dict[str, bytes]:
+    """What a pod could try, by what it would be."""
+    own, own6, other, other6 = pod.address(4), pod.address(6), neighbour.address(4), neighbour.address(6)
+    gateway = "fd00:101::1"
+    target = ip_address(gateway).packed
+    link_layer = b"\x02\x01" + mac(pod.mac)
+    tag = struct.pack("!HH", 0x8100, 7)
+    right = udp(pod.mac, GATEWAY_MAC, own, "10.102.0.77")
+    return {
+        "a neighbour's IPv4 address": udp(pod.mac, GATEWAY_MAC, other, "10.102.0.77"),
+        "an address of the pool that nobody has": udp(pod.mac, GATEWAY_MAC, "10.101.0.250", "10.102.0.77"),
+        "the host's IPv4 address": udp(pod.mac, GATEWAY_MAC, "10.1.0.11", "10.102.0.77"),
+        "the other rack's address": udp(pod.mac, GATEWAY_MAC, "10.102.0.5", "10.102.0.77"),
+        "no address": udp(pod.mac, BROADCAST, "0.0.0.0", "255.255.255.255"),  # noqa: S104 - as DHCP has it
+        "a neighbour's IPv6 address": udp(pod.mac, GATEWAY_MAC, other6, "fd00:102::77"),
+        "an IPv6 address that nobody has": udp(pod.mac, GATEWAY_MAC, "fd00:101::dead", "fd00:102::77"),
+        "a link-local address": udp(pod.mac, GATEWAY_MAC, "fe80::1", "fd00:102::77"),
+        "a neighbour's MAC address": udp(neighbour.mac, GATEWAY_MAC, own, "10.102.0.77"),
+        "another MAC address, over IPv6": udp("02:11:22:33:44:55", GATEWAY_MAC, own6, "fd00:102::77"),
+        "a neighbour's IPv4 address, to that neighbour": udp(pod.mac, neighbour.mac, "10.101.0.250", other),
+        "multicast": udp(pod.mac, "01:00:5e:00:00:fb", own, "224.0.0.251"),
+        "IPv6 multicast": udp(pod.mac, "33:33:00:00:00:fb", own6, "ff02::fb"),
+        "a tag": right[:12] + tag + right[12:],
+        "an ARP answer with a neighbour's address": arp(2, pod.mac, other, other),
+        "an ARP answer with the gateway's address": arp(2, pod.mac, "10.101.0.1", other),
+        "an ARP question with a neighbour's address": arp(1, pod.mac, other, "10.101.0.1"),
+        "an ARP question with a neighbour's MAC address": arp(1, neighbour.mac, own, "10.101.0.1"),
+        "an ARP question for a neighbour": arp(1, pod.mac, own, other),
+        "an ARP question for the host": arp(1, pod.mac, own, "10.1.0.11"),
+        "a router solicitation": icmpv6(pod.mac, ALL_ROUTERS, own6, 133, bytes(4)),
+        "a router advertisement": icmpv6(
+            pod.mac, ALL_NODES, own6, 134, struct.pack("!BBHII", 64, 0, 1800, 0, 0) + link_layer
+        ),
+        "a neighbour solicitation": icmpv6(pod.mac, ALL_NODES, own6, 135, bytes(4) + target + link_layer),
+        "a neighbour advertisement for the gateway": icmpv6(
+            pod.mac, ALL_NODES, own6, 136, struct.pack("!I", 0x20000000) + target + link_layer
+        ),
+        "a redirect": icmpv6(pod.mac, ALL_NODES, own6, 137, bytes(4) + target + target),
+        "LACP": ethernet(pod.mac, "01:80:c2:00:00:02", 0x8809, bytes(46)),
+        "a foreign protocol": ethernet(pod.mac, BROADCAST, 0x88B5, bytes(46)),
+    }
+
+
+def test_nothing_forged_leaves_a_pod_and_what_is_right_does(watch: Watch, residents: Residents) -> None:
+    pod, neighbour = residents.one, residents.two
+    forged = forgeries(pod, neighbour)
+    marks = {what: f"<forged {index:03}>".encode() for index, what in enumerate(forged)}
+    for what, frame in forged.items():
+        watch.sender.send(frame + marks[what])
+    prove_that_all_would_have_arrived(watch, pod, neighbour)
+    arrived = {what: places for what, mark in marks.items() if (places := watch.where(mark))}
+    assert not arrived
+
+
+def prove_that_all_would_have_arrived(watch: Watch, pod: Pod, neighbour: Pod) -> None:
+    """Send right packets the same way, after the others, until every place that is watched has seen one."""
+    right = b"<right>"
+
+    def everywhere() -> bool:
+        for port in range(7000, 7016):  # as many flows as it takes for the bond to use both members
+            watch.sender.send(udp(pod.mac, GATEWAY_MAC, pod.address(4), "10.102.0.77", port) + right)
+            watch.sender.send(udp(pod.mac, GATEWAY_MAC, pod.address(6), "fd00:102::77", port) + right)
+        watch.sender.send(udp(pod.mac, GATEWAY_MAC, pod.address(4), neighbour.address(4)) + right)
+        watch.sender.send(udp(pod.mac, GATEWAY_MAC, pod.address(6), "fd00:1::11") + right)
+        return all(place.seen(right) for place in watch.receivers)
+
+    eventually(everywhere, "the right packets everywhere")
+
+
+def test_a_pod_that_asks_for_its_gateway_is_answered_on_the_server(watch: Watch, residents: Residents) -> None:
+    pod = residents.one
+    watch.sender.send(arp(1, pod.mac, pod.address(4), "10.101.0.1") + b"<asked>")
+    answer = arp(2, GATEWAY_MAC, "10.101.0.1", pod.address(4), pod.mac)[:28]
+    eventually(lambda: watch.sender.seen(answer), "the answer")
+    assert not watch.where(b"<asked>")
+
+
+# ---- what the fabric cannot make a server send
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """What a ToR hands to a server, from somebody in the other rack."""
+
+    frame: bytes
+    mark: bytes
+    """Its addresses, as they stand in the IP header: in what is forwarded, and in what an ICMP error quotes."""
+
+
+def from_the_fabric(s11: Server, destination: str) -> Packet:
+    host = s11.node.path("/sys/class/net/br0/address").read_text().strip()
+    source = "fd00:102::77" if ":" in destination else "10.102.0.77"
+    frame = udp(GATEWAY_MAC, host, source, destination)
+    return Packet(frame, ip_address(source).packed + ip_address(destination).packed)
+
+
+@pytest.mark.parametrize(
+    ("unknown", "elsewhere"),
+    [
+        ("10.101.0.200", "10.2.0.21"),
+        ("10.101.1.200", "10.2.0.21"),
+        ("fd00:101::1:beef", "fd00:2::21"),
+        ("fd00:101::9", "fd00:2::21"),
+    ],
+)
+def test_a_pool_address_that_nobody_has_is_dropped_not_bounced(
+    watch: Watch, s11: Server, residents: Residents, unknown: str, elsewhere: str
+) -> None:
+    tor = watch.tors[0]
+    to_nobody = from_the_fabric(s11, unknown)
+    for _ in range(20):
+        tor.send(to_nobody.frame)
+    to_a_pod = from_the_fabric(s11, residents.two.address(ip_address(unknown).version))
+    tor.send(to_a_pod.frame)
+    eventually(lambda: watch.neighbour.seen(to_a_pod.mark), "a packet to a pod after those to nobody")
+    # What the host is asked to forward does come back, so a bounce would have been seen.
+    bounced = from_the_fabric(s11, elsewhere)
+    tor.send(bounced.frame)
+    eventually(lambda: any(place.seen(bounced.mark) for place in watch.tors), "a packet that the host sends back")
+    assert not watch.where(to_nobody.mark)
+
+
+def test_a_packet_for_an_unknown_pod_is_lost_once_not_thirty_times(lab: Lab, s11: Server, residents: Residents) -> None:
+    """The ToR has a stale host route: nobody answers, and no TTL runs out between ToR and server."""
+    del residents
+    lab.node("r1a").run(["ip", "route", "add", "10.101.0.200/32", "via", "10.1.0.11"])
+    try:
+        done = lab.node("r1a").run(["ping", "-n", "-c", "3", "-i", "0.2", "-W", "1", "10.101.0.200"], check=False)
+    finally:
+        lab.node("r1a").run(["ip", "route", "delete", "10.101.0.200/32"])
+    assert "0 received" in done.stdout
+    assert "exceeded" not in done.stdout
+    assert s11.agent.ready()
