@@ -3,7 +3,7 @@ SHELL := /bin/bash
 unexport PYTHONDONTWRITEBYTECODE # compiled once, not at every start of a plugin, an agent or a test
 VENV  := .venv
 PY    := $(VENV)/bin/python
-STAMP := $(VENV)/.stamp-$(shell sha256sum requirements/dev.txt pyproject.toml | sha256sum | cut -c1-12)
+STAMP := $(VENV)/.stamp-$(shell sha256sum requirements/dev.txt | cut -c1-12)
 KEEP  ?=
 
 .PHONY: help install system demo test lint format bench lock clean
@@ -11,8 +11,8 @@ KEEP  ?=
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
-$(STAMP): requirements/dev.txt pyproject.toml
-	python3 -m venv --clear $(VENV)
+$(STAMP): requirements/dev.txt
+	python3 -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --require-hashes -r requirements/dev.txt
 	$(VENV)/bin/pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -45,6 +45,6 @@ def test_exabgp_starts_although_no_name_server_answers(nameless: Sequence[str]) 
 
 
 def test_without_the_launcher_it_waits_for_the_resolver(nameless: Sequence[str]) -> None:
+    command = [*nameless, str(Path(sys.executable).with_name("exabgp")), "--version"]
     with pytest.raises(subprocess.TimeoutExpired):
-        command = [*nameless, str(Path(sys.executable).with_name("exabgp")), "--version"]
-        subprocess.run(command, capture_output=True, timeout=PATIENCE_S)
+        subprocess.run(command, capture_output=True, check=True, timeout=PATIENCE_S)
