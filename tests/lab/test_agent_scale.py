@@ -59,7 +59,7 @@ def test_thirty_pods_at_once_come_and_go_without_a_trace(servers: dict[str, Serv
 def test_every_address_of_the_rack_is_handed_out_and_not_one_more(s11: Server) -> None:
     whole_rack = {
         "owns: [10.101.0.0/24,": "owns: [10.101.0.0/24, 10.101.1.0/24,",
-        "owns: [10.101.1.0/24,": "owns: [",
+        '  s12:\n    addresses: [10.1.0.12, "fd00:1::12"]\n    owns: [10.101.1.0/24, "fd00:101::2:0/112"]\n': "",
         "state: /var/lib/routed": "state: /var/lib/routed/whole-rack",
     }
     with s11.configured(whole_rack):

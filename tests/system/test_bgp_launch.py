@@ -24,13 +24,8 @@ def nameless(tmp_path: Path) -> Iterator[Sequence[str]]:
     resolver.write_text("nameserver 192.0.2.53\n")
     subprocess.run(["ip", "netns", "add", NAMESPACE], check=True)
     try:
-        for command in (
-            "link add a type veth peer name b",
-            "link set a up",
-            "link set b up",
-            "route add default dev a",
-        ):
-            subprocess.run(["ip", "-n", NAMESPACE, *command.split()], check=True)
+        batch = "link add out type veth peer name far\nlink set out up\nlink set far up\nroute add default dev out\n"
+        subprocess.run(["ip", "-n", NAMESPACE, "-batch", "-"], input=batch, text=True, check=True)
         script = f'mount --bind {resolver} /etc/resolv.conf && hostname nobody-knows && exec "$@"'
         enter = ["nsenter", f"--net=/run/netns/{NAMESPACE}", "unshare", "--mount", "--uts"]
         yield (*enter, "sh", "-c", script, "sh", sys.executable, "-P")
