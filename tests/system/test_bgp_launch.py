@@ -34,12 +34,12 @@ def nameless(tmp_path: Path) -> Iterator[Sequence[str]]:
 
 
 def test_exabgp_starts_although_no_name_server_answers(nameless: Sequence[str]) -> None:
-    command = [*nameless, str(Path(launch.__file__)), "--version"]
+    command = [*nameless, str(Path(launch.__file__)), "version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE_S)
     assert "5.0.15" in done.stdout
 
 
 def test_without_the_launcher_it_waits_for_the_resolver(nameless: Sequence[str]) -> None:
-    command = [*nameless, str(Path(sys.executable).with_name("exabgp")), "--version"]
+    command = [*nameless, str(Path(sys.executable).with_name("exabgp")), "version"]
     with pytest.raises(subprocess.TimeoutExpired):
         subprocess.run(command, capture_output=True, check=True, timeout=PATIENCE_S)
