@@ -95,7 +95,7 @@ class RuntimePods:
     def left(self) -> list[str]:
         """Return the records of pods and their network namespaces."""
         records = [f"pod {pod.namespace}/{pod.name}" for pod in self._runtime.pods()]
-        return [*records, *(f"netns {path.name}" for path in self._node.path(self._folder).glob("state/**/netns/*"))]
+        return [*records, *(f"netns {path.name}" for path in self._node.path(self._folder).glob("state/io.containerd.grpc.v1.cri/netns/*"))]
 
     def close(self) -> None:
         """Kill containerd and what hangs on it, remove its files."""

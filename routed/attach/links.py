@@ -43,7 +43,7 @@ class Way(Protocol):
         """Go where the slots are, in a thread that ends soon; returns a socket there."""
 
     def slot(self, slots: Rtnl, wire: str) -> Device:
-        """Return the slot of a wire; SlotMissing, ForeignDevice."""
+        """Return the slot of a wire; SlotMissing."""
 
     def wire(self, device: Device) -> str | None:
         """Return the wire of a slot, None when this device is no slot."""

@@ -1,4 +1,4 @@
-"""Sudden and orderly deaths under traffic: of the agent, its ExaBGP, Open vSwitch. What is lost, and what comes back."""
+"""Deaths under traffic, of the agent, its ExaBGP, Open vSwitch: what is lost meanwhile, and what comes back."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def test_what_is_no_namespace_of_ours_is_replaced(space: SlotSpace, what: str) -
 def test_not_being_able_to_mount_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
-    with pytest.raises(KernelError, match="make .*slots: File exists"):
+    with pytest.raises(KernelError, match=r"make .*slots: File exists"):
         SlotSpace(tmp_path / "file" / "slots").netns()
 
 
