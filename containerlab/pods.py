@@ -58,7 +58,7 @@ class Pods(Protocol):
         """Stop a pod, which detaches it, and forget it."""
 
     def left(self) -> list[str]:
-        """Return what is left of pods: records, network namespaces."""
+        """Return what is left of pods in the runtime's own books."""
 
     def close(self) -> None:
         """End the runtime; pods that still run get no DEL."""
@@ -67,8 +67,8 @@ class Pods(Protocol):
 class RuntimePods:
     """Pods through containerd's CRI, one containerd per server."""
 
-    def __init__(self, node: Node, runtime: Runtime, folder: Path) -> None:
-        self._node, self._runtime, self._folder = node, runtime, folder
+    def __init__(self, node: Node, runtime: Runtime) -> None:
+        self._node, self._runtime = node, runtime
 
     @classmethod
     def start(cls, lab: Lab, server: str) -> Self:
@@ -79,7 +79,7 @@ class RuntimePods:
         conf.mkdir(parents=True, exist_ok=True)
         shutil.copy(CONFLIST, conf)
         runtime = Runtime.start(folder / RUNTIME, cni_bin=plugins, cni_conf=CONF_DIR, prefix=_entering(node))
-        return cls(node, runtime, folder / RUNTIME)
+        return cls(node, runtime)
 
     def run(self, name: str) -> Pod:
         """Start a pod; RuntimeFailedError with the plugin's words."""
@@ -93,9 +93,8 @@ class RuntimePods:
         self._runtime.remove_pod(pod.id)
 
     def left(self) -> list[str]:
-        """Return the records of pods and their network namespaces."""
-        records = [f"pod {pod.namespace}/{pod.name}" for pod in self._runtime.pods()]
-        return [*records, *(f"netns {path.name}" for path in self._node.path(self._folder).glob("state/io.containerd.grpc.v1.cri/netns/*"))]
+        """Return the records of pods."""
+        return [f"pod {pod.namespace}/{pod.name}" for pod in self._runtime.pods()]
 
     def close(self) -> None:
         """Kill containerd and what hangs on it, remove its files."""

@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TypeVar
 
 from containerlab.agents import Agent
@@ -181,6 +182,7 @@ class Scenes:
             self._each(lambda pod: self.runtimes[pod.server].delete(pod), self.pods)
         took, gone, self.pods = time.monotonic() - begin, self.pods, []
         left = [f"attachment of {row['pod']}" for row in self._show("attachments")]
+        left += [f"network namespace of {pod.name}" for pod in gone if Path(pod.place.netns).exists()]
         left += [line for runtime in self.runtimes.values() for line in runtime.left()]
         self.story.claim(
             "Nothing is left of them on the servers: no attachment, no network namespace, no record",
