@@ -85,10 +85,6 @@ class Agent:
         rows: list[dict[str, Any]] = json.loads(self.node.run([ROUTED, "show", page, "-o", "json"]).stdout)
         return rows
 
-    def metrics(self) -> str:
-        """Return the Prometheus page."""
-        return self._get("/metrics")[1]
-
     def kill(self, number: signal.Signals = signal.SIGKILL, timeout_s: float = 30) -> None:
         """Send the process a signal and wait until it has ended; NodeError when it survives."""
         self.node.run(["kill", f"-{number.value}", str(self.pid)])

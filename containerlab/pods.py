@@ -60,9 +60,6 @@ class Pods(Protocol):
     def left(self) -> list[str]:
         """Return what is left of pods in the runtime's own books."""
 
-    def close(self) -> None:
-        """End the runtime; pods that still run get no DEL."""
-
 
 class RuntimePods:
     """Pods through containerd's CRI, one containerd per server."""
@@ -96,10 +93,6 @@ class RuntimePods:
         """Return the records of pods."""
         return [f"pod {pod.namespace}/{pod.name}" for pod in self._runtime.pods()]
 
-    def close(self) -> None:
-        """Kill containerd and what hangs on it, remove its files."""
-        self._runtime.close()
-
 
 class PlainPods:
     """Pods that are nothing but a network namespace, attached by calling the plugin as a runtime's library does."""
@@ -127,9 +120,6 @@ class PlainPods:
     def left(self) -> list[str]:
         """Return the network namespaces."""
         return [f"netns {path.name}" for path in self._node.path("/run/netns").glob("*")]
-
-    def close(self) -> None:
-        """Do nothing: the namespaces end with the node."""
 
 
 def scratch(lab: str) -> Path:

@@ -39,7 +39,7 @@ from routed.attach.wires import Wires
 from routed.cni.queue import DeletionQueue
 from routed.cni.server import AddressInUseError
 from routed.cni.server import Server as CniServer
-from routed.control import serve_control, serve_health, socket_path
+from routed.control import serve_control, serve_health
 from routed.domain.intent import Owner, owners, plan
 from routed.domain.rack import Rack, Server, Uplink
 from routed.domain.workload import AttachmentId
@@ -242,7 +242,7 @@ class Agent:
             self._stopping.set()
 
         return serve_control(
-            socket_path(self._settings),
+            self._settings.control_socket,
             pages={
                 "attachments": lambda: views.attachments(store.snapshot, loop),
                 "routes": lambda: views.routes(store.snapshot, loop),

@@ -13,17 +13,11 @@ from typing import Any
 
 from aiohttp import web
 
-from routed.settings import Settings
 from routed.telemetry import CONTENT_TYPE
 
 Page = Callable[[], Any]
 Ailment = Callable[[], str | None]
 """A sentence that says what is wrong, None for health."""
-
-
-def socket_path(settings: Settings) -> Path:
-    """Return where the control socket is."""
-    return settings.paths.run / "control.sock"
 
 
 @asynccontextmanager

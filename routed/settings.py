@@ -163,6 +163,11 @@ class Settings(_Section):
                     raise ValueError(f"servers.{name}.addresses: {address} is in no subnet of hosts")
         return self
 
+    @property
+    def control_socket(self) -> Path:
+        """Where the agent listens for `routed show` and `routed drain`."""
+        return self.paths.run / "control.sock"
+
     def domain_rack(self) -> Rack:
         """Return the rack as the domain knows it."""
         return Rack(

@@ -210,10 +210,17 @@ class Server:
         """Run a command in a pod's namespace."""
         return self.node.run(["nsenter", f"--net={pod.netns}", *command]).stdout
 
+    def all_flows(self) -> list[str]:
+        """Return the flows and groups on the bridge, as Open vSwitch prints them."""
+        lines = []
+        for what in ("dump-flows", "dump-groups"):
+            dump = self.node.run(["ovs-ofctl", "-O", "OpenFlow14", "--no-stats", "--no-names", what, "br0"]).stdout
+            lines += [line.strip() for line in dump.splitlines() if "=" in line and "reply" not in line]
+        return lines
+
     def flows(self) -> list[str]:
-        """Return the pods' flows on the bridge, as Open vSwitch prints them; without the host's own."""
-        dump = self.node.run(["ovs-ofctl", "-O", "OpenFlow14", "--no-stats", "dump-flows", "br0"]).stdout
-        return [line.strip() for line in dump.splitlines() if re.search(r"cookie=0x56520001(?!00000000)", line)]
+        """Return the pods' flows on the bridge; without the host's own."""
+        return [line for line in self.all_flows() if re.match(r"cookie=0x56520001(?!00000000)", line)]
 
     def ports(self) -> set[str]:
         """Return the slots that are plugged into the bridge."""

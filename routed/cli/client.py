@@ -8,7 +8,6 @@ from typing import Any
 
 import aiohttp
 
-from routed.control import socket_path
 from routed.settings import load
 
 
@@ -18,7 +17,7 @@ class AgentUnreachableError(Exception):
 
 def request(method: str, what: str, config: Path, *, timeout_s: float = 30.0) -> Any:
     """Send one request and return the decoded answer; AgentUnreachableError or SettingsError when there is none."""
-    return asyncio.run(_request(method, what, socket_path(load(config)), timeout_s))
+    return asyncio.run(_request(method, what, load(config).control_socket, timeout_s))
 
 
 async def _request(method: str, what: str, path: Path, timeout_s: float) -> Any:

@@ -22,7 +22,6 @@ from rich.table import Table
 from routed.cli.client import AgentUnreachableError, request
 from routed.cli.options import DEFAULT_CONFIG, Config, Server
 from routed.cli.show import Output, OutputOption
-from routed.control import socket_path
 from routed.doctor.facts import Unseen
 from routed.doctor.findings import Finding, Level, exit_status
 from routed.settings import load
@@ -76,7 +75,7 @@ def _sessions(config: Path) -> tuple[Mapping[str, Any], ...] | Unseen:
     try:
         return tuple(request("GET", "neighbors", config, timeout_s=_PATIENCE_S))
     except AgentUnreachableError:
-        return Unseen(f"no agent answers on {socket_path(load(config))}")
+        return Unseen(f"no agent answers on {load(config).control_socket}")
 
 
 def table(findings: Sequence[Finding]) -> Table:
