@@ -79,8 +79,9 @@ def reboot(server: Server) -> None:
         server.node.kill_daemon(daemon)
     server.remove_netns(pod.netns for pod in server.pods.values())
     server.node.run(["sh", "-c", "umount /run/routed/slots 2>/dev/null; rm -rf /run/routed"])
-    wires = [name for name in server.devices() if name.startswith("rt")]
-    server.node.run(["ip", "-batch", "-"], input="\n".join(f"link delete {name}" for name in wires))
+    wires = "\n".join(f"link delete {name}" for name in server.devices() if name.startswith("rt"))
+    server.node.run(["ip", "-force", "-batch", "-"], input=wires, check=False)  # some are on their way already
+    eventually(lambda: not any(name.startswith("rt") for name in server.devices()), "no wire any more")
     for daemon in ("ovsdb-server", "ovs-vswitchd"):
         server.node.start_daemon(daemon)
 
