@@ -46,6 +46,8 @@ class Attributes:
     def __post_init__(self) -> None:
         if self.med is not None and not 0 <= self.med < 1 << 32:
             raise InvalidRouteError(f"MED {self.med} does not fit 32 bits")
+        if not self.communities:
+            return
         numbers = sorted({_community(text) for text in self.communities}, key=lambda parts: (len(parts), parts))
         object.__setattr__(self, "communities", tuple(":".join(map(str, parts)) for parts in numbers))
 

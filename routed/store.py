@@ -19,7 +19,7 @@ from ipam.ledger import Ledger
 from ipam.model import Holder, Pod, Record, Request, Usage
 from routed.domain.intent import Owner, Standing
 from routed.domain.rack import Rack, Server, Uplink
-from routed.domain.snapshot import Snapshot
+from routed.domain.snapshot import Place, Snapshot
 from routed.domain.workload import Attachment, AttachmentId, PodRef
 
 A = TypeVar("A")
@@ -95,9 +95,7 @@ class Store:
         used = max((item.slot for item in attachments.values()), default=-1) + 1
         self.snapshot = Snapshot(
             revision=1,
-            rack=rack,
-            server=server,
-            uplink=uplink,
+            place=Place(rack, server, uplink),
             slots=used + ready_slots,
             attachments=MappingProxyType(attachments),
         )
@@ -136,7 +134,8 @@ class Store:
     def set_uplink(self, uplink: Uplink) -> None:
         """Take note of a new observation of the uplink."""
         if uplink != self.snapshot.uplink:
-            self._publish(replace(self.snapshot, uplink=uplink), Standing.HOST, Standing.STOCK, *self._everybody())
+            place = replace(self.snapshot.place, uplink=uplink)
+            self._publish(replace(self.snapshot, place=place), Standing.HOST, Standing.STOCK, *self._everybody())
 
     def keep_slots(self, count: int) -> None:
         """Keep at least this many slots plugged: unplugging is slow, and they will be needed again."""

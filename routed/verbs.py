@@ -7,19 +7,21 @@ plane has lost it. Nothing is rolled back by hand: an ADD that fails discards it
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from ipaddress import ip_interface, ip_network
+from ipaddress import IPv4Network, IPv6Network
 
 from routed.cni.errors import LimitedConnectivity, TryAgainLater, Unavailable, UnknownContainer, code_for
 from routed.cni.protocol import AttachmentRequest, GcRequest, Request
 from routed.cni.result import IP, Interface, Result, Route, chain, differences
 from routed.domain.intent import Owner
 from routed.domain.wiring import wire_name
-from routed.domain.workload import Attachment, AttachmentId
+from routed.domain.workload import Attachment, AttachmentId, host_interface
 from routed.reconcile.loop import Difference, Loop
 from routed.store import Store
 from routed.telemetry import Telemetry
+
+_EVERYTHING: Mapping[int, IPv4Network | IPv6Network] = {4: IPv4Network("0.0.0.0/0"), 6: IPv6Network("::/0")}
 
 
 class AttachmentDrifted(LimitedConnectivity):
@@ -102,11 +104,10 @@ class Verbs:
         gateways = [(address, rack.gateway(address)) for address in attachment.addresses]
         return Result(
             interfaces=(Interface(name=wire_name(attachment.slot), mtu=mtu), pod),
-            ips=tuple(IP(address=ip_interface(address), gateway=gateway, interface=1) for address, gateway in gateways),
-            routes=tuple(
-                Route(dst=ip_network("0.0.0.0/0" if gateway.version == 4 else "::/0"), gw=gateway)
-                for _, gateway in gateways
+            ips=tuple(
+                IP(address=host_interface(address), gateway=gateway, interface=1) for address, gateway in gateways
             ),
+            routes=tuple(Route(dst=_EVERYTHING[gateway.version], gw=gateway) for _, gateway in gateways),
         )
 
     @contextmanager

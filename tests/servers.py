@@ -199,6 +199,14 @@ class Server:
         if left:
             self.remove_netns(NETNS / name for name in left)
 
+    # ---- what befalls a server
+
+    def kill_daemon(self, daemon: str) -> None:
+        """Kill one of Open vSwitch's daemons and wait until it is gone: its successor needs what it holds."""
+        process = Path(f"/proc/{self.node.daemon_pid(daemon)}")
+        self.node.kill_daemon(daemon)
+        eventually(lambda: not process.exists(), f"the end of {daemon}")
+
     # ---- what an operator sees
 
     @property
@@ -338,6 +346,6 @@ def losses(reports: Iterable[Report]) -> list[str]:
     return [str(report) for report in reports if report.lost]
 
 
-def version(plugin: Plugin, number: str) -> Plugin:
+def with_version(plugin: Plugin, number: str) -> Plugin:
     """Return the plugin as it is called with another version of the CNI specification."""
     return replace(plugin, conf={**plugin.conf, "cniVersion": number})

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
-from ipaddress import ip_interface, ip_network
 from types import MappingProxyType
 from typing import Any
 
@@ -18,10 +17,9 @@ from bgp.model import Attributes, RouteKey
 from ovs_flows.cookies import BASE_OBJECT, cookie
 from ovs_flows.model import Flow, Group, Port
 from ovs_flows.pipeline import BridgeView, Endpoint, base, endpoint
-from routed.domain.rack import Rack, Server, Uplink
-from routed.domain.snapshot import Snapshot
+from routed.domain.snapshot import Place, Snapshot
 from routed.domain.wiring import Link, Wire, ofport, wire_name
-from routed.domain.workload import Attachment, AttachmentId
+from routed.domain.workload import Attachment, AttachmentId, host_interface, host_network
 
 PLANES = ("wires", "ports", "links", "flows", "advertisements")
 """In the order in which an attachment grows; it shrinks the other way round."""
@@ -66,29 +64,24 @@ def owners(snapshot: Snapshot) -> tuple[Owner, ...]:
 def plan(snapshot: Snapshot, owner: Owner) -> Intent:
     """Return what `owner` wants of every plane; nothing at all when the snapshot does not know it."""
     if owner is Standing.HOST:
-        return Intent(flows={cookie(BASE_OBJECT): base(bridge_view(snapshot.rack, snapshot.server, snapshot.uplink))})
+        return _host(snapshot.place)
     if owner is Standing.STOCK:
         return _stock(snapshot.slots, snapshot.uplink.mtu)
     attachment = snapshot.attachments.get(owner)
     if attachment is None:
         return Intent()
-    grown = _attachment(attachment, snapshot.rack, snapshot.server, snapshot.uplink)
     if attachment.leaving:
-        # The slot stays plugged: it belongs to the stock.
-        return Intent(
-            links=dict.fromkeys(grown.links),
-            flows=dict.fromkeys(grown.flows),
-            advertisements=dict.fromkeys(grown.advertisements),
-        )
+        return _leaving(attachment, snapshot.place)
+    grown = _attachment(attachment, snapshot.place)
     if snapshot.draining:
         return Intent(grown.wires, grown.ports, grown.links, grown.flows, dict.fromkeys(grown.advertisements))
     return grown
 
 
 @lru_cache(maxsize=8)
-def bridge_view(rack: Rack, server: Server, uplink: Uplink) -> BridgeView:
-    """Return the pipeline's view of this server."""
-    return BridgeView(
+def _host(place: Place) -> Intent:
+    rack, server, uplink = place.rack, place.server, place.uplink
+    view = BridgeView(
         uplinks=uplink.ofports,
         host_mac=uplink.mac,
         gateway_mac=uplink.gateway_mac,
@@ -97,6 +90,7 @@ def bridge_view(rack: Rack, server: Server, uplink: Uplink) -> BridgeView:
         services=rack.services,
         vlan=rack.vlan,
     )
+    return Intent(flows={cookie(BASE_OBJECT): base(view)})
 
 
 @lru_cache(maxsize=8)
@@ -109,30 +103,42 @@ def _stock(slots: int, mtu: int) -> Intent:
 
 
 @lru_cache(maxsize=4096)
-def _attachment(attachment: Attachment, rack: Rack, server: Server, uplink: Uplink) -> Intent:
-    """Return the intent of a live attachment; cached, since every pass asks again for all of them."""
-    name, mac, slot = wire_name(attachment.slot), attachment.mac, attachment.slot
-    gateways = tuple(rack.gateway(address) for address in attachment.addresses)
+def _attachment(attachment: Attachment, place: Place) -> Intent:
+    """Return the intent of a live attachment; cached, since every look at a plane asks again for all of them."""
+    name, mac, slot, uplink = wire_name(attachment.slot), attachment.mac, attachment.slot, place.uplink
+    gateways = tuple(place.rack.gateway(address) for address in attachment.addresses)
     link = Link(
         wire=name,
         netns=attachment.netns,
         ifname=attachment.id.ifname,
         mac=mac,
         mtu=uplink.mtu,
-        addresses=tuple(ip_interface(address) for address in attachment.addresses),
+        addresses=tuple(host_interface(address) for address in attachment.addresses),
         gateways=gateways,
         gateway_mac=uplink.mac,
     )
     pod = Endpoint(ofport=ofport(slot), mac=mac, addresses=attachment.addresses, gateways=gateways)
+    attributes = {address.version: Attributes(address) for address in place.server.addresses}
     return Intent(
         wires={name: Wire(uplink.mtu)},
         ports={name: Port(name, ofport(slot))},
         links={attachment.id: link},
         flows={cookie(slot + 1): endpoint(pod)},
-        advertisements={
-            RouteKey(tor.address, ip_network(address)): Attributes(next_hop)
-            for tor in rack.tors
-            for address in attachment.addresses
-            if (next_hop := server.address(address.version)) is not None
-        },
+        advertisements={key: attributes[key.prefix.version] for key in _routes(attachment, place)},
     )
+
+
+def _leaving(attachment: Attachment, place: Place) -> Intent:
+    """Return what must go with an attachment. The slot stays plugged: it belongs to the stock."""
+    return Intent(
+        links={attachment.id: None},
+        flows={cookie(attachment.slot + 1): None},
+        advertisements=dict.fromkeys(_routes(attachment, place)),
+    )
+
+
+def _routes(attachment: Attachment, place: Place) -> list[RouteKey]:
+    """Return the host routes towards each ToR, for the families that this server can be the next hop of."""
+    families = {address.version for address in place.server.addresses}
+    prefixes = [host_network(address) for address in attachment.addresses if address.version in families]
+    return [RouteKey(tor.address, prefix) for tor in place.rack.tors for prefix in prefixes]

@@ -10,16 +10,38 @@ from routed.domain.rack import Rack, Server, Uplink
 from routed.domain.workload import Attachment, AttachmentId
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Place:
+    """Where this server is. Compared by identity: it changes rarely, and every intent depends on it."""
+
+    rack: Rack
+    server: Server
+    uplink: Uplink
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """An immutable view; the store publishes a new one for every change."""
 
     revision: int
-    rack: Rack
-    server: Server
-    uplink: Uplink
+    place: Place
     slots: int
     """Slots 0 to ``slots - 1`` are kept plugged, whether a pod uses them or not."""
     attachments: Mapping[AttachmentId, Attachment] = field(default_factory=lambda: MappingProxyType({}))
     draining: bool = False
     """The server leaves the fabric: nothing is announced any more, everything else stays."""
+
+    @property
+    def rack(self) -> Rack:
+        """The rack, as its file describes it."""
+        return self.place.rack
+
+    @property
+    def server(self) -> Server:
+        """This server, as the rack file lists it."""
+        return self.place.server
+
+    @property
+    def uplink(self) -> Uplink:
+        """What was observed last of the way out."""
+        return self.place.uplink

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 
 IPAddress = IPv4Address | IPv6Address
+
+
+def host_network(address: IPAddress) -> IPv4Network | IPv6Network:
+    """Return the /32 or /128 of an address. `ipaddress.ip_network` tries both families and costs ten times as much."""
+    return IPv4Network((int(address), 32)) if isinstance(address, IPv4Address) else IPv6Network((int(address), 128))
+
+
+def host_interface(address: IPAddress) -> IPv4Interface | IPv6Interface:
+    """Return an address as the only one of its prefix."""
+    return IPv4Interface((int(address), 32)) if isinstance(address, IPv4Address) else IPv6Interface((int(address), 128))
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -47,6 +57,10 @@ class Attachment:
     """Grows with every put: a late DEL names the sequence that it means."""
     leaving: bool = False
     """DEL was asked for: every plane must lose it before the addresses are free again."""
+
+    def __hash__(self) -> int:
+        """Hash what no two attachments share; intents are looked up by attachment all the time."""
+        return hash(self.sequence)
 
     @property
     def mac(self) -> str:

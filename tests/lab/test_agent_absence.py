@@ -76,7 +76,7 @@ def reboot(server: Server) -> None:
     server.agent.kill()
     server.agent.kill_speaker()
     for daemon in ("ovs-vswitchd", "ovsdb-server"):
-        server.node.kill_daemon(daemon)
+        server.kill_daemon(daemon)
     server.remove_netns(pod.netns for pod in server.pods.values())
     server.node.run(["sh", "-c", "umount /run/routed/slots 2>/dev/null; rm -rf /run/routed"])
     wires = "\n".join(f"link delete {name}" for name in server.devices() if name.startswith("rt"))

@@ -161,7 +161,7 @@ def test_open_vswitch_comes_back_with_flows_and_ports(
     traffic: Traffic, s11: Server, residents: Residents, daemon: str
 ) -> None:
     flows, ports = sorted(s11.flows()), s11.ports()
-    s11.node.kill_daemon(daemon)
+    s11.kill_daemon(daemon)
     s11.node.start_daemon(daemon)
     eventually(lambda: sorted(s11.flows()) == flows, "the pods' flows")
     eventually(lambda: s11.ports() == ports, "the ports")

@@ -13,7 +13,7 @@ from ovs_flows.cookies import cookie
 from ovs_flows.model import Flow, Output, Port
 from routed.domain.intent import PLANES, Intent, Standing, owners, plan
 from routed.domain.rack import Rack, Server, Subnet, Tor, Uplink
-from routed.domain.snapshot import Snapshot
+from routed.domain.snapshot import Place, Snapshot
 from routed.domain.wiring import Link, Wire
 from routed.domain.workload import Attachment, AttachmentId, PodRef
 
@@ -37,9 +37,11 @@ POD = Attachment(
 )
 SNAPSHOT = Snapshot(
     revision=1,
-    rack=RACK,
-    server=Server("s11", 65500, (ip_address("10.1.0.11"), ip_address("fd00:1::11"))),
-    uplink=Uplink((1, 2), "02:10:00:00:01:0b", "02:00:00:00:01:01", 9000),
+    place=Place(
+        RACK,
+        Server("s11", 65500, (ip_address("10.1.0.11"), ip_address("fd00:1::11"))),
+        Uplink((1, 2), "02:10:00:00:01:0b", "02:00:00:00:01:01", 9000),
+    ),
     slots=8,
     attachments=MappingProxyType({POD.id: POD}),
 )
@@ -92,7 +94,8 @@ def test_a_drained_server_withdraws_and_keeps_its_pods_connected() -> None:
 
 def test_no_route_without_a_next_hop_of_its_family() -> None:
     server = Server("s11", 65500, (ip_address("10.1.0.11"),))
-    keys = plan(replace(SNAPSHOT, server=server), POD.id).advertisements.keys()
+    place = replace(SNAPSHOT.place, server=server)
+    keys = plan(replace(SNAPSHOT, place=place), POD.id).advertisements.keys()
     assert {key.prefix.version for key in keys} == {4}
 
 
@@ -103,7 +106,8 @@ def test_the_stock_keeps_every_slot_plugged() -> None:
 
 def test_the_host_needs_only_flows_and_follows_the_gateway() -> None:
     before = plan(SNAPSHOT, Standing.HOST)
-    after = plan(replace(SNAPSHOT, uplink=replace(SNAPSHOT.uplink, gateway_mac="02:00:00:00:01:99")), Standing.HOST)
+    place = replace(SNAPSHOT.place, uplink=replace(SNAPSHOT.uplink, gateway_mac="02:00:00:00:01:99"))
+    after = plan(replace(SNAPSHOT, place=place), Standing.HOST)
     assert list(before.flows) == [cookie(0)]
     assert before.flows != after.flows
     assert [bool(objects) for objects in before] == [False, False, False, True, False]

@@ -1,0 +1,107 @@
+"""The agent and its ToRs: leaving the fabric, a new gateway MAC address, a ToR whose BGP starts again."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from containerlab.agents import LOG, ROUTED
+from containerlab.lab import Lab
+from containerlab.ping import ping
+from containerlab.probe import Probe, both_ways
+from tests.fabric import eventually
+from tests.lab.conftest import Residents
+from tests.servers import RouteWatch, Server, losses
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
+
+GATEWAY_MAC, OTHER_MAC = "02:00:00:00:01:01", "02:00:00:00:01:77"
+
+
+def talk(residents: Residents) -> bool:
+    pairs = [(residents.one.place, other.place) for other in (residents.rack, residents.far)]
+    return not ping(both_ways(pairs))
+
+
+# ---- leaving the fabric
+
+
+@contextlib.contextmanager
+def in_foreground(s11: Server) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the agent as a child of ours, to see how it ends."""
+    s11.agent.stop()
+    with s11.node.path(LOG).open("ab") as log:
+        process = s11.node.popen([ROUTED, "agent", "--server", s11.name], stdin=subprocess.DEVNULL, stderr=log)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        process.wait()
+        s11.start()
+
+
+def test_a_drained_server_attracts_nothing_any_more(lab: Lab, s11: Server, residents: Residents) -> None:
+    own = residents.one.prefixes | residents.two.prefixes
+    with (
+        contextlib.ExitStack() as stack,
+        in_foreground(s11) as agent,
+    ):
+        eventually(s11.agent.ready, "the agent")
+        eventually(s11.agent.established, "its sessions")
+        watches = {tor: stack.enter_context(RouteWatch(lab, tor)) for tor in s11.tors}
+        probe = stack.enter_context(Probe(both_ways([(residents.rack.place, residents.far.place)])))
+        s11.node.run([ROUTED, "drain"])
+        # With graceful restart, the ToRs would keep the routes of a speaker that just ended.
+        s11.await_routes([])
+        for tor, watch in watches.items():
+            assert set(watch.deleted()) == own, f"{tor} lost this server's routes and no others"
+        assert agent.wait(30) == 0
+        assert not s11.node.path("/run/routed/bgp/exabgp.pid").exists()
+        for tor in s11.tors:
+            eventually(lambda tor=tor: s11.neighbor(tor)["bgpState"] != "Established", f"{tor} seeing the end")
+        assert losses(probe.stop()) == [], "the other servers' pods talk on"
+        assert len(s11.flows()) == 10, "local pods still reach each other"
+        assert not ping(both_ways([(residents.one.place, residents.two.place)]))
+    s11.await_routes([residents.one, residents.two])
+    eventually(lambda: talk(residents), "traffic after the agent's return")
+
+
+# ---- a new gateway MAC address
+
+
+def set_gateway_mac(lab: Lab, mac: str) -> None:
+    for tor in ("r1a", "r1b"):
+        lab.node(tor).run(["ovs-vsctl", "set", "bridge", "gw", f'other_config:hwaddr="{mac}"'])
+
+
+def test_traffic_follows_the_gateways_mac_address(lab: Lab, s11: Server, residents: Residents) -> None:
+    assert talk(residents)
+    set_gateway_mac(lab, OTHER_MAC)
+    try:
+        eventually(lambda: any(OTHER_MAC in flow for flow in s11.all_flows()), "flows with the new address", 60)
+        assert not any(GATEWAY_MAC in flow for flow in s11.all_flows())
+        eventually(lambda: talk(residents), "traffic", 60)
+    finally:
+        set_gateway_mac(lab, GATEWAY_MAC)
+    eventually(lambda: any(GATEWAY_MAC in flow for flow in s11.all_flows()), "flows with the old address", 60)
+    eventually(lambda: talk(residents), "traffic", 60)
+    lab.wait_ready()
+
+
+# ---- a ToR that starts again
+
+
+def test_a_tor_that_starts_again_connects_at_once(lab: Lab, s11: Server, residents: Residents) -> None:
+    other = s11.sessions()["r1b"]
+    lab.node("r1a").kill_daemon("bgpd")
+    eventually(lambda: not s11.agent.established(), "the agent noticing")
+    lab.node("r1a").start_daemon("bgpd")
+    eventually(lambda: s11.neighbor("r1a")["bgpState"] == "Established", "the session")
+    s11.await_routes([residents.one, residents.two])
+    assert s11.sessions()["r1b"] == other, "the other ToR's session is untouched"
+    lab.wait_ready()
+    eventually(lambda: talk(residents), "traffic")
