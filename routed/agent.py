@@ -7,7 +7,9 @@ CNI socket: state is rebuilt before anybody is served. A stop leaves links, flow
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from datetime import UTC, datetime
@@ -52,6 +54,8 @@ from routed.verbs import Verbs
 log = structlog.get_logger(__name__)
 EXPECTED = (IpamError, BgpError, OvsError, AddressInUseError, OSError)
 """What ends an agent with one line for the operator; anything else is a bug and shows its traceback."""
+_TURN_S = 0.0005
+"""How long a thread that works on pods may keep the event loop waiting; Python's own choice is ten times that."""
 _PERMANENT = (InvalidNetns, InvalidName, InterfaceExists, MarkTooLong, InvalidRouteError)
 """Failures that trying again does not mend."""
 
@@ -153,6 +157,8 @@ class Agent:
                 tasks.create_task(cni.serve())
                 await cni.ready.wait()
                 self._waiting_for = None
+                gc.freeze()  # what is here stays; looking through it again and again would stop ADDs for tens of ms
+                sys.setswitchinterval(_TURN_S)
                 log.info("agent.serving", server=self._server.name, attachments=len(store.snapshot.attachments))
                 await asyncio.Event().wait()
 

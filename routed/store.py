@@ -23,6 +23,8 @@ from routed.domain.snapshot import Place, Snapshot
 from routed.domain.workload import Attachment, AttachmentId, PodRef
 
 A = TypeVar("A")
+_QUIET_S = 0.5
+"""Without a new pod for so long counts as a quiet moment."""
 
 
 @dataclass(slots=True)
@@ -83,6 +85,7 @@ class Store:
         """`ready_slots` is the stock kept beyond the slots in use; `on_change` is told whose intent may differ now."""
         self._ledger = ledger
         self._ready_slots = ready_slots
+        self._restocking: asyncio.TimerHandle | None = None
         self._epoch = time.time() - time.monotonic()
         self._on_change = on_change
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
@@ -149,6 +152,8 @@ class Store:
 
     def close(self) -> None:
         """Finish what is being written; the ledger stays open."""
+        if self._restocking is not None:
+            self._restocking.cancel()
         self._thread.shutdown()
 
     def _adopt(self, record: Record) -> Attachment:
@@ -161,9 +166,17 @@ class Store:
         return attachment
 
     def _restock(self, slot: int) -> None:
-        """Plug another batch of slots when half of the stock is used up; slot by slot would cost OVS much."""
-        if self.snapshot.slots - (slot + 1) < self._ready_slots / 2:
-            self.keep_slots(slot + 1 + self._ready_slots)
+        """Plug another batch of slots when half of the stock is used up: in a quiet moment, or when it runs out.
+
+        Plugging keeps OVS busy for tens of ms, during which a pod would wait; one by one would take longer still.
+        """
+        ready = self.snapshot.slots - (slot + 1)
+        if ready < self._ready_slots / 2:
+            if self._restocking is not None:
+                self._restocking.cancel()
+            pause_s = _QUIET_S if ready > self._ready_slots / 8 else 0.0
+            wanted = slot + 1 + self._ready_slots
+            self._restocking = asyncio.get_running_loop().call_later(pause_s, self.keep_slots, wanted)
 
     def _free(self, gone: Sequence[Attachment]) -> Sequence[None]:
         holders = ((Holder(one.id.container_id, one.id.ifname), one.sequence) for one in gone)

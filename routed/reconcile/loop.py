@@ -265,16 +265,24 @@ class Loop(Generic[Owner]):
     async def _pass(self, owner: Owner) -> None:
         wants = dict(zip(self.lanes, self._plan(owner), strict=True))
         for stage in self._stages:
-            await _together(
-                lane.converge({key: value for key, value in wants[lane.plane.name].items() if value is not None})
-                for lane in stage
-            )
+            await self._step(stage, wants, grow=True)
         for stage in reversed(self._stages):
-            await _together(
-                lane.converge({key: None for key, value in wants[lane.plane.name].items() if value is None})
-                for lane in stage
-            )
+            await self._step(stage, wants, grow=False)
         await self._finish(owner)
+
+    @staticmethod
+    async def _step(stage: Sequence[Lane], wants: Mapping[str, Mapping[Any, Any]], *, grow: bool) -> None:
+        """Make what must exist in one stage exist (or what must not be absent), all of its planes at the same time."""
+        calls = []
+        for lane in stage:
+            want = wants[lane.plane.name].items()
+            items = {key: value for key, value in want if (value is not None) == grow and lane.differs(key, value)}
+            if items:
+                calls.append(lane.converge(items))
+        if len(calls) == 1:
+            await calls[0]
+        elif calls:
+            await _together(calls)
 
     @staticmethod
     async def _backoff(work: Work) -> None:

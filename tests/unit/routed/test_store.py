@@ -17,7 +17,7 @@ from ipam.model import Pool
 from routed.domain.intent import Owner, Standing
 from routed.domain.rack import Rack, Server, Subnet, Uplink
 from routed.domain.workload import AttachmentId, PodRef
-from routed.store import Store
+from routed.store import _QUIET_S, Store
 
 PREFIX, GATEWAY = ip_network("10.101.0.0/26"), ip_address("10.101.0.1")
 UPLINK = Uplink((1,), "02:10:00:00:01:0b", None, 1500)
@@ -117,12 +117,25 @@ async def test_a_full_pool_refuses_one_and_serves_the_others(opened: Callable[[]
     assert len(rig.store.snapshot.attachments) == 61
 
 
-async def test_the_stock_grows_before_it_is_used_up(opened: Callable[[], Rig]) -> None:
+async def test_the_stock_grows_in_a_quiet_moment_before_it_is_used_up(opened: Callable[[], Rig]) -> None:
     rig = opened()
     for number in range(3):
         await rig.store.put(key(number), POD, "/run/netns/web")
+    assert Standing.STOCK not in rig.changed
+    async with asyncio.timeout(5):
+        while Standing.STOCK not in rig.changed:
+            await asyncio.sleep(0.01)
     assert rig.store.snapshot.slots == 3 + 4
-    assert Standing.STOCK in rig.changed
+
+
+async def test_a_stock_that_runs_out_does_not_wait_for_quiet(opened: Callable[[], Rig]) -> None:
+    rig = opened()
+    for number in range(4):
+        await rig.store.put(key(number), POD, "/run/netns/web")
+    async with asyncio.timeout(_QUIET_S / 2):
+        while Standing.STOCK not in rig.changed:
+            await asyncio.sleep(0)
+    assert rig.store.snapshot.slots == 4 + 4
 
 
 async def test_the_uplink_concerns_everybody_but_only_when_it_changes(opened: Callable[[], Rig]) -> None:
