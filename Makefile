@@ -54,5 +54,5 @@ lock: install ## refresh the hash-locked requirement files
 	@$(VENV)/bin/uv pip compile -q pyproject.toml --group dev --extra kubernetes --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 -o requirements/dev.txt
 
 clean: ## remove what a run left: fabric, caches, build output
-	@if [ -x $(PY) ]; then $(PY) -m containerlab down; fi
+	@if [ -x $(PY) ]; then $(PY) -m containerlab.demo --down; $(PY) -m containerlab down --all; fi
 	@rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -170,6 +170,7 @@ class Agent:
             self._bridge_changed.clear()
             try:
                 await self._ovsdb.configure()
+                self._waiting_for = "the agent is starting: not every plane has been seen, not every pod confirmed yet"
                 return await self._ovsdb.uplink()
             except Unreachable as error:
                 self._waiting_for = str(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -25,6 +26,10 @@ class Output(StrEnum):
     JSON = "json"
 
 
+_FOR_PEOPLE = {"attachments": ("pod", "addresses", "state", "port", "mac", "interface", "error")}
+"""Columns of the tables that would be too wide with all of them."""
+_FILE_WIDTH = 200
+"""Columns of output that nobody looks at directly."""
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="Table for people, JSON for machines.")]
 
 
@@ -65,7 +70,9 @@ def _show(what: str, config: Path, output: Output) -> None:
     elif not rows:
         typer.echo(f"no {what}")
     else:
-        Console(soft_wrap=True).print(table(what, rows))
+        columns = _FOR_PEOPLE.get(what, tuple(rows[0]))
+        console = Console(width=None if sys.stdout.isatty() else _FILE_WIDTH)
+        console.print(table(what, [{column: row[column] for column in columns} for row in rows]))
 
 
 def table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
