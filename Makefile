@@ -22,10 +22,10 @@ install: $(STAMP) ## virtual environment with the pinned, hash-checked dependenc
 system: ## Debian packages of the real components (OVS, FRR, BIRD, containerd, ...); needs root
 	@bash containerlab/packages.sh
 
-demo: install system shim ## the main job on a fabric of two racks; KEEP=1 leaves it up
+demo: system install shim ## the main job on a fabric of two racks; KEEP=1 leaves it up
 	@KEEP=$(KEEP) $(PY) -m containerlab.demo
 
-test: install system shim ## the whole suite, system tests on real components included; needs root
+test: system install shim ## the whole suite, system tests on real components included; needs root
 	@$(PY) -m pytest
 
 lint: install ## ruff, mypy --strict, import-linter
@@ -45,7 +45,7 @@ build/routed-cni: deploy/cni/shim.c
 	@mkdir -p build
 	$(CC) -std=c11 -Os -static -Wall -Wextra -Werror -o $@ $<
 
-bench: install system shim ## ratios to other plugins and BGP speakers; ARGS="--write docs/performance.md" keeps them
+bench: system install shim ## ratios to other plugins and BGP speakers; ARGS="--write docs/performance.md" keeps them
 	@$(PY) -m tests.bench $(ARGS)
 
 lock: install ## refresh the hash-locked requirement files
