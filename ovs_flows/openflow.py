@@ -76,7 +76,7 @@ class Flows:
         self._bundles = 0
 
     async def run(self) -> None:
-        """Keep a connection until cancelled; wakes the loop each time that there is a new one."""
+        """Keep a connection until cancelled; wakes the loop each time that there is a new one, and when it is lost."""
         delay = _RETRY_S
         while True:
             try:
@@ -104,6 +104,7 @@ class Flows:
         finally:
             self._connection = None
             connection.close()
+            self._wake()  # to see that nothing can be seen any more
 
     async def observe(self) -> Mapping[int, Entries]:
         """Return everything that the bridge has, by cookie; Unreachable when it cannot tell."""

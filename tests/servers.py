@@ -20,6 +20,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+import pytest
+
 from containerlab.agents import Agent
 from containerlab.driver import CniError, Plugin, Result
 from containerlab.lab import Lab
@@ -37,7 +39,8 @@ NETNS = Path("/run/netns")
 CONF = {"cniVersion": "1.1.0", "name": "routed", "type": "routed"}
 AT_ONCE = 30
 """Calls at the same time; each is a process."""
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 _NUMBERS = count()
 
 
@@ -70,6 +73,23 @@ class Pod:
         return str(self.result.raw["interfaces"][0]["name"])
 
 
+@dataclass(frozen=True, slots=True)
+class Residents:
+    """Pods that are there throughout a module."""
+
+    one: Pod
+    two: Pod
+    """On the same server."""
+    rack: Pod
+    """On the other server of the rack."""
+    far: Pod
+    """In the other rack."""
+
+    @property
+    def all(self) -> list[Pod]:
+        return [self.one, self.two, self.rack, self.far]
+
+
 class Server:
     """A server, its agent and its pods."""
 
@@ -82,29 +102,32 @@ class Server:
         self.plugin = Plugin(SHIM, CONF, prefix=enter)
         self.pods: dict[str, Pod] = {}
         """Those that were added and not deleted through this object."""
-        with self.node.path("/etc/hosts").open("a") as hosts:  # ExaBGP looks its host's name up; there is no DNS
-            hosts.write(f"127.0.1.1 {name}\n")
 
     # ---- the agent
 
-    def start(self, config: Path = RACK) -> Agent:
-        """Start the agent, wait until it serves and both sessions are up."""
+    def start(self, config: Path = RACK) -> None:
+        """Start the agent, wait until it serves and speaks to both ToRs."""
         self.agent = Agent.start(self.node, env={"ROUTED_CONFIG": str(config)})
         self.agent.wait_ready()
-        self.agent.wait_established()
-        return self.agent
+        eventually(self.speaks, f"the sessions of {self.name}")
 
-    @contextlib.contextmanager
-    def configured(self, changes: dict[str, str]) -> Iterator[Agent]:
-        """Let the agent run with a copy of the rack file, text for text replaced; then with its own again."""
+    def copy_of_rack_file(self, changes: dict[str, str]) -> Path:
+        """Write a copy of the rack file, text for text replaced; returns where, as the server counts."""
         text = self.node.path(RACK).read_text()
         for old, new in changes.items():
             assert old in text, f"the rack file does not say {old!r}"
             text = text.replace(old, new)
         self.node.path(COPY).write_text(text)
+        return COPY
+
+    @contextlib.contextmanager
+    def configured(self, changes: dict[str, str]) -> Iterator[None]:
+        """Let the agent run with a changed copy of the rack file; then with its own again."""
+        copy = self.copy_of_rack_file(changes)
         self.agent.stop()
         try:
-            yield self.start(COPY)
+            self.start(copy)
+            yield
         finally:
             if self.agent.alive():
                 self.agent.stop()
@@ -126,11 +149,12 @@ class Server:
 
     def at_rest(self) -> bool:
         """Tell whether the agent serves, speaks to both ToRs, and has made all of its attachments."""
-        return (
-            self.agent.ready()
-            and {row["state"] for row in self.look("neighbors")} == {"established"}
-            and {row["state"] for row in self.look("attachments")} <= {"ready"}
-        )
+        states = {row["state"] for row in self.look("attachments")}
+        return self.agent.ready() and self.speaks() and states <= {"ready"}
+
+    def speaks(self) -> bool:
+        """Tell whether both sessions are up."""
+        return [row["state"] for row in self.look("neighbors")] == ["established", "established"]
 
     def sessions(self) -> dict[str, int]:
         """Return how often each ToR has seen the session with this server come up."""
@@ -279,7 +303,7 @@ class RouteWatch:
 
     def deleted(self) -> list[str]:
         """Return what was deleted since the last call."""
-        found = []
+        found: list[str] = []
         with contextlib.suppress(BlockingIOError):
             while True:
                 found += self._parse(self._socket.recv(1 << 16))
@@ -337,6 +361,13 @@ def each(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
     """Do the same with everything at the same time; raises the first failure, after all of it."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
         return [done.result() for done in [pool.submit(work, item) for item in items]]
+
+
+def failure(call: Callable[..., Any], *arguments: Any) -> CniError:
+    """Return the error that a call ends with."""
+    with pytest.raises(CniError) as caught:
+        call(*arguments)
+    return caught.value
 
 
 def losses(reports: Iterable[Report]) -> list[str]:

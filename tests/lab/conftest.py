@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import pytest
 
 from containerlab.lab import Lab
 from tests.fabric import eventually, lab
-from tests.servers import Pod, Server, each
+from tests.servers import Residents, Server, each
 
 __all__ = ["lab"]
 
@@ -17,23 +16,6 @@ __all__ = ["lab"]
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run what needs agents last: a server whose bridge an agent has taken over is not the bare fabric any more."""
     items.sort(key=lambda item: "servers" in getattr(item, "fixturenames", ()))
-
-
-@dataclass(frozen=True, slots=True)
-class Residents:
-    """Pods that are there throughout a module."""
-
-    one: Pod
-    two: Pod
-    """On the same server."""
-    rack: Pod
-    """On the other server of the rack."""
-    far: Pod
-    """In the other rack."""
-
-    @property
-    def all(self) -> list[Pod]:
-        return [self.one, self.two, self.rack, self.far]
 
 
 @pytest.fixture(scope="session")

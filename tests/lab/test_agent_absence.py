@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from containerlab.agents import Agent
@@ -11,16 +9,9 @@ from containerlab.driver import CniError
 from containerlab.ping import ping
 from containerlab.probe import both_ways
 from tests.fabric import eventually
-from tests.servers import QUEUE, Server
+from tests.servers import QUEUE, Server, failure
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
-
-
-def refusal(call: Any, *arguments: Any) -> int:
-    """Return the code of the error that a call ends with."""
-    with pytest.raises(CniError) as refused:
-        call(*arguments)
-    return refused.value.code
 
 
 def queued(server: Server) -> set[str]:
@@ -40,9 +31,9 @@ def test_without_an_agent_deletions_are_queued_and_all_else_is_put_off(s11: Serv
     s11.await_routes([kept, deleted, torn_down])
     s11.agent.stop()
     [new] = s11.netns()
-    assert refusal(s11.attach, new) == 11
-    assert refusal(s11.check, kept) == 11
-    assert refusal(s11.plugin.status) == 50
+    assert failure(s11.attach, new).code == 11
+    assert failure(s11.check, kept).code == 11
+    assert failure(s11.plugin.status).code == 50
     s11.detach(deleted)
     s11.detach(deleted)
     s11.remove_netns([torn_down.netns])

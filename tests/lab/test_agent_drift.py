@@ -12,8 +12,7 @@ from containerlab.lab import Lab
 from containerlab.ping import ping
 from containerlab.probe import both_ways
 from tests.fabric import eventually
-from tests.lab.conftest import Residents
-from tests.servers import Pod, Server
+from tests.servers import Pod, Residents, Server
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 

@@ -12,9 +12,8 @@ from containerlab.agents import LOG, ROUTED
 from containerlab.lab import Lab
 from containerlab.ping import ping
 from containerlab.probe import Probe, both_ways
-from tests.fabric import eventually
-from tests.lab.conftest import Residents
-from tests.servers import RouteWatch, Server, losses
+from tests.fabric import ADDRESSES, eventually
+from tests.servers import Residents, RouteWatch, Server, losses
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
@@ -58,7 +57,8 @@ def test_a_drained_server_attracts_nothing_any_more(lab: Lab, s11: Server, resid
         # With graceful restart, the ToRs would keep the routes of a speaker that just ended.
         s11.await_routes([])
         for tor, watch in watches.items():
-            assert set(watch.deleted()) == own, f"{tor} lost this server's routes and no others"
+            lost = {prefix for prefix in watch.deleted() if prefix.endswith(("/32", "/128"))}
+            assert lost == own, f"{tor} lost this server's pods and no others"
         assert agent.wait(30) == 0
         assert not s11.node.path("/run/routed/bgp/exabgp.pid").exists()
         for tor in s11.tors:
@@ -76,6 +76,9 @@ def test_a_drained_server_attracts_nothing_any_more(lab: Lab, s11: Server, resid
 def set_gateway_mac(lab: Lab, mac: str) -> None:
     for tor in ("r1a", "r1b"):
         lab.node(tor).run(["ovs-vsctl", "set", "bridge", "gw", f'other_config:hwaddr="{mac}"'])
+        # Open vSwitch sets the device down for it, shorter than FRR notices; the kernel has lost the routes through it.
+        for server in ("s11", "s12"):
+            lab.vtysh(tor, f"clear bgp {ADDRESSES[server]}")
 
 
 def test_traffic_follows_the_gateways_mac_address(lab: Lab, s11: Server, residents: Residents) -> None:

@@ -14,8 +14,7 @@ from containerlab.lab import Lab
 from containerlab.ping import ping
 from containerlab.probe import Flow, Place
 from tests.fabric import eventually
-from tests.lab.conftest import Residents
-from tests.servers import Pod, Server, Sniffer
+from tests.servers import Pod, Residents, Server, Sniffer
 from tests.system.frames import arp, ethernet, mac, udp
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]

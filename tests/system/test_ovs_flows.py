@@ -202,6 +202,7 @@ async def test_killed_switch_comes_back_and_is_programmed_again(bridge: Ovs) -> 
     async with running(bridge.management("br0")) as plane:
         await plane.flows.upsert(entries("dual"))
         bridge.kill("ovs-vswitchd")
+        await plane.wait_for_wake()
         with pytest.raises(Unreachable):
             await plane.flows.observe()
         with pytest.raises(Unreachable):

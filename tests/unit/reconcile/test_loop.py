@@ -208,3 +208,48 @@ async def test_a_plane_that_raises_fails_all_of_its_batch_and_is_asked_again() -
         rig.routes.gate.set()
         await rig.loop.wait_for("a", deadline_s=5)
         assert rig.routes.held == {"route-a": 1}
+
+
+async def test_wake_ups_of_one_plane_do_not_starve_the_look_at_the_others() -> None:
+    rig = Rig(resync_s=0.05)
+    rig.want("a")
+
+    async def pester() -> None:
+        while True:
+            rig.loop.look("links")
+            await asyncio.sleep(0.001)
+
+    async with rig.running():
+        await rig.loop.wait_for("a", deadline_s=5)
+        rig.loop.look("routes")  # what the start left to be looked at
+        await rig.until(lambda: not rig.loop._look_at)
+        pestering = asyncio.create_task(pester())
+        rig.routes.held.clear()
+        try:
+            await rig.until(lambda: rig.routes.held == {"route-a": 1})
+        finally:
+            pestering.cancel()
+
+
+async def test_a_permanent_failure_of_an_earlier_wish_is_not_reported_for_a_later_one() -> None:
+    rig = Rig(is_permanent=lambda error: isinstance(error, ValueError))
+    rig.links.refused["link-a"] = ValueError("never")
+    async with rig.running():
+        rig.links.gate.clear()
+        rig.want("a")
+        rig.loop.touch("a")
+        await rig.until(lambda: bool(rig.links.batches))
+        rig.disown("a")
+        waiting = asyncio.create_task(rig.loop.wait_for("a", deadline_s=5))
+        await rig.until(lambda: rig.loop.works()["a"].asked == 2)
+        rig.links.gate.set()
+        await waiting
+
+
+async def test_a_plane_that_does_not_answer_is_named() -> None:
+    rig = Rig(timeout_s=0.05)
+    async with rig.running():
+        rig.routes.gate.clear()
+        rig.want("a")
+        with pytest.raises(TimeoutError, match=r"routes: no answer within 0\.05 s"):
+            await rig.loop.wait_for("a", deadline_s=0.2)

@@ -46,6 +46,11 @@ def test_the_example_is_a_whole_rack() -> None:
         (lambda d: d["servers"]["s11"].update(addresses=["10.9.0.1"]), "servers.s11.addresses"),
         (lambda d: d["servers"]["s11"].update(addresses=["10.1.0.2", "10.1.0.3"]), "servers.s11"),
         (lambda d: d["tors"][1].update(address="10.255.1.1"), "tors"),
+        (lambda d: d["tors"][1].update(name="r1a"), "tors: two have the same name"),
+        (lambda d: d["servers"]["s12"].update(addresses=["10.1.0.11"]), "10.1.0.11 is taken by server s11"),
+        (lambda d: d["servers"]["s12"].update(addresses=["10.1.0.1"]), "10.1.0.1 is taken by the gateway"),
+        (lambda d: d["pools"][0].update(prefix="10.1.0.0/25", gateway="10.1.0.1"), r"pools\[0\].*overlaps 10.1.0.0/24"),
+        (lambda d: d["tors"][0].update(address="10.101.1.9"), r"pools\[1\].*holds r1a's own 10.101.1.9"),
         (lambda d: d["ipam"].update(cooldown_s=10), "ipam.cooldown_s"),
         (lambda d: d.update(vlan=4095), "vlan"),
         (lambda d: d["bridge"].update(name="a-name-longer-than-fifteen"), "bridge.name"),
@@ -66,5 +71,8 @@ def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
         load(tmp_path / "no.yaml")
     broken = tmp_path / "broken.yaml"
     broken.write_text("rack: [")
+    with pytest.raises(SettingsError, match="not YAML"):
+        load(broken)
+    broken.write_bytes(b"rack: \xff")
     with pytest.raises(SettingsError, match="not YAML"):
         load(broken)

@@ -10,10 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from ipam.errors import Leaving, PoolExhausted
+from ipam.errors import Leaving, PoolError, PoolExhausted
 from ipam.leases import EmbeddedLeases
 from ipam.ledger import Ledger
-from ipam.model import Pool
+from ipam.model import Holder, Pool
 from routed.domain.intent import Owner, Standing
 from routed.domain.rack import Rack, Server, Subnet, Uplink
 from routed.domain.workload import AttachmentId, PodRef
@@ -26,6 +26,7 @@ POD = PodRef("default", "web", "u1")
 
 class Rig(SimpleNamespace):
     store: Store
+    ledger: Ledger
     changed: list[Owner]
     transactions: list[int]
 
@@ -57,7 +58,7 @@ def opened(tmp_path: Path) -> Iterator[Callable[[], Rig]]:
         server = Server("s11", 65500, (ip_address("10.1.0.11"),))
         store = Store(ledger, rack=rack, server=server, uplink=UPLINK, ready_slots=4, on_change=changed.extend)
         rigs.append((store, ledger))
-        return Rig(store=store, changed=changed, transactions=transactions)
+        return Rig(store=store, ledger=ledger, changed=changed, transactions=transactions)
 
     yield start
     close()
@@ -146,3 +147,30 @@ async def test_the_uplink_concerns_everybody_but_only_when_it_changes(opened: Ca
     assert rig.changed == []
     rig.store.set_uplink(Uplink((1,), UPLINK.mac, "02:00:00:00:01:01", 1500))
     assert set(rig.changed) == {Standing.HOST, Standing.STOCK, key(1)}
+
+
+async def test_a_mistake_in_the_ledger_reaches_its_caller(opened: Callable[[], Rig]) -> None:
+    store = opened().store
+    with pytest.raises(TypeError):
+        await asyncio.wait_for(store.put(AttachmentId(("no", "text"), "eth0"), POD, ""), 5)  # type: ignore[arg-type]  # the mistake
+    assert (await store.put(key(1), POD, "")).slot == 0
+
+
+async def test_a_pool_must_not_go_before_its_pods(opened: Callable[[], Rig], tmp_path: Path) -> None:
+    first = opened()
+    await first.store.put(key(1), POD, "/run/netns/web")
+    first.store.close()
+    first.ledger.close()
+    other = Subnet(ip_network("10.102.0.0/26"), ip_address("10.102.0.1"))
+    pools = (Pool(other.prefix, other.gateway),)
+    with Ledger(tmp_path / "ledger.db", pools, EmbeddedLeases(pools)) as ledger:
+
+        def start() -> Store:
+            rack, server = Rack("r1", (), (), (other,)), Server("s11", 65500, (ip_address("10.1.0.11"),))
+            return Store(ledger, rack=rack, server=server, uplink=UPLINK, ready_slots=4, on_change=lambda _: None)
+
+        with pytest.raises(PoolError, match=r"10\.101\.0\.2 is in no pool of rack r1, but default/web still has it"):
+            start()
+        ledger.discard(Holder("c1", "eth0"))
+        store = start()  # what leaves needs no gateway
+        store.close()

@@ -1,0 +1,72 @@
+"""The agent's doors, and what the command line makes of what comes through them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bgp.errors import UnavailableError
+from routed.cli.client import AgentUnreachableError, request
+from routed.control import serve_control
+
+EXAMPLE = Path(__file__).parents[3] / "rack.example.yaml"
+
+
+@pytest.fixture
+def rack(tmp_path: Path) -> Path:
+    document = yaml.safe_load(EXAMPLE.read_text())
+    document["paths"]["run"] = str(tmp_path)
+    file = tmp_path / "rack.yaml"
+    file.write_text(yaml.safe_dump(document))
+    return file
+
+
+async def ask(rack: Path, method: str, what: str, *, drain: Callable[[], Awaitable[None]] | None = None) -> object:
+    async def nothing() -> None:
+        return
+
+    pages = {"leases": lambda: [{"pool": "10.0.0.0/24"}]}
+    async with serve_control(rack.with_name("control.sock"), pages=pages, drain=drain or nothing):
+        return await asyncio.to_thread(request, method, what, rack)
+
+
+async def test_a_page_is_what_the_agent_holds(rack: Path) -> None:
+    assert await ask(rack, "GET", "leases") == [{"pool": "10.0.0.0/24"}]
+
+
+async def test_the_socket_is_root_s_alone(rack: Path) -> None:
+    path = rack.with_name("control.sock")
+    async with serve_control(path, pages={}, drain=asyncio.Event().wait):  # type: ignore[arg-type]  # nobody drains here
+        assert path.stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_drain_that_did_not_end_in_time_is_one_line(rack: Path) -> None:
+    async def drain() -> None:
+        raise UnavailableError("not every neighbour was told")
+
+    with pytest.raises(AgentUnreachableError, match="the agent refused: not every neighbour was told"):
+        await ask(rack, "POST", "drain", drain=drain)
+
+
+async def test_an_answer_that_is_no_json_is_one_line(rack: Path) -> None:
+    with pytest.raises(AgentUnreachableError, match="no agent answers"):
+        await ask(rack, "GET", "nothing-of-ours")
+
+
+async def test_an_agent_that_hangs_up_is_one_line(rack: Path) -> None:
+    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    server = await asyncio.start_unix_server(hang_up, rack.with_name("control.sock"))
+    async with server:
+        with pytest.raises(AgentUnreachableError):
+            await asyncio.to_thread(request, "POST", "drain", rack)
+
+
+def test_no_agent_is_one_line(rack: Path) -> None:
+    with pytest.raises(AgentUnreachableError, match="is `routed agent` running"):
+        request("GET", "leases", rack)
