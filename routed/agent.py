@@ -54,6 +54,7 @@ from routed.verbs import Verbs
 log = structlog.get_logger(__name__)
 EXPECTED = (IpamError, BgpError, OvsError, AddressInUseError, OSError)
 """What ends an agent with one line for the operator; anything else is a bug and shows its traceback."""
+_RETRY_S = 1.0
 _TURN_S = 0.0005
 """How long a thread that works on pods may keep the event loop waiting; Python's own choice is ten times that."""
 _PERMANENT = (InvalidNetns, InvalidName, InterfaceExists, MarkTooLong, InvalidRouteError)
@@ -73,7 +74,7 @@ class Agent:
         self._telemetry = Telemetry()
         self._stopping = asyncio.Event()
         self._bridge_changed = asyncio.Event()
-        self._waiting_for: str | None = "the agent is starting"
+        self._serving = False
         self._loop: Loop[Owner] | None = None
         self._ovsdb = Ovsdb(
             settings.paths.ovs / "db.sock", settings.bridge.name, settings.bridge.uplink, self._on_bridge_change
@@ -145,7 +146,8 @@ class Agent:
             is_permanent=lambda error: isinstance(error, _PERMANENT),
             resync_s=settings.resync_s,
         )
-        verbs = Verbs(store, loop, self._telemetry, ailment=self._ailment, deadline_s=settings.cni.deadline_s)
+        ailment = partial(self._ailment, store, loop)
+        verbs = Verbs(store, loop, self._telemetry, ailment=ailment, deadline_s=settings.cni.deadline_s)
         cni = CniServer(settings.cni.socket, verbs, DeletionQueue(settings.cni.queue))
         async with asyncio.TaskGroup() as tasks:
             for work in (gateway, announcer, flows, loop):
@@ -156,7 +158,7 @@ class Agent:
                 tasks.create_task(self._declare_authority(loop))
                 tasks.create_task(cni.serve())
                 await cni.ready.wait()
-                self._waiting_for = None
+                self._serving = True
                 gc.freeze()  # what is here stays; looking through it again and again would stop ADDs for tens of ms
                 sys.setswitchinterval(_TURN_S)
                 log.info("agent.serving", server=self._server.name, attachments=len(store.snapshot.attachments))
@@ -170,11 +172,9 @@ class Agent:
             self._bridge_changed.clear()
             try:
                 await self._ovsdb.configure()
-                self._waiting_for = "the agent is starting: not every plane has been seen, not every pod confirmed yet"
                 return await self._ovsdb.uplink()
-            except Unreachable as error:
-                self._waiting_for = str(error)
-            await self._bridge_changed.wait()
+            except Unreachable:  # the connection itself has told why
+                await self._bridge_changed.wait()
 
     async def _follow_uplink(self, store: Store, gateway: Gateway) -> None:
         while True:
@@ -185,6 +185,7 @@ class Agent:
                 store.set_uplink(_uplink(await self._ovsdb.uplink(), gateway))
             except OvsError as error:
                 log.warning("uplink.unknown", error=str(error))
+                asyncio.get_running_loop().call_later(_RETRY_S, self._bridge_changed.set)
 
     def _on_bridge_change(self) -> None:
         self._bridge_changed.set()
@@ -226,24 +227,22 @@ class Agent:
 
     # ---- what others see of it
 
-    def _ailment(self) -> str | None:
+    def _ailment(self, store: Store, loop: Loop[Owner]) -> str | None:
         """Return why no pod could be attached now, None when one could."""
-        if self._waiting_for is not None or self._loop is None:
-            return self._waiting_for
-        blind = [name for name, lane in self._loop.lanes.items() if lane.actual is None]
-        return f"cannot observe {', '.join(blind)}; see the log for the reason" if blind else None
+        if not self._serving:
+            return "the agent is starting: not every plane has been seen, not every pod confirmed yet"
+        return views.ailment(store.snapshot, loop)
 
     def _health(self, store: Store, loop: Loop[Owner]) -> AbstractAsyncContextManager[None]:
         return serve_health(
             self._settings.metrics.port,
             metrics=lambda: self._telemetry.render(store.snapshot, loop, store.usage(), self._speaker.neighbors()),
-            ready=self._ailment,
+            ready=partial(self._ailment, store, loop),
         )
 
     def _control(self, store: Store, loop: Loop[Owner]) -> AbstractAsyncContextManager[None]:
         async def drain() -> None:
             """Withdraw every route, wait until both ToRs were told, end ExaBGP, then the agent."""
-            self._waiting_for = "this server is drained: it announces no routes; restart the agent to end that"
             store.drain()
             await self._speaker.drain()
             self._stopping.set()

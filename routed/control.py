@@ -13,6 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
+from bgp.errors import BgpError
 from routed.telemetry import CONTENT_TYPE
 
 Page = Callable[[], Any]
@@ -58,7 +59,7 @@ async def serve_control(
     async def do_drain(_: web.Request) -> web.Response:
         try:
             await drain()
-        except TimeoutError as error:
+        except BgpError as error:
             return web.json_response({"error": str(error)}, status=504)
         return web.json_response({})
 

@@ -155,13 +155,32 @@ class Settings(_Section):
             )
         if len({tor.address for tor in self.tors}) != len(self.tors):
             raise ValueError("tors: two neighbours have the same address; use each ToR's own loopback")
+        if len({tor.name for tor in self.tors}) != len(self.tors):
+            raise ValueError("tors: two have the same name")
         if len({subnet.prefix.version for subnet in self.hosts}) != len(self.hosts):
             raise ValueError("hosts: at most one subnet per family")
+        self._check_servers()
+        self._check_pools()
+        return self
+
+    def _check_servers(self) -> None:
+        taken = {host.gateway: "the gateway" for host in self.hosts}
         for name, server in self.servers.items():
             for address in server.addresses:
                 if not any(address.version == host.prefix.version and address in host.prefix for host in self.hosts):
                     raise ValueError(f"servers.{name}.addresses: {address} is in no subnet of hosts")
-        return self
+                if address in taken:
+                    raise ValueError(f"servers.{name}.addresses: {address} is taken by {taken[address]}")
+                taken[address] = f"server {name}"
+
+    def _check_pools(self) -> None:
+        for number, pool in enumerate(self.pools):
+            for host in self.hosts:
+                if host.prefix.version == pool.prefix.version and host.prefix.overlaps(pool.prefix):
+                    raise ValueError(f"pools[{number}].prefix: {pool.prefix} overlaps {host.prefix} of hosts")
+            for tor in self.tors:
+                if tor.address.version == pool.prefix.version and tor.address in pool.prefix:
+                    raise ValueError(f"pools[{number}].prefix: {pool.prefix} holds {tor.name}'s own {tor.address}")
 
     @property
     def control_socket(self) -> Path:
@@ -191,10 +210,10 @@ class Settings(_Section):
 def load(path: Path) -> Settings:
     """Read and validate a rack file; SettingsError says what is wrong with which key."""
     try:
-        document = yaml.safe_load(path.read_text())
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"{path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: not YAML: {error}") from error
     try:
         return Settings.model_validate(document)

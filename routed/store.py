@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
-from ipam.errors import LedgerError
+from ipam.errors import PoolError
 from ipam.ledger import Ledger
 from ipam.model import Holder, Pod, Record, Request, Usage
 from routed.domain.intent import Owner, Standing
@@ -58,12 +58,12 @@ class _Writes(Generic[A]):
             try:
                 arguments = [write.argument for write in batch]
                 answers = await asyncio.get_running_loop().run_in_executor(self._thread, self._write, arguments)
-            except LedgerError as error:
+            except Exception as error:  # noqa: BLE001 - the boundary: whoever waits gets an answer, even if it is a bug
                 answers = [error] * len(batch)
             for write, answer in zip(batch, answers, strict=True):
                 if write.answer.cancelled():
                     continue
-                if isinstance(answer, LedgerError):
+                if isinstance(answer, Exception):
                     write.answer.set_exception(answer)
                 else:
                     write.answer.set_result(answer)
@@ -82,7 +82,10 @@ class Store:
         ready_slots: int,
         on_change: Callable[[Sequence[Owner]], None],
     ) -> None:
-        """`ready_slots` is the stock kept beyond the slots in use; `on_change` is told whose intent may differ now."""
+        """`ready_slots` is the stock kept beyond the slots in use; `on_change` is told whose intent may differ now.
+
+        Raises PoolError when a pod's address is in none of the rack's pools.
+        """
         self._ledger = ledger
         self._ready_slots = ready_slots
         self._restocking: asyncio.TimerHandle | None = None
@@ -90,11 +93,10 @@ class Store:
         self._on_change = on_change
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
         self._put = _Writes[Request](self._thread, lambda requests: ledger.put(requests, self._now()))
-        self._discard = _Writes[Holder](
-            self._thread, lambda holders: ledger.discard_many((holder, None) for holder in holders)
-        )
+        self._discard = _Writes[tuple[Holder, int | None]](self._thread, ledger.discard_many)
         self._forget = _Writes[Attachment](self._thread, self._free)
         attachments = {item.id: item for item in map(_attachment, ledger.records())}
+        _check_pools(rack, attachments.values())
         used = max((item.slot for item in attachments.values()), default=-1) + 1
         self.snapshot = Snapshot(
             revision=1,
@@ -109,9 +111,12 @@ class Store:
         request = Request(holder=holder, pod=Pod(pod.namespace, pod.name, pod.uid), netns=netns)
         return self._adopt(await self._put(request))
 
-    async def discard(self, attachment: AttachmentId) -> bool:
-        """Let an attachment leave; False when there is none. It stays in the snapshot, as leaving, until forgotten."""
-        record = await self._discard(Holder(attachment.container_id, attachment.ifname))
+    async def discard(self, attachment: AttachmentId, sequence: int | None = None) -> bool:
+        """Let an attachment leave; it stays in the snapshot, as leaving, until forgotten.
+
+        False when there is none, or when `sequence` names an earlier one with the same id.
+        """
+        record = await self._discard((Holder(attachment.container_id, attachment.ifname), sequence))
         if record is None:
             return False
         self._adopt(record)
@@ -190,6 +195,18 @@ class Store:
         self.snapshot = replace(snapshot, revision=self.snapshot.revision + 1)
         if changed:
             self._on_change(changed)
+
+
+def _check_pools(rack: Rack, attachments: Iterable[Attachment]) -> None:
+    """Raise PoolError for a pod whose gateway nobody knows: its pool left the rack file before the pod left."""
+    for attachment in attachments:
+        for address in () if attachment.leaving else attachment.addresses:
+            try:
+                rack.gateway(address)
+            except LookupError as error:
+                raise PoolError(
+                    f"{error}, but {attachment.pod} still has it: keep the pool until that is gone"
+                ) from None
 
 
 def _attachment(record: Record) -> Attachment:

@@ -97,8 +97,8 @@ def _planes(loop: Loop[Owner]) -> Iterable[Metric]:
     lanes = loop.lanes.items()
     known = {(name,): int(lane.actual is not None) for name, lane in lanes}
     yield _family("routed_plane_known", "0 while a plane's state cannot be observed.", ("plane",), known)
-    held = {(name,): len(lane.actual or ()) for name, lane in lanes}
-    yield _family("routed_plane_objects", "Objects on a plane.", ("plane",), held)
+    held = {(name,): len(lane.actual) for name, lane in lanes if lane.actual is not None}
+    yield _family("routed_plane_objects", "Objects on a plane, while they can be observed.", ("plane",), held)
     yield _total("routed_plane_upserts", "Objects made or mended.", {name: lane.upserted for name, lane in lanes})
     yield _total("routed_plane_removals", "Objects removed.", {name: lane.removed for name, lane in lanes})
     yield _total("routed_plane_batches", "Batches of changes.", {name: lane.batches for name, lane in lanes})

@@ -10,11 +10,13 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from ipaddress import IPv4Network, IPv6Network
+from itertools import starmap
 
 from routed.cni.errors import LimitedConnectivity, TryAgainLater, Unavailable, UnknownContainer, code_for
 from routed.cni.protocol import AttachmentRequest, GcRequest, Request
 from routed.cni.result import IP, Interface, Result, Route, chain, differences
 from routed.domain.intent import Owner
+from routed.domain.snapshot import DRAINED
 from routed.domain.wiring import wire_name
 from routed.domain.workload import Attachment, AttachmentId, host_interface
 from routed.reconcile.loop import Difference, Loop
@@ -48,14 +50,15 @@ class Verbs:
         """Attach the pod, or confirm that it is attached."""
         with self._measured("ADD"):
             if self._store.snapshot.draining:
-                raise TryAgainLater("this server is drained: it announces no routes; restart the agent to end that")
+                raise TryAgainLater(DRAINED)
             is_new = request.attachment not in self._store.snapshot.attachments
             attachment = await self._store.put(request.attachment, request.pod, request.netns)
             try:
                 await self._loop.wait_for(attachment.id, deadline_s=self._deadline_s)
+                self._confirm(attachment)
             except BaseException:  # cancellation too: nobody waits for this pod any more
                 if is_new:
-                    await asyncio.shield(self._store.discard(attachment.id))
+                    await asyncio.shield(self._store.discard(attachment.id, attachment.sequence))
                 raise
             return chain(request.config.previous, self._result(attachment))
 
@@ -81,8 +84,9 @@ class Verbs:
     async def gc(self, request: GcRequest) -> None:
         """Release every attachment that the runtime does not know any more; goes on past failures, then raises them."""
         with self._measured("GC"):
-            stale = [key for key in self._store.snapshot.attachments if key not in request.valid]
-            outcomes = await asyncio.gather(*map(self._release, stale), return_exceptions=True)
+            attachments = self._store.snapshot.attachments
+            stale = {key: one.sequence for key, one in attachments.items() if key not in request.valid}
+            outcomes = await asyncio.gather(*starmap(self._release, stale.items()), return_exceptions=True)
             failures = [f"{key}: {error}" for key, error in zip(stale, outcomes, strict=True) if error is not None]
             if failures:
                 raise TryAgainLater("; ".join(failures))
@@ -94,8 +98,16 @@ class Verbs:
             if ailment is not None:
                 raise Unavailable(ailment)
 
-    async def _release(self, attachment: AttachmentId) -> None:
-        if await self._store.discard(attachment):
+    def _confirm(self, attachment: Attachment) -> None:
+        """Raise when what was built is not wanted any more: DEL or drain came while it was being built."""
+        snapshot = self._store.snapshot
+        if snapshot.draining:
+            raise TryAgainLater(DRAINED)
+        if snapshot.attachments.get(attachment.id) != attachment:
+            raise TryAgainLater(f"{attachment.id} was removed while it was being attached")
+
+    async def _release(self, attachment: AttachmentId, sequence: int | None = None) -> None:
+        if await self._store.discard(attachment, sequence):
             await self._loop.wait_for(attachment, deadline_s=self._deadline_s)
 
     def _result(self, attachment: Attachment) -> Result:

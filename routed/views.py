@@ -11,13 +11,21 @@ from ipam.model import Usage
 from ovs_flows.cookies import cookie
 from ovs_flows.text import format_entries
 from routed.domain.intent import Owner, Standing, plan
-from routed.domain.snapshot import Snapshot
+from routed.domain.snapshot import DRAINED, Snapshot
 from routed.domain.wiring import ofport, wire_name
 from routed.domain.workload import IPAddress
 from routed.reconcile.loop import Loop
 from routed.telemetry import attachment_state
 
 Rows = list[dict[str, Any]]
+
+
+def ailment(snapshot: Snapshot, loop: Loop[Owner]) -> str | None:
+    """Return why no pod could be attached now, None when one could."""
+    if snapshot.draining:
+        return DRAINED
+    blind = [name for name, lane in loop.lanes.items() if lane.actual is None]
+    return f"cannot observe {', '.join(blind)}; see the log for the reason" if blind else None
 
 
 def attachments(snapshot: Snapshot, loop: Loop[Owner]) -> Rows:
@@ -44,10 +52,12 @@ def attachments(snapshot: Snapshot, loop: Loop[Owner]) -> Rows:
 
 def routes(snapshot: Snapshot, loop: Loop[Owner]) -> Rows:
     """Return one row per route and neighbour, wanted or announced."""
-    wanted: dict[RouteKey, Attributes | None] = {}
+    wanted: dict[RouteKey, Attributes] = {}
     for owner in snapshot.attachments:
-        wanted.update(plan(snapshot, owner).advertisements)
-    announced: Mapping[Any, Any] = loop.lanes["advertisements"].actual or {}
+        asked = plan(snapshot, owner).advertisements
+        wanted.update({key: attributes for key, attributes in asked.items() if attributes is not None})
+    seen = loop.lanes["advertisements"].actual
+    announced: Mapping[Any, Any] = seen or {}
     names = {tor.address: tor.name for tor in snapshot.rack.tors}
     rows = []
     for key in sorted(wanted.keys() | announced.keys(), key=_by_prefix):
@@ -57,7 +67,7 @@ def routes(snapshot: Snapshot, loop: Loop[Owner]) -> Rows:
                 "prefix": str(key.prefix),
                 "tor": names.get(key.neighbor, str(key.neighbor)),
                 "next_hop": str(attributes.next_hop) if isinstance(attributes, Attributes) else None,
-                "state": _route_state(wanted.get(key), announced.get(key)),
+                "state": "unknown" if seen is None else _route_state(wanted.get(key), announced.get(key)),
             }
         )
     return rows

@@ -32,7 +32,8 @@ async def _request(method: str, what: str, path: Path, timeout_s: float) -> Any:
             if response.status >= 400:
                 raise AgentUnreachableError(f"the agent refused: {answer.get('error', response.reason)}")
             return answer
-    except (aiohttp.ClientConnectorError, TimeoutError) as error:
+    except (aiohttp.ClientError, TimeoutError) as error:
+        reason = str(error) or type(error).__name__
         raise AgentUnreachableError(
-            f"no agent answers on {path} ({error}); is `routed agent` running on this server, with this rack file?"
+            f"no agent answers on {path} ({reason}); is `routed agent` running on this server, with this rack file?"
         ) from error

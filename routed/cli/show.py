@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from routed.cli.client import request
 from routed.cli.options import DEFAULT_CONFIG, Config
@@ -81,7 +82,7 @@ def table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
     for column in rows[0] if rows else ():
         grid.add_column(column.replace("_", " "), overflow="fold")
     for row in rows:
-        grid.add_row(*(_cell(value) for value in row.values()))
+        grid.add_row(*(Text(_cell(value)) for value in row.values()))  # to rich, ":ab:" in a MAC is an emoji
     return grid
 
 

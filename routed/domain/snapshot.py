@@ -9,6 +9,9 @@ from types import MappingProxyType
 from routed.domain.rack import Rack, Server, Uplink
 from routed.domain.workload import Attachment, AttachmentId
 
+DRAINED = "this server is drained: it announces no routes; restart the agent to end that"
+"""Why nothing can be attached while `Snapshot.draining`."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Place:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Hashable, Mapping
+from collections.abc import AsyncIterator, Hashable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 from routed.reconcile.plane import Plane
@@ -83,7 +84,7 @@ class Lane:
 
     async def _look(self) -> Mapping[Hashable, Any]:
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with self._limit():
                 self.actual = dict(await self.plane.observe())
         except BaseException:
             self.actual = None
@@ -98,7 +99,7 @@ class Lane:
             failures: dict[Hashable, Exception] = {}
             started = time.monotonic()
             try:
-                async with asyncio.timeout(self._timeout_s):
+                async with self._limit():
                     failures.update(await self.plane.upsert(grown) if grown else {})
                     failures.update(await self.plane.remove(shrunk) if shrunk else {})
             except Exception as error:  # noqa: BLE001 - the boundary: whatever a plane raises belongs to its callers
@@ -107,6 +108,17 @@ class Lane:
             self.batches += 1
             self.busy_s += time.monotonic() - started
         batch.failures.set_result(failures)
+
+    @asynccontextmanager
+    async def _limit(self) -> AsyncIterator[None]:
+        """End a call that takes too long with a TimeoutError that says whose it was."""
+        try:
+            async with asyncio.timeout(self._timeout_s) as limit:
+                yield
+        except TimeoutError:
+            if limit.expired():
+                raise TimeoutError(f"{self.plane.name}: no answer within {self._timeout_s:g} s") from None
+            raise
 
     def _remember(self, items: Mapping[Hashable, Any], failures: Failures) -> None:
         for key, value in items.items():

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -52,6 +53,8 @@ class Work:
 
     asked: int = 0
     """Counts the times that somebody asked for another pass."""
+    tried: int = 0
+    """The last asked-for pass that ended, successful or not."""
     reached: int = 0
     """The last asked-for pass that succeeded."""
     failures: int = 0
@@ -92,9 +95,10 @@ class Loop(Generic[Owner]):
     ) -> None:
         """`plan` returns what an owner wants, one mapping per plane, in the order of the planes in `stages`.
 
-        `is_permanent` tells failures that another try cannot mend: `wait_for` raises them at once. `finish` is called
-        as the last step of every successful pass. `resync_s` is the time between two full looks, `timeout_s` the
-        longest that one call of a plane may take.
+        `is_permanent` tells failures that another try cannot mend: `wait_for` raises them at once. `finish` is
+        called as the last step of every successful pass, unless the owner wants something else by then.
+        `resync_s` is the time between two full looks, `timeout_s` the longest that one call of a plane may
+        take.
         """
         self._stages = [[Lane(plane, timeout_s=timeout_s) for plane in stage] for stage in stages]
         self.lanes = {lane.plane.name: lane for stage in self._stages for lane in stage}
@@ -142,7 +146,7 @@ class Loop(Generic[Owner]):
             async with asyncio.timeout(deadline_s):
                 while work.reached < goal:
                     await work.progress.wait()
-                    if work.error is not None and self._is_permanent(work.error):
+                    if work.tried >= goal and work.error is not None and self._is_permanent(work.error):
                         raise work.error
         except TimeoutError:
             raise work.error or TimeoutError(f"not done within {deadline_s} s") from None
@@ -177,9 +181,12 @@ class Loop(Generic[Owner]):
             self._seeing.set()
             try:
                 self.touch(*self._owners())
+                resync_at = time.monotonic() + self._resync_s
                 while True:
-                    if not await self._sleep(self._resync_s):
+                    await self._sleep(resync_at - time.monotonic())
+                    if time.monotonic() >= resync_at:  # by the clock: wake-ups of one plane must not starve the others
                         self._look_at.update(self.lanes)
+                        resync_at = time.monotonic() + self._resync_s
                     for lane in [lane for name, lane in self.lanes.items() if name in self._look_at]:
                         self._look_at.discard(lane.plane.name)
                         if await self._sees(lane):
@@ -203,14 +210,12 @@ class Loop(Generic[Owner]):
                     while work.error is not None and not self._is_permanent(work.error):
                         await work.progress.wait()
 
-    async def _sleep(self, longest_s: float) -> bool:
-        """Wait for a wake-up; False when none came."""
+    async def _sleep(self, longest_s: float) -> None:
+        """Wait for a wake-up, but no longer than this."""
         with suppress(TimeoutError):
             async with asyncio.timeout(longest_s):
                 await self._woken.wait()
-        woken = self._woken.is_set()
         self._woken.clear()
-        return woken
 
     async def _sees(self, lane: Lane) -> bool:
         try:
@@ -255,6 +260,7 @@ class Loop(Generic[Owner]):
                 log.warning("owner.failed", owner=str(owner), error=str(error), kind=type(error).__name__)
             else:
                 work.error, work.failures, work.reached = None, 0, goal
+            work.tried = goal
             done, work.progress = work.progress, asyncio.Event()
             done.set()
             if work.error is not None:
@@ -263,12 +269,16 @@ class Loop(Generic[Owner]):
             del self._works[owner]  # it wants nothing and disowns nothing any more
 
     async def _pass(self, owner: Owner) -> None:
-        wants = dict(zip(self.lanes, self._plan(owner), strict=True))
+        wants = self._wants(owner)
         for stage in self._stages:
             await self._step(stage, wants, grow=True)
         for stage in reversed(self._stages):
             await self._step(stage, wants, grow=False)
-        await self._finish(owner)
+        if self._wants(owner) == wants:  # else it wants something else by now, which the next pass brings about
+            await self._finish(owner)
+
+    def _wants(self, owner: Owner) -> dict[str, Mapping[Any, Any]]:
+        return dict(zip(self.lanes, self._plan(owner), strict=True))
 
     @staticmethod
     async def _step(stage: Sequence[Lane], wants: Mapping[str, Mapping[Any, Any]], *, grow: bool) -> None:

@@ -253,3 +253,22 @@ async def test_a_plane_that_does_not_answer_is_named() -> None:
         rig.want("a")
         with pytest.raises(TimeoutError, match=r"routes: no answer within 0\.05 s"):
             await rig.loop.wait_for("a", deadline_s=0.2)
+
+
+async def test_what_an_owner_wanted_before_does_not_finish_it() -> None:
+    finished: list[str] = []
+
+    async def finish(owner: str) -> None:
+        finished.append(f"{owner} {rig.log[-1][0]}")
+
+    rig = Rig(finish=finish)
+    async with rig.running():
+        rig.routes.gate.clear()
+        rig.want("a")
+        rig.loop.touch("a")
+        await rig.until(lambda: bool(rig.routes.batches))
+        rig.disown("a")
+        rig.loop.touch("a")
+        rig.routes.gate.set()
+        await rig.loop.wait_for("a", deadline_s=5)
+    assert set(finished) == {"a remove"}

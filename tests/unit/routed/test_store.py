@@ -150,10 +150,18 @@ async def test_the_uplink_concerns_everybody_but_only_when_it_changes(opened: Ca
 
 
 async def test_a_mistake_in_the_ledger_reaches_its_caller(opened: Callable[[], Rig]) -> None:
-    store = opened().store
-    with pytest.raises(TypeError):
-        await asyncio.wait_for(store.put(AttachmentId(("no", "text"), "eth0"), POD, ""), 5)  # type: ignore[arg-type]  # the mistake
-    assert (await store.put(key(1), POD, "")).slot == 0
+    rig = opened()
+    correct = rig.ledger.put
+
+    def mistaken(requests: Sequence[object], now: float) -> object:
+        rig.ledger.put = correct  # type: ignore[method-assign]  # an executing wrapper, for one call
+        raise TypeError(f"{len(requests)} at {now}")
+
+    rig.ledger.put = mistaken  # type: ignore[method-assign,assignment]  # see above
+    async with asyncio.timeout(5):
+        with pytest.raises(TypeError):
+            await rig.store.put(key(1), POD, "")
+        assert (await rig.store.put(key(1), POD, "")).slot == 0
 
 
 async def test_a_pool_must_not_go_before_its_pods(opened: Callable[[], Rig], tmp_path: Path) -> None:

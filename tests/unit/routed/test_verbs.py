@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import ip_interface
 from pathlib import Path
 
 import pytest
@@ -83,6 +83,7 @@ async def test_an_add_is_not_confirmed_when_a_del_overtook_it(tmp_path: Path) ->
         with pytest.raises(TryAgainLater, match="removed while it was being attached"):
             await adding
         assert node.store.snapshot.attachments == {}
+        assert node.planes["links"].held == node.planes["advertisements"].held == {}
 
 
 async def test_an_add_that_failed_late_spares_the_next_one_of_the_same_id(tmp_path: Path) -> None:
@@ -159,7 +160,7 @@ async def test_check_compares_with_what_the_runtime_was_told(tmp_path: Path) -> 
     async with Node(tmp_path).running() as node:
         result = await node.verbs.add(ADD)
         (ip,) = result.ips
-        other = result.model_copy(update={"ips": (ip.model_copy(update={"gateway": ip_address("10.101.0.9")}),)})
+        other = result.model_copy(update={"ips": (ip.model_copy(update={"address": ip_interface("10.101.0.9/32")}),)})
         with pytest.raises(AttachmentDrifted):
             await node.verbs.check(replace(CHECK, config=CHECK.config.model_copy(update={"previous": other})))
 
