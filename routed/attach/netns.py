@@ -8,13 +8,13 @@ the slots are and one from inside the pod.
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import ctypes
 import errno
 import fcntl
 import os
 import socket
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -89,7 +89,10 @@ def _check_not_own(netns: int, path: str) -> None:
 
 
 def in_thread(call: Callable[[], T]) -> Future[T]:
-    """Run ``call`` in a thread that ends with it, and may therefore go into other namespaces."""
+    """Run ``call`` in a thread that ends with it, and may therefore go into other namespaces.
+
+    `threading.Thread.start` would wait until the thread runs, and keep the event loop from everything else meanwhile.
+    """
     done: Future[T] = Future()
 
     def thread() -> None:
@@ -100,7 +103,7 @@ def in_thread(call: Callable[[], T]) -> Future[T]:
         else:
             done.set_result(result)
 
-    threading.Thread(target=thread, name="netns-visit", daemon=True).start()
+    _thread.start_new_thread(thread, ())
     return done
 
 
