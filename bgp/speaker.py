@@ -48,6 +48,7 @@ class Speaker:
     """ExaBGP as a plane: `RouteKey` to `Attributes`."""
 
     name = "advertisements"
+    streams = False
 
     def __init__(  # noqa: PLR0913  the executables and the user are for images and tests
         self,

@@ -68,6 +68,7 @@ class Flows:
     """Plane: cookie -> flows (and, for the base cookie, groups)."""
 
     name = "flows"
+    streams = False
 
     def __init__(self, socket: Path, wake: Callable[[], None]) -> None:
         self._socket = socket

@@ -185,6 +185,7 @@ class Ports:
     """Plane: port name -> Port, for the ports of our bridge that carry our mark."""
 
     name = "ports"
+    streams = False
 
     def __init__(self, ovsdb: Ovsdb) -> None:
         self._ovsdb = ovsdb

@@ -30,7 +30,7 @@ K = TypeVar("K", bound=Hashable)
 
 _NAME = re.compile(r"[^\s/:\0]{1,15}")
 """dev_valid_name() of the kernel."""
-_BUSY = 4
+_BUSY = 2
 """Threads at once where Python does most of the work: more of them only fight over the interpreter."""
 _WAITING = 32
 """Threads at once where the kernel mostly waits: deleting a device takes 25 ms."""
@@ -71,9 +71,12 @@ class Links:
     """Pods' interfaces: attachment -> Link. Addresses and gateways are in the order IPv4, IPv6."""
 
     name = "links"
+    streams = True
 
     def __init__(self, way: Way) -> None:
         self._way = way
+        self._busy = asyncio.Semaphore(_BUSY)
+        self._waiting = asyncio.Semaphore(_WAITING)
 
     async def observe(self) -> Mapping[AttachmentId, Link]:
         """Return every interface that hangs on a slot, as it is inside its pod.
@@ -91,7 +94,7 @@ class Links:
             else:
                 found[slot.whose.id] = link
 
-        failures = await _each({slot.wire: partial(look, slot) for slot in slots}, _BUSY)
+        failures = await _each({slot.wire: partial(look, slot) for slot in slots}, self._busy)
         if failures:
             raise next(iter(failures.values()))
         await self._clear(stale)
@@ -99,13 +102,13 @@ class Links:
 
     async def upsert(self, items: Mapping[AttachmentId, Link]) -> Mapping[AttachmentId, Exception]:
         """Make these interfaces exist as given; every one is tried, concurrently."""
-        return await _each({key: partial(self._plug, key, link) for key, link in items.items()}, _BUSY)
+        return await _each({key: partial(self._plug, key, link) for key, link in items.items()}, self._busy)
 
     async def remove(self, keys: Collection[AttachmentId]) -> Mapping[AttachmentId, Exception]:
         """Make these interfaces not exist; a namespace that is gone took them along."""
         wanted = set(keys)
         slots = {slot.wire: slot for slot in await apart(self._marked) if slot.whose.id in wanted}
-        failures = await _each({wire: partial(self._unplug, slot) for wire, slot in slots.items()}, _WAITING)
+        failures = await _each({wire: partial(self._unplug, slot) for wire, slot in slots.items()}, self._waiting)
         await self._clear([slot.device for wire, slot in slots.items() if wire not in failures])
         return {slots[wire].whose.id: failure for wire, failure in failures.items()}
 
@@ -199,9 +202,8 @@ class Links:
             await apart(call)
 
 
-async def _each(calls: Mapping[K, Callable[[], Awaitable[None]]], at_once: int) -> dict[K, Exception]:
-    """Run all calls, so many at once; return what failed."""
-    gate = asyncio.Semaphore(at_once)
+async def _each(calls: Mapping[K, Callable[[], Awaitable[None]]], gate: asyncio.Semaphore) -> dict[K, Exception]:
+    """Run all calls, as many at once as the gate lets through; return what failed."""
     failures: dict[K, Exception] = {}
 
     async def one(key: K, call: Callable[[], Awaitable[None]]) -> None:

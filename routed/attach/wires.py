@@ -33,6 +33,7 @@ class Wires:
     """Veth pairs: bridge's end -> Wire."""
 
     name = "wires"
+    streams = False
 
     def __init__(
         self, wake: Callable[[], None], monitor: Monitor, space: SlotSpace, *, userspace_datapath: bool

@@ -1,14 +1,15 @@
 """One plane, what it is known to hold, and the queue in front of it.
 
-A lane calls its plane from one task at a time and hands over everything that waits as one batch. What it believes to
-exist comes from `observe` and from its own successful calls; after a failure it believes nothing of the keys concerned.
+A lane hands over everything that waits as one batch, one batch at a time; a plane that `streams` gets what it should
+make at once, beside other such calls. What a lane believes to exist comes from `observe` and from its own successful
+calls; after a failure it believes nothing of the keys concerned.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Hashable, Mapping
+from collections.abc import AsyncIterator, Hashable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -24,6 +25,36 @@ class _Batch:
     def __init__(self) -> None:
         self.items: dict[Hashable, Any] = {}
         self.failures: asyncio.Future[Failures] = asyncio.get_running_loop().create_future()
+
+
+class _Turns:
+    """Whose turn it is: one alone, or any number together."""
+
+    def __init__(self) -> None:
+        self._door = asyncio.Lock()
+        self._inside = 0
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """Wait until nobody is inside, and keep everybody out."""
+        async with self._door:
+            await self._empty.wait()
+            yield
+
+    @asynccontextmanager
+    async def together(self) -> AsyncIterator[None]:
+        """Go in with others; wait for who wants to be alone, or is."""
+        async with self._door:
+            self._inside += 1
+            self._empty.clear()
+        try:
+            yield
+        finally:
+            self._inside -= 1
+            if not self._inside:
+                self._empty.set()
 
 
 class Lane:
@@ -42,13 +73,13 @@ class Lane:
         self.busy_s = 0.0
         """Seconds that they took, all together."""
         self._timeout_s = timeout_s
-        self._turn = asyncio.Lock()
+        self._turns = _Turns()
         self._collecting: _Batch | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def look(self) -> Mapping[Hashable, Any]:
         """Observe the plane and return all that it holds; on failure nothing is known and the failure is raised."""
-        async with self._turn:
+        async with self._turns.alone():
             return await self._look()
 
     async def converge(self, want: Mapping[Hashable, Any]) -> None:
@@ -58,6 +89,16 @@ class Lane:
         differing = {key: value for key, value in want.items() if self.differs(key, value)}
         if not differing:
             return
+        if self.plane.streams and None not in differing.values():
+            async with self._turns.together():
+                failures = await self._change(differing)
+        else:
+            failures = await self._in_batch(differing)
+        for key in differing:
+            if key in failures:
+                raise failures[key]
+
+    async def _in_batch(self, differing: Mapping[Hashable, Any]) -> Failures:
         batch = self._collecting
         if batch is None:
             batch = self._collecting = _Batch()
@@ -65,10 +106,7 @@ class Lane:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         batch.items.update(differing)
-        failures = await asyncio.shield(batch.failures)
-        for key in differing:
-            if key in failures:
-                raise failures[key]
+        return await asyncio.shield(batch.failures)
 
     def differs(self, key: Hashable, value: Any) -> bool:
         """Tell whether the plane may hold something else than `value` (None: absent) under `key`."""
@@ -78,7 +116,7 @@ class Lane:
         return found is _UNKNOWN or found != value
 
     async def _first_look(self) -> None:
-        async with self._turn:
+        async with self._turns.alone():
             if self.actual is None:
                 await self._look()
 
@@ -92,22 +130,28 @@ class Lane:
         return self.actual
 
     async def _apply(self, batch: _Batch) -> None:
-        async with self._turn:
+        async with self._turns.alone():
             self._collecting = None  # who comes now waits for the next batch
-            grown = {key: value for key, value in batch.items.items() if value is not None}
-            shrunk = [key for key, value in batch.items.items() if value is None]
-            failures: dict[Hashable, Exception] = {}
-            started = time.monotonic()
-            try:
-                async with self._limit():
-                    failures.update(await self.plane.upsert(grown) if grown else {})
-                    failures.update(await self.plane.remove(shrunk) if shrunk else {})
-            except Exception as error:  # noqa: BLE001 - the boundary: whatever a plane raises belongs to its callers
-                failures = dict.fromkeys(batch.items, error)
-            self._remember(batch.items, failures)
-            self.batches += 1
-            self.busy_s += time.monotonic() - started
+            failures = await self._change(batch.items)
         batch.failures.set_result(failures)
+
+    async def _change(self, items: Mapping[Hashable, Any]) -> Failures:
+        """Hand changes to the plane and remember how they went."""
+        grown = {key: value for key, value in items.items() if value is not None}
+        shrunk = [key for key, value in items.items() if value is None]
+        failures: dict[Hashable, Exception] = {}
+        started = time.monotonic()
+        self._doubt(items)
+        try:
+            async with self._limit():
+                failures.update(await self.plane.upsert(grown) if grown else {})
+                failures.update(await self.plane.remove(shrunk) if shrunk else {})
+        except Exception as error:  # noqa: BLE001 - the boundary: whatever a plane raises belongs to its callers
+            failures = dict.fromkeys(items, error)
+        self._remember({key: value for key, value in items.items() if key not in failures})
+        self.batches += 1
+        self.busy_s += time.monotonic() - started
+        return failures
 
     @asynccontextmanager
     async def _limit(self) -> AsyncIterator[None]:
@@ -120,13 +164,16 @@ class Lane:
                 raise TimeoutError(f"{self.plane.name}: no answer within {self._timeout_s:g} s") from None
             raise
 
-    def _remember(self, items: Mapping[Hashable, Any], failures: Failures) -> None:
+    def _doubt(self, keys: Iterable[Hashable]) -> None:
+        """Believe nothing of these keys until a change of theirs has succeeded."""
+        if self.actual is not None:
+            self.actual.update(dict.fromkeys(keys, _UNKNOWN))
+
+    def _remember(self, items: Mapping[Hashable, Any]) -> None:
         for key, value in items.items():
             if self.actual is None:
                 return
-            if key in failures:
-                self.actual[key] = _UNKNOWN
-            elif value is None:
+            if value is None:
                 self.actual.pop(key, None)
                 self.removed += 1
             else:

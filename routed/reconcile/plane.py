@@ -12,14 +12,16 @@ V = TypeVar("V")
 class Plane(Protocol[K, V]):
     """One kind of object on this server: links, ports, flows, advertisements.
 
-    All three methods are called by one task at a time; a batch holds all that was pending. Values compare with ``==``:
-    what `observe` returns right after a successful `upsert` of an item equals that item.
+    All three methods are called by one task at a time, but for `streams`; a batch holds all that was pending. Values
+    compare with ``==``: what `observe` returns right after a successful `upsert` of an item equals that item.
 
     A plane that notices that the world changed under it (a lost connection, a deleted device) calls the ``wake``
     callback that it was constructed with: it takes no argument, and means *look again*.
     """
 
     name: str
+    streams: bool
+    """Batches bring it nothing: `upsert` of different keys may be called many times at once. It bounds that itself."""
 
     async def observe(self) -> Mapping[K, V]:
         """Return every object that carries our mark. Raises when it cannot tell: not knowing is never an empty set."""

@@ -11,6 +11,7 @@ from typing import Any
 class DictPlane:
     def __init__(self, name: str, log: list[tuple[str, str, Any]] | None = None) -> None:
         self.name = name
+        self.streams = False
         self.held: dict[Any, Any] = {}
         self.refused: dict[Any, Exception] = {}
         self.blind: Exception | None = None
