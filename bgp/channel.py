@@ -59,11 +59,6 @@ class Channel:
         """How many commands wait for their answer."""
         return len(self._answers)
 
-    @property
-    def idle(self) -> bool:
-        """Whether nothing waits for an answer."""
-        return not self._answers
-
     def give(self, line: str, on_answer: Callable[[bool], None]) -> None:
         """Queue an announce or a withdraw; `flush` writes it. ``on_answer`` gets whether ExaBGP said ``done``."""
         self._buffer.append(line + "\n")

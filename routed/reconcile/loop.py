@@ -102,8 +102,6 @@ class Loop(Generic[Owner]):
         """
         self._stages = [[Lane(plane, timeout_s=timeout_s) for plane in stage] for stage in stages]
         self.lanes = {lane.plane.name: lane for stage in self._stages for lane in stage}
-        self.passes = 0
-        """Passes of owners, ever."""
         self.drifts = dict.fromkeys(self.lanes, 0)
         """Owners found in another state than the loop had left them, per plane, ever."""
         self._owners, self._plan, self._is_permanent, self._finish = owners, plan, is_permanent, finish
@@ -154,12 +152,10 @@ class Loop(Generic[Owner]):
     async def inspect(self, owner: Owner) -> list[Difference]:
         """Look at every plane now and return what of `owner` is not as wanted; asks for repair if anything is."""
         differences = []
-        for lane, want in zip(self.lanes.values(), self._plan(owner), strict=True):
-            found = await lane.look()
+        for name, want in self._wants(owner).items():
+            found = await self.lanes[name].look()
             differences += [
-                Difference(lane.plane.name, key, value, found.get(key))
-                for key, value in want.items()
-                if found.get(key) != value
+                Difference(name, key, value, found.get(key)) for key, value in want.items() if found.get(key) != value
             ]
         if differences:
             self.touch(owner)
@@ -228,10 +224,9 @@ class Loop(Generic[Owner]):
     async def _compare(self, lane: Lane) -> None:
         """Compare what was seen with what is wanted: owners that differ get a pass, strays seen twice go."""
         name, found = lane.plane.name, lane.actual or {}
-        index = list(self.lanes).index(name)
         claimed: set[Hashable] = set()
         for owner in self._owners():
-            want = tuple(self._plan(owner))[index]
+            want = self._wants(owner)[name]
             claimed.update(want)
             work = self._works.get(owner)
             at_rest = work is not None and work.reached == work.asked
@@ -251,7 +246,6 @@ class Loop(Generic[Owner]):
         while work.reached < work.asked:
             goal = work.asked
             work.retry_now.clear()
-            self.passes += 1
             try:
                 await self._pass(owner)
             except Exception as error:  # noqa: BLE001 - the boundary: one owner's failure is no other's
