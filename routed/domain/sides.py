@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-RELAPSE_S = 60.0
-"""A side that fails again so soon after it got well has to hold twice as long as the last time."""
 LONGEST_HOLD_S = 60.0
+"""A side that fails again while it is on hold, or within as long again, has to hold twice as long as before."""
 
 
 class Health(IntEnum):
@@ -94,7 +93,7 @@ class Judge:
 
     def _fell_ill(self, history: _History, now: float) -> None:
         if history.side.health >= Health.HOLDING:
-            soon = now - history.well_since < RELAPSE_S
+            soon = now - history.well_since < 2 * history.hold_s
             history.hold_s = min(2 * history.hold_s, LONGEST_HOLD_S) if soon else self._hold_s
 
     def _recovered(self, history: _History, now: float) -> Health:

@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routed.domain.sides import LONGEST_HOLD_S, RELAPSE_S, Health, Judge, Side, Sighting
+from routed.domain.sides import LONGEST_HOLD_S, Health, Judge, Side, Sighting
 
 HOLD_S = 3.0
 LONG = 1000.0
@@ -58,7 +58,7 @@ def test_a_link_that_flaps_is_trusted_later_each_time_and_forgiven_in_the_end() 
         by.judge((WELL, WELL), now)
     assert holds[:4] == [HOLD_S, 2 * HOLD_S, 4 * HOLD_S, 8 * HOLD_S]
     assert holds[-1] <= LONGEST_HOLD_S
-    now += RELAPSE_S + LONGEST_HOLD_S
+    now += LONGEST_HOLD_S
     by.judge((DARK, WELL), now)
     by.judge((WELL, WELL), now + 1)
     assert by.review_at == now + 1 + HOLD_S
