@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_interface, ip_network
+from typing import NamedTuple
 
 from routed.settings import ServerSettings, Settings, SubnetSettings
 from routed.torconfig.settings import FabricSettings, IPAddress, IPInterface, TorFabricSettings, UplinkSettings
 
 IPNetwork = IPv4Network | IPv6Network
-STEERING_COMMUNITY = "65000:911"
 LACP_PORT_IDS = 1000
 """Port numbers in LACP per ToR: the first has 1 to 1000, the second 1001 to 2000, so that no two links look alike."""
 KEEPALIVES = 3  # in a hold time (RFC 4271 4.4)
@@ -69,23 +69,14 @@ class Pool(Subnet):
     """No pod's: the gateway's, network and broadcast addresses, and what the rack file reserves. Sorted, disjoint."""
 
 
-@dataclass(frozen=True, slots=True)
-class PrefixRule:
+class PrefixRule(NamedTuple):
     """A line of a prefix list."""
 
     action: str
     """permit or deny."""
     prefix: IPNetwork
-
-    @property
-    def bits(self) -> int:
-        """The prefix length of one address."""
-        return self.prefix.max_prefixlen
-
-    @property
-    def inside(self) -> bool:
-        """Whether the rule is about the addresses in the prefix, one by one, not about a single address."""
-        return self.prefix.prefixlen < self.bits
+    inside: bool
+    """Whether it is about the addresses in the prefix, one by one, not about the prefix itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +147,7 @@ class Plan:
     maximum_routes: int
     maximum_routes_restart_min: int
     community: str
-    """The steering community."""
+    """The steering community: ``asn:value``, or a large one of three parts."""
     uplinks: tuple[Uplink, ...]
     uplink_delay_s: int
     bfd_ms: int
@@ -165,6 +156,11 @@ class Plan:
     """First and last LACP port number of this ToR."""
     vlan: int | None
     """Tag on the servers' links."""
+
+    @property
+    def large(self) -> bool:
+        """Whether the steering community is a large one (RFC 8092)."""
+        return self.community.count(":") == 2
 
     @property
     def versions(self) -> tuple[int, ...]:
@@ -179,11 +175,19 @@ class Plan:
         """Return the pools of this IP version."""
         return tuple(pool for pool in self.pools if pool.version == version)
 
-    def pool_rules(self, version: int) -> tuple[PrefixRule, ...]:
+    def aggregates(self, version: int) -> tuple[PrefixRule, ...]:
+        """Return the prefix list of the pools as the fabric beyond the rack knows them."""
+        return tuple(PrefixRule("permit", pool.prefix, inside=False) for pool in self.pools_of(version))
+
+    def pods(self, version: int) -> tuple[PrefixRule, ...]:
         """Return the prefix list of host routes that a server may announce; the first rule that matches decides."""
         pools = self.pools_of(version)
-        barred = [PrefixRule("deny", prefix) for pool in pools for prefix in pool.barred]
-        return (*barred, *(PrefixRule("permit", pool.prefix) for pool in pools))
+        barred = [
+            PrefixRule("deny", prefix, inside=prefix.prefixlen < prefix.max_prefixlen)
+            for pool in pools
+            for prefix in pool.barred
+        ]
+        return (*barred, *(PrefixRule("permit", pool.prefix, inside=True) for pool in pools))
 
     @property
     def exports(self) -> tuple[tuple[int, str], ...]:
@@ -253,7 +257,7 @@ def plan(settings: Settings, tor: str, *, secret: str | None = None) -> Plan:
         secret=secret,
         maximum_routes=fabric.maximum_routes,
         maximum_routes_restart_min=fabric.maximum_routes_restart_min,
-        community=STEERING_COMMUNITY,
+        community=_community(settings.steering.community),
         uplinks=tuple(_uplink(uplink, versions) for uplink in mine.uplinks) or _unknown_uplinks(versions),
         uplink_delay_s=fabric.uplink_delay_s,
         bfd_ms=fabric.bfd_interval_ms,
@@ -284,6 +288,15 @@ def _check(settings: Settings, fabric: FabricSettings) -> None:
             f"fabric.maximum_routes: a server may have every pod of the rack, {addresses} addresses; "
             f"{fabric.maximum_routes} routes would close its session"
         )
+
+
+def _community(text: str) -> str:
+    parts = [int(part) for part in text.split(":")]
+    if any(part >= 1 << (16 if len(parts) == 2 else 32) for part in parts):
+        raise PlanError(
+            f"steering.community: {text} does not fit: two parts of 16 bits (RFC 1997) or three of 32 (RFC 8092)"
+        )
+    return text
 
 
 def _router_id(tor: str, address: IPAddress, mine: TorFabricSettings) -> IPv4Address:
