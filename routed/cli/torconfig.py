@@ -14,7 +14,8 @@ from routed.torconfig.vendor_name import VendorName
 HELP = """\
 Write what the ToRs of a rack need: gateway, sessions with servers and spines, what they accept and what they export.
 
-Reads the agents' own rack file, so that switches and servers agree; contacts no switch. What only switches need to know \
+Reads the agents' own rack file, so that switches and servers agree; contacts no switch. What only switches need to \
+know \
 (spines, ports, MAC and LACP addresses) stands in the file's `fabric` section; what is missing there becomes a marked \
 <placeholder>, listed at the top of the text.
 
@@ -34,7 +35,9 @@ routed tor-config --vendor junos --output-dir configs rack.yaml
 def tor_config(
     rack_file: Annotated[Path, typer.Argument(metavar="RACKFILE", help="The rack file.", show_default=False)],
     vendor: Annotated[VendorName, typer.Option(help="Whose words.", show_default=False)],
-    tor: Annotated[str, typer.Option(help="A ToR of the rack file.", show_default="all, which needs --output-dir")] = "",
+    tor: Annotated[
+        str, typer.Option(help="A ToR of the rack file.", show_default="all, which needs --output-dir")
+    ] = "",
     output_dir: Annotated[
         Path | None, typer.Option(help="Write a file per ToR here, TOR.SUFFIX.", show_default="standard output")
     ] = None,
@@ -47,16 +50,16 @@ def tor_config(
     ] = None,
 ) -> None:
     """Render, then print or write."""
-    from routed.torconfig.plan import PlanError, plan  # noqa: PLC0415 - slow to import, and other commands need none of it
-    from routed.torconfig.render import render  # noqa: PLC0415 - see above
+    from routed.torconfig.plan import PlanError, plan  # noqa: PLC0415 - other commands need none of it
+    from routed.torconfig.render import render  # noqa: PLC0415 - slow to import
 
     settings = load(rack_file)
     names = [tor] if tor else [entry.name for entry in settings.tors]
     if output_dir is None and len(names) > 1:
         raise SettingsError(f"{rack_file} has {len(names)} ToRs: name one with --tor, or take --output-dir for all")
-    secret = _secret(password_file)
+    md5 = _md5(password_file)
     try:
-        files = [file for name in names for file in render(plan(settings, name, secret=secret), vendor)]
+        files = [file for name in names for file in render(plan(settings, name, md5=md5), vendor)]
     except PlanError as error:
         raise SettingsError(f"{rack_file}: {error}") from error
     if output_dir is None:
@@ -68,13 +71,13 @@ def tor_config(
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
         for file in files:
-            _write(output_dir / file.name, file.text, mode=0o644 if secret is None else 0o600)
+            _write(output_dir / file.name, file.text, mode=0o644 if md5 is None else 0o600)
             typer.echo(f"{output_dir / file.name}: {file.purpose}{_left(file.placeholders)}")
     except OSError as error:
         raise SettingsError(f"{error.filename}: {error.strerror}") from error
 
 
-def _secret(path: Path | None) -> str | None:
+def _md5(path: Path | None) -> str | None:
     """Return the first line of the file, None without one."""
     if path is None:
         return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_interface, ip_network
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from routed.settings import ServerSettings, Settings, SubnetSettings
 from routed.torconfig.settings import FabricSettings, IPAddress, IPInterface, TorFabricSettings, UplinkSettings
@@ -16,6 +16,8 @@ from routed.torconfig.settings import FabricSettings, IPAddress, IPInterface, To
 IPNetwork = IPv4Network | IPv6Network
 LACP_PORT_IDS = 1000
 """Port numbers in LACP per ToR: the first has 1 to 1000, the second 1001 to 2000, so that no two links look alike."""
+MAXIMUM_IPV6_ROUTES = 600
+"""The limit of routes per server in a rack without IPv4 pools, whose size says nothing about the number of pods."""
 KEEPALIVES = 3  # in a hold time (RFC 4271 4.4)
 
 
@@ -28,7 +30,7 @@ class Placeholder(str):
 
     __slots__ = ()
 
-    def __new__(cls, name: str) -> Placeholder:
+    def __new__(cls, name: str) -> Self:
         """Make the text that stands for the value called `name`."""
         return super().__new__(cls, f"<{name}>")
 
@@ -142,8 +144,8 @@ class Plan:
     """How long a server's routes are kept while its speaker is away; 0 for not at all."""
     passive: bool
     """The servers' speakers do not listen on BGP's port, so this ToR waits for them."""
-    secret: str | None
-    """The TCP MD5 secret; None when the agents use none."""
+    md5: str | None
+    """The TCP MD5 key (RFC 2385); None when the agents use none."""
     maximum_routes: int
     maximum_routes_restart_min: int
     community: str
@@ -211,13 +213,13 @@ class Plan:
         return {name: tuple(sessions) for name, sessions in sorted(found.items())}
 
 
-def plan(settings: Settings, tor: str, *, secret: str | None = None) -> Plan:
+def plan(settings: Settings, tor: str, *, md5: str | None = None) -> Plan:
     """Return what the ToR called `tor` needs.
 
     Args:
         settings: The rack file.
         tor: A name among its `tors`.
-        secret: The TCP MD5 secret; a placeholder stands for it when the rack file has a `bgp.password_file`.
+        md5: The TCP MD5 key; a placeholder stands for it when the rack file has a `bgp.password_file`.
 
     Raises:
         PlanError: No such ToR, or a contradiction in the rack file.
@@ -230,10 +232,11 @@ def plan(settings: Settings, tor: str, *, secret: str | None = None) -> Plan:
     index = names.index(tor)
     me, mine = settings.tors[index], fabric.tors.get(tor, TorFabricSettings())
     versions = sorted({entry.prefix.version for entry in (*settings.hosts, *settings.pools)})
-    if settings.bgp.password_file and secret is None:
-        secret = Placeholder("md5-secret")
-    elif secret is not None and not settings.bgp.password_file:
-        raise PlanError("a secret was given, but the rack file names no bgp.password_file: the agents would use none")
+    if settings.bgp.password_file and md5 is None:
+        md5 = Placeholder("md5-key")
+    elif md5 is not None and not settings.bgp.password_file:
+        raise PlanError("an MD5 key was given, but the rack file names no bgp.password_file: the agents would use none")
+    pools = tuple(Pool(pool.prefix, pool.gateway, _barred(pool, pool.reserved)) for pool in settings.pools)
     return Plan(
         rack=settings.rack,
         name=tor,
@@ -245,7 +248,7 @@ def plan(settings: Settings, tor: str, *, secret: str | None = None) -> Plan:
         gateway_interface=fabric.gateway.interface or Placeholder("gateway-interface"),
         gateway_mac=fabric.gateway.mac or Placeholder("gateway-mac"),
         hosts=tuple(Subnet(host.prefix, host.gateway) for host in settings.hosts),
-        pools=tuple(Pool(pool.prefix, pool.gateway, _barred(pool, pool.reserved)) for pool in settings.pools),
+        pools=pools,
         servers=tuple(
             _server(name, server, me.address.version, fabric, mine) for name, server in settings.servers.items()
         ),
@@ -254,8 +257,8 @@ def plan(settings: Settings, tor: str, *, secret: str | None = None) -> Plan:
         keepalive_s=settings.bgp.hold_time_s // KEEPALIVES,
         restart_s=settings.bgp.graceful_restart_s,
         passive=settings.bgp.listen_port != 179,
-        secret=secret,
-        maximum_routes=fabric.maximum_routes,
+        md5=md5,
+        maximum_routes=_maximum_routes(fabric.maximum_routes, pools),
         maximum_routes_restart_min=fabric.maximum_routes_restart_min,
         community=_community(settings.steering.community),
         uplinks=tuple(_uplink(uplink, versions) for uplink in mine.uplinks) or _unknown_uplinks(versions),
@@ -282,12 +285,23 @@ def _check(settings: Settings, fabric: FabricSettings) -> None:
                 f"tors: {left.name} and {right.name} share AS {left.asn}: each would refuse what the other announces, "
                 f"as its own (RFC 4271 9.1.2), and the servers' host routes with it"
             )
-    addresses = sum(pool.prefix.num_addresses for pool in settings.pools if pool.prefix.version == 4)
-    if fabric.maximum_routes < addresses - 3 * len(settings.pools):
+
+
+def _maximum_routes(configured: int | None, pools: tuple[Pool, ...]) -> int:
+    """Return the limit; PlanError when one server with every IPv4 pod of the rack would exceed it."""
+    addresses = sum(
+        pool.prefix.num_addresses - sum(entry.num_addresses for entry in pool.barred)
+        for pool in pools
+        if pool.version == 4
+    )
+    if configured is None:
+        return -(-addresses * 11 // 1000) * 100 or MAXIMUM_IPV6_ROUTES
+    if configured < addresses:
         raise PlanError(
             f"fabric.maximum_routes: a server may have every pod of the rack, {addresses} addresses; "
-            f"{fabric.maximum_routes} routes would close its session"
+            f"{configured} routes would close its session"
         )
+    return configured
 
 
 def _community(text: str) -> str:
@@ -319,7 +333,9 @@ def _barred(pool: SubnetSettings, reserved: tuple[IPNetwork, ...]) -> tuple[IPNe
     return tuple(sorted(set(found) - covered))  # type: ignore[type-var]  # all of one version
 
 
-def _server(name: str, server: ServerSettings, transport: int, fabric: FabricSettings, mine: TorFabricSettings) -> Server:
+def _server(
+    name: str, server: ServerSettings, transport: int, fabric: FabricSettings, mine: TorFabricSettings
+) -> Server:
     addresses = {address.version: address for address in server.addresses}
     if transport not in addresses:
         raise PlanError(f"servers.{name}.addresses: none is IPv{transport}, which the ToRs' loopbacks are")

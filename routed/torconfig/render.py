@@ -1,6 +1,7 @@
 """A plan in a vendor's words: Jinja2 templates, and a list of what is left to fill in.
 
-Writes no file and asks no switch. The syntax is that of the vendors' manuals; docs/tor-config.md tells which of it was run.
+Writes no file and asks no switch. The syntax is that of the vendors' manuals; docs/tor-config.md tells what of it was
+run.
 """
 
 from __future__ import annotations
@@ -8,10 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from ipaddress import ip_network
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from routed.torconfig.plan import IPNetwork, Placeholder, Plan, PlanError, ip_network
+from routed.torconfig.plan import Placeholder, Plan, PlanError
 from routed.torconfig.vendor_name import VendorName
 from routed.torconfig.vendors import VENDORS, Document, Vendor, problems, vlan
 
@@ -41,7 +43,8 @@ def render(plan: Plan, name: VendorName) -> tuple[Rendered, ...]:
     vendor = VENDORS[name]
     found = list(problems(plan, vendor))
     if found:
-        raise VendorError(f"{vendor.title} cannot be configured from this rack file:\n" + "\n".join(f"  {p}" for p in found))
+        lines = "\n".join(f"  {problem}" for problem in found)
+        raise VendorError(f"{vendor.title} cannot be configured from this rack file:\n{lines}")
     return tuple(_document(plan, name, vendor, document) for document in vendor.documents)
 
 
@@ -69,7 +72,7 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701 - switches read plain text, no HTML
     )
-    environment.filters.update(prefix=ip_network, dotted=_dotted, inside=_inside)
+    environment.filters.update(prefix=ip_network, dotted=_dotted)
     environment.tests["known"] = lambda value: not isinstance(value, Placeholder)
     return environment
 
@@ -80,8 +83,3 @@ def _dotted(mac: str) -> str:
         return mac
     digits = mac.replace(":", "")
     return ".".join(digits[at : at + 4] for at in (0, 4, 8))
-
-
-def _inside(prefix: IPNetwork) -> str:
-    """Return the addresses of a prefix as SR Linux and Junos count them: ``32..32``."""
-    return f"{prefix.max_prefixlen}..{prefix.max_prefixlen}"

@@ -115,8 +115,9 @@ class FabricSettings(_Section):
     gateway: GatewaySettings = GatewaySettings()
     lacp: LacpSettings = LacpSettings()
     tors: dict[str, TorFabricSettings] = {}
-    maximum_routes: int = Field(default=600, ge=1)
-    """Routes that a ToR takes from one server, per family, before it closes the session."""
+    maximum_routes: int | None = Field(default=None, ge=1)
+    """Routes that a ToR takes from one server, per family, before it closes the session; None for a tenth more than the
+    rack's IPv4 pools have, rounded up to hundreds."""
     maximum_routes_restart_min: int = Field(default=1, ge=1, le=1440)
     """How long such a session stays closed."""
     uplink_delay_s: int = Field(default=5, ge=0, le=300)

@@ -35,13 +35,14 @@ class Vendor:
     """Pattern of ports."""
     six_over_four: bool = False
     """Whether IPv6 routes may go over an IPv4 session with a spine and get a next hop there."""
+    large_communities: bool = True
+    """Whether route policy can match and delete large communities."""
 
 
+MAXIMUM_VLAN = 4094  # IEEE 802.1Q
 _HASH = ("# ", "")
 VENDORS: Mapping[VendorName, Vendor] = {
-    VendorName.FRR: Vendor(
-        "FRRouting on Linux", (Document("frr.conf", "/etc/frr/frr.conf"),), six_over_four=True
-    ),
+    VendorName.FRR: Vendor("FRRouting on Linux", (Document("frr.conf", "/etc/frr/frr.conf"),), six_over_four=True),
     VendorName.SONIC: Vendor(
         "SONiC",
         (
@@ -50,7 +51,7 @@ VENDORS: Mapping[VendorName, Vendor] = {
         ),
         gateway=r"Vlan([1-9]\d{0,3})",
         example="Vlan10",
-        ports=r"(Ethernet|PortChannel)\d+",
+        ports=r"Ethernet\d+",
         six_over_four=True,
     ),
     VendorName.CUMULUS: Vendor(
@@ -61,7 +62,7 @@ VENDORS: Mapping[VendorName, Vendor] = {
         ),
         gateway=r"vlan([1-9]\d{0,3})",
         example="vlan10",
-        ports=r"(swp\d+(s\d+)?|bond\d+)",
+        ports=r"swp\d+(s\d+)?",
         six_over_four=True,
     ),
     VendorName.EOS: Vendor(
@@ -69,28 +70,29 @@ VENDORS: Mapping[VendorName, Vendor] = {
         (Document("eos.cfg", "configure terminal, or configure replace"),),
         gateway=r"Vlan([1-9]\d{0,3})",
         example="Vlan10",
-        ports=r"(Ethernet\d+(/\d+){0,2}|Port-Channel\d+)",
+        ports=r"Ethernet\d+(/\d+){0,2}",
     ),
     VendorName.NXOS: Vendor(
         "Cisco NX-OS",
         (Document("nxos.cfg", "configure terminal"),),
         gateway=r"Vlan([1-9]\d{0,3})",
         example="Vlan10",
-        ports=r"(Ethernet\d+(/\d+){1,2}|port-channel\d+)",
+        ports=r"Ethernet\d+(/\d+){1,2}",
+        large_communities=False,
     ),
     VendorName.JUNOS: Vendor(
         "Juniper Junos OS",
         (Document("junos.conf", "load merge", ("/* ", " */")),),
         gateway=r"irb\.([1-9]\d{0,3})",
         example="irb.10",
-        ports=r"((ge|xe|et)-\d+/\d+/\d+(:\d+)?|ae\d+)",
+        ports=r"(ge|xe|et)-\d+/\d+/\d+(:\d+)?",
     ),
     VendorName.SRLINUX: Vendor(
         "Nokia SR Linux",
         (Document("srlinux.cli", "sr_cli in candidate mode", _HASH),),
         gateway=r"irb\d+\.([1-9]\d{0,3})",
         example="irb0.10",
-        ports=r"(ethernet-\d+/\d+(/\d+)?|lag\d+)",
+        ports=r"ethernet-\d+/\d+(/\d+)?",
     ),
 }
 
@@ -98,26 +100,46 @@ VENDORS: Mapping[VendorName, Vendor] = {
 def problems(plan: Plan, vendor: Vendor) -> Iterator[str]:
     """Yield what this vendor cannot express of the plan, each with the rack file's key."""
     where = f"fabric.tors.{plan.name}"
-    for port, key in _interfaces(plan, where):
-        if not isinstance(port, Placeholder) and not re.fullmatch(vendor.ports, port):
-            yield f"{key}: {port!r} is no interface of {vendor.title}"
-    tag = vlan(plan, vendor)
-    if tag is None and vendor.gateway and not isinstance(plan.gateway_interface, Placeholder):
+    for number, uplink in enumerate(plan.uplinks):
+        yield from _port(uplink.interface, f"{where}.uplinks[{number}].interface", vendor)
+    for server in plan.servers:
+        yield from _port(server.port, f"{where}.ports.{server.name}", vendor)
+    yield from _gateway(plan, vendor)
+    yield from _homeless_routes(plan, vendor, where)
+    if plan.large and not vendor.large_communities:
+        yield f"steering.community: {plan.community} is a large one, which route-maps of {vendor.title} cannot strip"
+
+
+def _port(name: str, key: str, vendor: Vendor) -> Iterator[str]:
+    if not isinstance(name, Placeholder) and not re.fullmatch(vendor.ports, name):
+        yield f"{key}: {name!r} is no port of {vendor.title}"
+
+
+def _gateway(plan: Plan, vendor: Vendor) -> Iterator[str]:
+    name, tag = plan.gateway_interface, vlan(plan, vendor)
+    if vendor.gateway is None or isinstance(name, Placeholder):
+        return
+    if not isinstance(tag, int):
         yield (
-            f"fabric.gateway.interface: {plan.gateway_interface!r} is no VLAN's interface of {vendor.title}, "
-            f"which looks like {vendor.example}"
+            f"fabric.gateway.interface: {name!r} is no VLAN's interface of {vendor.title}; "
+            f"one looks like {vendor.example}"
         )
-    if isinstance(tag, int) and tag > 4094:
+    elif tag > MAXIMUM_VLAN:
         yield f"fabric.gateway.interface: there is no VLAN {tag}"
-    if isinstance(tag, int) and plan.vlan is not None and tag != plan.vlan:
-        yield f"fabric.gateway.interface: {plan.gateway_interface} is not in VLAN {plan.vlan}, which the servers tag (vlan)"
-    for name, sessions in plan.spine_groups.items():
-        for session in sessions:
-            foreign = set(session.families) - {session.transport}
-            if foreign and not vendor.six_over_four:
+    elif plan.vlan not in {None, tag}:
+        yield f"fabric.gateway.interface: {name} is not in VLAN {plan.vlan}, which the servers tag (vlan)"
+
+
+def _homeless_routes(plan: Plan, vendor: Vendor, where: str) -> Iterator[str]:
+    """Yield sessions that would carry routes of an IP version which has no next hop on the link."""
+    if vendor.six_over_four:
+        return
+    for number, uplink in enumerate(plan.uplinks):
+        for session in uplink.sessions:
+            for version in sorted(set(session.families) - {session.transport}):
                 yield (
-                    f"{where}.uplinks: {session.spine} ({name}) has a peer for IPv{session.transport} alone; {vendor.title} "
-                    f"needs one per IP version, else the routes' next hops are not on the link"
+                    f"{where}.uplinks[{number}].peers: {session.spine} has no IPv{version} one, which {vendor.title} "
+                    f"needs: over IPv{session.transport} the routes' next hops would not be on the link"
                 )
 
 
@@ -129,11 +151,3 @@ def vlan(plan: Plan, vendor: Vendor) -> int | Placeholder | None:
         return Placeholder("vlan") if plan.vlan is None else plan.vlan
     found = re.fullmatch(vendor.gateway, plan.gateway_interface)
     return int(found[1]) if found else None
-
-
-def _interfaces(plan: Plan, where: str) -> Iterator[tuple[str, str]]:
-    """Yield the ToR's ports with their keys in the rack file."""
-    for number, uplink in enumerate(plan.uplinks):
-        yield uplink.interface, f"{where}.uplinks[{number}].interface"
-    for server in plan.servers:
-        yield server.port, f"{where}.ports.{server.name}"
