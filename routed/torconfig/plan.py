@@ -148,8 +148,8 @@ class Plan:
     """The TCP MD5 key (RFC 2385); None when the agents use none."""
     maximum_routes: int
     maximum_routes_restart_min: int
-    community: str
-    """The steering community: ``asn:value``, or a large one of three parts."""
+    community: str | None
+    """The steering community: ``asn:value``, or a large one of three parts; None when the agents do not steer."""
     uplinks: tuple[Uplink, ...]
     uplink_delay_s: int
     bfd_ms: int
@@ -162,7 +162,7 @@ class Plan:
     @property
     def large(self) -> bool:
         """Whether the steering community is a large one (RFC 8092)."""
-        return self.community.count(":") == 2
+        return (self.community or "").count(":") == 2
 
     @property
     def versions(self) -> tuple[int, ...]:
@@ -198,7 +198,8 @@ class Plan:
         for version in self.versions:
             names = ["LOOPBACK"] if version == self.loopback.version else []
             names += ["HOST-NET", "HOSTS"] if self.host(version) else []
-            names += ["POOLS", "PODS"] if self.pools_of(version) else []
+            names += ["POOLS"] if self.pools_of(version) else []
+            names += ["PODS"] if self.pools_of(version) and self.community else []
             found += [(version, name) for name in names]
         return tuple(found)
 
@@ -231,7 +232,7 @@ def plan(settings: Settings, tor: str, *, md5: str | None = None) -> Plan:
         raise PlanError(f"tor {tor!r} is not in the rack file; it lists {', '.join(names)}")
     index = names.index(tor)
     me, mine = settings.tors[index], fabric.tors.get(tor, TorFabricSettings())
-    versions = sorted({entry.prefix.version for entry in (*settings.hosts, *settings.pools)})
+    versions: list[int] = sorted({entry.prefix.version for entry in (*settings.hosts, *settings.pools)})
     if settings.bgp.password_file and md5 is None:
         md5 = Placeholder("md5-key")
     elif md5 is not None and not settings.bgp.password_file:
@@ -260,7 +261,7 @@ def plan(settings: Settings, tor: str, *, md5: str | None = None) -> Plan:
         md5=md5,
         maximum_routes=_maximum_routes(fabric.maximum_routes, pools),
         maximum_routes_restart_min=fabric.maximum_routes_restart_min,
-        community=_community(settings.steering.community),
+        community=_community(settings.steering.community) if settings.steering else None,
         uplinks=tuple(_uplink(uplink, versions) for uplink in mine.uplinks) or _unknown_uplinks(versions),
         uplink_delay_s=fabric.uplink_delay_s,
         bfd_ms=fabric.bfd_interval_ms,
@@ -275,9 +276,9 @@ def _check(settings: Settings, fabric: FabricSettings) -> None:
     names = {tor.name for tor in settings.tors}
     for name in fabric.tors.keys() - names:
         raise PlanError(f"fabric.tors.{name}: no such ToR in tors")
-    listed = {f"fabric.tors.{name}.ports": tor.ports for name, tor in fabric.tors.items()}
-    for where, found in {**listed, "fabric.lacp.keys": fabric.lacp.keys}.items():
-        for name in sorted(found.keys() - settings.servers.keys()):
+    listed = {f"fabric.tors.{name}.ports": set(tor.ports) for name, tor in fabric.tors.items()}
+    for where, found in {**listed, "fabric.lacp.keys": set(fabric.lacp.keys)}.items():
+        for name in sorted(found - settings.servers.keys()):
             raise PlanError(f"{where}.{name}: no such server in servers")
     for left, right in zip(settings.tors, settings.tors[1:], strict=False):
         if left.asn == right.asn:
@@ -330,13 +331,13 @@ def _barred(pool: SubnetSettings, reserved: tuple[IPNetwork, ...]) -> tuple[IPNe
         if prefix.version == 4:
             found.append(ip_network(prefix.broadcast_address))
     covered = {entry for entry in found for other in found if entry != other and entry.subnet_of(other)}  # type: ignore[arg-type]  # all of one version
-    return tuple(sorted(set(found) - covered))  # type: ignore[type-var]  # all of one version
+    return tuple(sorted(set(found) - covered))
 
 
 def _server(
     name: str, server: ServerSettings, transport: int, fabric: FabricSettings, mine: TorFabricSettings
 ) -> Server:
-    addresses = {address.version: address for address in server.addresses}
+    addresses: dict[int, IPAddress] = {address.version: address for address in server.addresses}
     if transport not in addresses:
         raise PlanError(f"servers.{name}.addresses: none is IPv{transport}, which the ToRs' loopbacks are")
     return Server(

@@ -190,6 +190,14 @@ def test_a_large_community_steers_as_well(vendor: VendorName) -> None:
         assert "large" in found
 
 
+@pytest.mark.parametrize("vendor", EVERY)
+def test_without_steering_no_pods_host_route_leaves_the_rack(vendor: VendorName) -> None:
+    found = text(vendor, replace(sample(vendor), community=None))
+    assert "STEER" not in found
+    exported = re.findall(r"TO-SPINE.*permit.*\n.*(?:PODS)|TO-SPINE.*PODS", found)
+    assert exported == []
+
+
 @pytest.mark.parametrize(
     ("vendor", "change", "shown", "hidden"),
     [
