@@ -45,8 +45,17 @@ REFUSED = {
         "10.101.0.1/32",
         "10.101.1.255/32",
     ],
-    6: ["fd00:102::20/128", "fd00:101::/64", "fd00:101::22/127", "::/0", "fd00:1::12/128"]
-    + ["fd00:101::/128", "fd00:101::1/128", "fd00:101::2/128", "fd00:101::3/128"],
+    6: [
+        "fd00:102::20/128",
+        "fd00:101::/64",
+        "fd00:101::22/127",
+        "::/0",
+        "fd00:1::12/128",
+        "fd00:101::/128",  # subnet router, gateway, reserved
+        "fd00:101::1/128",
+        "fd00:101::2/128",
+        "fd00:101::3/128",
+    ],
 }
 
 
@@ -83,13 +92,15 @@ def test_a_line_that_frr_does_not_know_is_noticed(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module", params=[vendor.value for vendor in DIALECTS])
 def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
-    """A ToR of one dialect, with both servers in its neighbour table."""
+    """A ToR of one dialect, with both servers in its neighbour table; s12 says too much from the beginning."""
     vendor = VendorName(request.param)
     found = plan(load(DIALECTS[vendor]), "r1a")
     with Rig(found, configuration(found, vendor)) as up:
         up.table = NEIGHBOURS | ({4: "table 10"} if vendor is VendorName.CUMULUS else {})
         up.neighbour("add", "s11")
         up.neighbour("add", "s12")
+        up.servers["s12"].tell(*(f"announce route fd00:101::{n:x}/128 next-hop fd00:1::12" for n in range(256, 866)))
+        up.servers["s12"].start()
         until(lambda: "0.0.0.0/0" in up.tor.routes(4) and "::/0" in up.tor.routes(6), "the spine's default routes")
         yield up
 
@@ -191,17 +202,16 @@ def test_a_crashed_speakers_routes_are_kept_and_leave_with_the_end_of_rib(rig: R
 
 def test_too_many_routes_close_the_session_which_opens_again(rig: Rig) -> None:
     server = rig.servers["s12"]
-    flood = [f"fd00:101::{number:x}/128" for number in range(0x100, 0x100 + 610)]
-    server.tell(*(f"announce route {prefix} next-hop fd00:1::12" for prefix in flood))
-    server.start()
 
     def session() -> dict[str, Any]:
         found: dict[str, Any] = rig.tor.show("show bgp neighbors 10.1.0.12").get("10.1.0.12", {})
         return found
 
-    until(lambda: session().get("reducePrefixNumFrom") is not None, "the ToR closing the session", 30)
+    until(lambda: session().get("reducePrefixNumFrom") is not None, "the ToR closing the session")
     server.kill()
     server.forget()
     server.start()
     assert session()["bgpState"] == "Idle"
-    assert 0 < session()["restartInTimerMsec"] <= 60_000
+    assert 0 < session()["restartInTimerMsec"] <= rig.plan.maximum_routes_restart_min * 60_000
+    if rig.plan.gateway_interface == "gw":  # FRR itself; a minute's wait proves as much for the others
+        until(lambda: session()["bgpState"] == "Established", "the session opening again", 75)
