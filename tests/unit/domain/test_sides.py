@@ -75,7 +75,12 @@ def test_a_missing_session_counts_only_while_the_other_one_is_well_established()
 
 def test_a_speaker_that_restarts_makes_neither_side_bad() -> None:
     by = judge()
-    steps = [(MUTE, MUTE), (Sighting((), 0.0, BOTH), MUTE), (Sighting((), 2.0, BOTH), Sighting((), 0.0, BOTH)), (WELL, WELL)]
+    steps = [
+        (MUTE, MUTE),
+        (Sighting((), 0.0, BOTH), MUTE),
+        (Sighting((), 2.0, BOTH), Sighting((), 0.0, BOTH)),
+        (WELL, WELL),
+    ]
     for second, (first, other) in enumerate(steps):
         assert healths(by, first, other, second) == (Health.GOOD, Health.GOOD)
 
