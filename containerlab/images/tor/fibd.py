@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 """GoBGP's hand in the kernel: routes that GoBGP learned go into the forwarding table, the ToR's own go into GoBGP.
 
-GoBGP leaves this to FRR's zebra, but GoBGP 3.10 dies of what zebra 8.4 says of an interface: that message has had a field
-more (the length of the transmit queue) since GoBGP was made to understand it.
+GoBGP leaves this to FRR's zebra, but GoBGP 3.10 dies of what zebra 8.4 says of an interface: that message has had a
+field more (the length of the transmit queue) since GoBGP was made to understand it.
 
-From GoBGP: per prefix the best path whose next hop is on a link, or is a server that the ToR daemon has a host route for;
-as FRR does with `ip nht bgp route-map`. To GoBGP: networks.conf, and the ToR daemon's host routes.
+From GoBGP: per prefix the best path whose next hop is on a link, or is a server that the ToR daemon has a host route
+for, as FRR does with `ip nht bgp route-map`. To GoBGP: networks.conf, and the ToR daemon's host routes.
 
-What wakes it carries no data here: each means *look again*. A GoBGP that does not answer changes nothing. Only the standard
-library, iproute2 and the gobgp command are used.
+What wakes it carries no data here: each means *look again*. A GoBGP that does not answer changes nothing. Only the
+standard library, iproute2 and the gobgp command are used.
 """
 
 from __future__ import annotations
