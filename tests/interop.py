@@ -62,18 +62,13 @@ class Gobgp:
     name: str
     daemon = "gobgpd"
 
-    def tell(self, *words: str) -> None:
-        """Give a command that must not fail."""
-        self.lab.node(self.name).run(["gobgp", "--target", _API, *words])
-
     def ask(self, *words: str) -> Any:
         done = self.lab.node(self.name).run(["gobgp", "--target", _API, *words, "-j"], check=False)
         return json.loads(done.stdout or "{}") if done.returncode == 0 else {}  # of a session that is down: nothing
 
     def established(self, server: str) -> bool:
         """Tell whether a server's session is up."""
-        state = self.ask("neighbor", ADDRESSES[server])["state"].get("session_state")
-        return bool(state == _ESTABLISHED)
+        return bool(self._neighbor(server, "state").get("session_state") == _ESTABLISHED)
 
     def received(self, server: str) -> set[str]:
         """Return the prefixes that a server sent, refused ones included."""
@@ -81,12 +76,15 @@ class Gobgp:
 
     def restarting(self, server: str) -> bool:
         """Tell whether graceful restart keeps a server's routes."""
-        return bool(self.ask("neighbor", ADDRESSES[server])["graceful_restart"].get("peer_restarting"))
+        return bool(self._neighbor(server, "graceful_restart").get("peer_restarting"))
 
     def over_limit(self, server: str) -> bool:
         """Tell whether a server's session was ended for having sent more routes than it may."""
-        state = self.ask("neighbor", ADDRESSES[server])["state"]
-        return bool(state.get("admin_state") == _PREFIX_LIMIT)
+        return bool(self._neighbor(server, "state").get("admin_state") == _PREFIX_LIMIT)
+
+    def _neighbor(self, server: str, part: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.ask("neighbor", ADDRESSES[server]).get(part, {})
+        return found
 
 
 Tor = Bird | Gobgp

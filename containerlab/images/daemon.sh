@@ -28,6 +28,7 @@ case $1 in
         "${realtime[@]}" bird -P /run/bird/bird.pid
         ;;
     gobgpd) # GoBGP with /etc/gobgpd.toml; fibd is its hand in the kernel
+        rm -f /run/gobgpd.sock # one that was killed leaves it, and the next would not start
         "${realtime[@]}" gobgpd -f /etc/gobgpd.toml --api-hosts=unix:///run/gobgpd.sock --pprof-disable \
             >>/var/log/gobgpd.log 2>&1 </dev/null &
         echo $! >/run/gobgpd.pid

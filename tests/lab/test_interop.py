@@ -85,7 +85,7 @@ def pods(started: Server) -> Iterator[list[Pod]]:
 
 
 @pytest.fixture
-def s11(started: Server, pods: list[Pod]) -> Iterator[Server]:
+def s11(started: Server) -> Iterator[Server]:
     """The server with the agent, at rest before and after."""
     before = dict(started.pods)
     yield started
@@ -115,23 +115,25 @@ def communities_on_spine(fabric: Lab, prefix: str) -> list[str]:
     return [path["community"]["string"] for path in paths if "community" in path]
 
 
-def await_new_sessions(server: Server, tors: tuple[Tor, ...], before: dict[str, str]) -> None:
+def await_new_sessions(server: Server, tors: tuple[Tor, ...], before: dict[str, str]) -> dict[str, str]:
+    """Wait until both ToRs have a new connection with a server and its agent is at rest; returns the connections."""
+
     def both_are_new() -> bool:
         now = {tor.name: session_id(tor, server.name) for tor in tors}
         return all(now[name] not in {"", before[name]} for name in before) and server.at_rest()
 
     eventually(both_are_new, "new sessions")
+    return {tor.name: session_id(tor, server.name) for tor in tors}
 
 
 # ---- MD5; before the agent, which leaves the bare server's bridge changed
 
 
-@pytest.mark.parametrize("password", ["another-password", None])
-def test_a_wrong_password_does_not_come_up(fabric: Lab, tors: tuple[Tor, ...], password: str | None) -> None:
+def test_a_wrong_password_does_not_come_up(fabric: Lab, tors: tuple[Tor, ...]) -> None:
     before = {tor.name: md5_failures(tor) for tor in tors}
-    with speaking(fabric, "s12", ACCEPTED, password):
+    with speaking(fabric, "s12", ACCEPTED, "another-password"):
         for tor in tors:
-            eventually(lambda tor=tor: md5_failures(tor) > before[tor.name] + 1, f"{tor.name} refusing segments")
+            eventually(lambda tor=tor: md5_failures(tor) > before[tor.name], f"{tor.name} refusing segments")
         assert not any(tor.established("s12") for tor in tors)
 
 
@@ -164,12 +166,6 @@ def test_too_many_routes_are_not_taken(fabric: Lab, bird: Bird, gobgp: Gobgp) ->
         eventually(lambda: gobgp.over_limit("s12") and not s12.announced("r1b"), "GoBGP ends the session")
         assert bird.established("s12")
     eventually(lambda: not s12.announced("r1a"), "no routes on r1a")
-    gobgp.tell("neighbor", "10.1.0.12", "enable")  # else it stays down for good
-    with speaking(fabric, "s12", many[:LIMIT]):
-        for tor in ("r1a", "r1b"):
-            eventually(lambda tor=tor: len(s12.announced(tor)) == LIMIT, f"{LIMIT} routes on {tor}")
-    for tor in ("r1a", "r1b"):
-        eventually(lambda tor=tor: not s12.announced(tor), f"no routes on {tor}")
 
 
 # ---- the agent
@@ -234,30 +230,40 @@ def test_a_killed_exabgp_loses_nothing(traffic: Traffic, tors: tuple[Tor, ...], 
 def test_without_graceful_restart_a_killed_exabgp_loses_packets(
     fabric: Lab, tors: tuple[Tor, ...], s11: Server, pods: list[Pod], flows: list[Flow]
 ) -> None:
-    """Negative control of the one before."""
+    """Negative control of the one before; and both daemons come back, and are told everything."""
     with s11.configured({"graceful_restart_s: 30": "graceful_restart_s: 0"}):
-        s11.await_routes(pods)
         sessions = {tor.name: session_id(tor, "s11") for tor in tors}
+        for tor in tors:  # GoBGP helps for as long as it lives whoever has once asked for it
+            fabric.node(tor.name).kill_daemon(tor.daemon)
+            fabric.node(tor.name).start_daemon(tor.daemon)
+        sessions = await_new_sessions(s11, tors, sessions)
+        s11.await_routes(pods)
         with contextlib.ExitStack() as stack:
-            watches = {tor: stack.enter_context(RouteWatch(fabric, tor)) for tor in s11.tors}
+            watches = [stack.enter_context(RouteWatch(fabric, tor)) for tor in s11.tors]
             probe = stack.enter_context(Probe(flows, RATE_HZ))
             s11.agent.kill_speaker()
             await_new_sessions(s11, tors, sessions)
             s11.await_routes(pods)
             assert losses(probe.stop())
-            for watch in watches.values():
+            for watch in watches:
                 assert pods[0].prefixes <= set(watch.deleted())
 
 
-def test_a_tor_daemon_that_comes_back_gets_everything(
-    fabric: Lab, tors: tuple[Tor, ...], s11: Server, pods: list[Pod]
+@pytest.mark.parametrize("sides", [("r1a", "r1b"), ("r1b", "r1a")])
+def test_a_server_that_lost_one_side_is_reached_through_the_other(
+    fabric: Lab, s11: Server, pods: list[Pod], flows: list[Flow], sides: tuple[str, str]
 ) -> None:
-    sessions = {tor.name: session_id(tor, "s11") for tor in tors}
-    for tor in tors:
-        node = fabric.node(tor.name)
-        node.kill_daemon(tor.daemon)
-        node.start_daemon(tor.daemon)
-    await_new_sessions(s11, tors, sessions)
+    broken, good = sides
+    prefixes = {net for pod in pods for net in pod.prefixes}
+    eventually(lambda: not prefixes & fabric.kernel_routes("sp1").keys(), "nothing on the spine")
+    fabric.cut(f"{broken}:s11")
+    try:
+        for net in prefixes:
+            eventually(lambda net=net: on_spine(fabric, net) == [good], f"{net} on the spine")
+            assert communities_on_spine(fabric, net) == []
+        eventually(lambda: not ping(flows), "traffic")
+    finally:
+        fabric.restore(f"{broken}:s11")
+    eventually(lambda: not prefixes & fabric.kernel_routes("sp1").keys(), "nothing on the spine")
     s11.await_routes(pods)
-    for tor in tors:
-        eventually(lambda tor=tor: tor.received("s11") == {net for pod in pods for net in pod.prefixes}, tor.name)
+    eventually(lambda: not ping(flows), "traffic")

@@ -29,6 +29,8 @@ GATEWAY = "gw"
 API = "unix:///run/gobgpd.sock"
 LEARNED = "bgp"
 """Marks our routes in the kernel, so that a restarted daemon knows them (rt_protos)."""
+METRIC = 4096
+"""Behind the ToR daemon's route to the same server, and not in its place."""
 HOSTS = "200"
 """Marks the ToR daemon's."""
 FAMILIES = {"-4": "ipv4", "-6": "ipv6"}
@@ -126,8 +128,12 @@ def act(family: str, networks: tuple[Network, ...]) -> None:
     have = {prefix(route, family): route.get("gateway") for route in routes(family, LEARNED)}
     batch(
         family,
-        [f"route replace {net} via {hop} proto {LEARNED}" for net, hop in want.items() if have.get(net) != hop]
-        + [f"route del {net} proto {LEARNED}" for net in have.keys() - want.keys()],
+        [
+            f"route replace {net} via {hop} proto {LEARNED} metric {METRIC}"
+            for net, hop in want.items()
+            if have.get(net) != hop
+        ]
+        + [f"route del {net} proto {LEARNED} metric {METRIC}" for net in have.keys() - want.keys()],
     )
     own = {net for net, paths in table.items() if any(is_own(path) for path in paths)}
     due = {network.prefix for network in networks} | {str(ip_network(host)) for host in hosts}
