@@ -76,7 +76,9 @@ class Gobgp:
 
     def restarting(self, server: str) -> bool:
         """Tell whether graceful restart keeps a server's routes."""
-        return bool(self._neighbor(server, "graceful_restart").get("peer_restarting"))
+        tables = [self.ask("global", "rib", "-a", family) for family in FAMILIES]
+        paths = [path for table in tables for of_prefix in table.values() for path in of_prefix]
+        return any(path["stale"] for path in paths if path.get("neighbor-ip") == ADDRESSES[server])
 
     def over_limit(self, server: str) -> bool:
         """Tell whether a server's session was ended for having sent more routes than it may."""
@@ -91,9 +93,9 @@ Tor = Bird | Gobgp
 
 
 def session_id(tor: Tor, server: str) -> str:
-    """Return the ports of the TCP connection that a server's session runs over; they change with the session."""
+    """Return the ends of the TCP connection that a server's session runs over; a port changes with the session."""
     wanted = ["ss", "-Htn", "state", "established", "dst", ADDRESSES[server]]
-    return " ".join(tor.lab.node(tor.name).run(wanted).stdout.split())
+    return " ".join(re.findall(r"\S+:\d+", tor.lab.node(tor.name).run(wanted).stdout))
 
 
 def md5_failures(tor: Tor) -> int:
@@ -104,16 +106,16 @@ def md5_failures(tor: Tor) -> int:
 
 
 @contextlib.contextmanager
-def speaking(lab: Lab, server: str, routes: Iterable[str], password: str | None = PASSWORD) -> Iterator[None]:
+def speaking(lab: Lab, server: str, routes: Iterable[str], password: str = PASSWORD) -> Iterator[None]:
     """Announce routes, as ExaBGP writes them, from a server to both its ToRs, by a speaker that knows no restart."""
     lines: dict[str, list[str]] = {family: [] for family in FAMILIES}
     for route in routes:
         lines["ipv6" if ":" in route.split()[0] else "ipv4"].append(f"unicast {route};")
     announce = " ".join(f"{family} {{ {' '.join(of)} }}" for family, of in lines.items())
-    secret = f'md5-password "{password}"; md5-base64 false; ' if password else ""
     neighbours = "".join(
         f"neighbor {LOOPBACKS[tor]} {{ router-id {ADDRESSES[server]}; local-address {ADDRESSES[server]}; "
-        f"local-as 65500; peer-as {ASNS[tor]}; hold-time 9; listen 179; {secret}"
+        f"local-as 65500; peer-as {ASNS[tor]}; hold-time 9; listen 179; "
+        f'md5-password "{password}"; md5-base64 false; '
         f"family {{ ipv4 unicast; ipv6 unicast; }} announce {{ {announce} }} }}\n"
         for tor in TORS[server]
     )

@@ -164,8 +164,10 @@ def test_too_many_routes_are_not_taken(fabric: Lab, bird: Bird, gobgp: Gobgp) ->
     s12 = Server(fabric, "s12")
     many = [f"fd00:101::2:{number:x}/128 next-hop fd00:1::12" for number in range(2, LIMIT + 3)]
     with speaking(fabric, "s12", many):
-        eventually(lambda: bird.over_limit("s12") and len(s12.announced("r1a")) == LIMIT, "BIRD keeps the first ones")
-        eventually(lambda: gobgp.over_limit("s12") and not s12.announced("r1b"), "GoBGP ends the session")
+        eventually(
+            lambda: bird.over_limit("s12") and len(s12.announced("r1a")) == LIMIT, "BIRD keeps the first ones", 60
+        )
+        eventually(lambda: gobgp.over_limit("s12") and not s12.announced("r1b"), "GoBGP ends the session", 60)
         assert bird.established("s12")
     eventually(lambda: not s12.announced("r1a"), "no routes on r1a")
 
