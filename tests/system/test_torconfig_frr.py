@@ -12,7 +12,8 @@ import pytest
 
 from containerlab.topology import TWO_RACKS
 from routed.settings import load
-from routed.torconfig.plan import Plan, plan
+from routed.torconfig.model import Plan
+from routed.torconfig.plan import plan
 from routed.torconfig.render import render
 from routed.torconfig.vendor_name import VendorName
 from tests.fixtures.rendered import Rig, Server

@@ -15,7 +15,8 @@ import yaml
 
 from containerlab.topology import TWO_RACKS
 from routed.settings import load
-from routed.torconfig.plan import Placeholder, Plan, plan
+from routed.torconfig.model import Placeholder, Plan
+from routed.torconfig.plan import plan
 from routed.torconfig.render import Rendered, VendorError, render
 from routed.torconfig.vendor_name import VendorName
 
