@@ -35,6 +35,7 @@ from routed.attach.wires import Wires
 from routed.domain.wiring import Link, Wire
 from routed.domain.workload import AttachmentId
 from tests.fixtures.pods import Pod, Pods, run, server, slot_space
+from tests.fixtures.tors import until
 
 pytestmark = pytest.mark.system
 
@@ -165,6 +166,7 @@ async def test_a_fresh_plane_rebuilds_every_link_from_the_kernel(links: Links, p
 async def test_upsert_twice_changes_nothing(links: Links, pods: Pods) -> None:
     pod = pods.make()
     await links.upsert({key(1): link_of(1, pod)})
+    until(lambda: pod.ip("link")[-1]["operstate"] == "UP", "the kernel says that the interface is up")  # it may be late
     before = pod.ip("link"), pod.ip("route"), pod.ip("-6", "route")
 
     assert await links.upsert({key(1): link_of(1, pod)}) == {}
