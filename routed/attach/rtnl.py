@@ -159,17 +159,22 @@ def add_veth(name: str, peer: str, mtu: int, *, index: int = 0, peer_netns: int 
     return _request(RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, message, f"create veth {name} and {peer}")
 
 
-@_kept
 def add_macvlan(name: str, parent: int, netns: int) -> Request:
     """Create a macvlan in passthru mode on ``parent``, directly in another namespace; it is born down."""
+    return _macvlan_template(name).fill(f"create macvlan {name}", _index(parent), _index(netns))
+
+
+@_kept
+def _macvlan_template(name: str) -> _Template:
     message = ifinfmsg()
     message["attrs"] = [
         ("IFLA_IFNAME", name),
-        ("IFLA_LINK", parent),
-        ("IFLA_NET_NS_FD", netns),
+        ("IFLA_LINK", _SOME_INDEX),
+        ("IFLA_NET_NS_FD", _SOME_INDEX),
         ("IFLA_LINKINFO", _linkinfo("macvlan", [("IFLA_MACVLAN_MODE", "passthru")])),
     ]
-    return _request(RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, message, f"create macvlan {name}")
+    example = _request(RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, message, "")
+    return _Template(example, _index(_SOME_INDEX), _index(_SOME_INDEX))
 
 
 @_kept

@@ -22,8 +22,10 @@ from routed.attach.rtnl import (
     NLM_F_REQUEST,
     RTM_DELLINK,
     RTM_NEWADDR,
+    RTM_NEWLINK,
     Request,
     add_address,
+    add_macvlan,
     delete_device,
     set_alias,
     set_device,
@@ -67,6 +69,20 @@ def test_an_address(index: int, address: IPv4Address | IPv6Address, length: int)
     filled = add_address(index, ip_interface((address, length)))
 
     assert filled.frame == encoded(message, RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL)
+
+
+@given(indices, indices, st.sampled_from(["eth0", "net1", "a", "fifteen-letters"]))
+def test_a_macvlan(parent: int, netns: int, name: str) -> None:
+    message = ifinfmsg()
+    kind = [("IFLA_INFO_KIND", "macvlan"), ("IFLA_INFO_DATA", {"attrs": [("IFLA_MACVLAN_MODE", "passthru")]})]
+    message["attrs"] = [
+        ("IFLA_IFNAME", name),
+        ("IFLA_LINK", parent),
+        ("IFLA_NET_NS_FD", netns),
+        ("IFLA_LINKINFO", {"attrs": kind}),
+    ]
+
+    assert add_macvlan(name, parent, netns).frame == encoded(message, RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL)
 
 
 @given(indices)
