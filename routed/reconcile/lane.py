@@ -145,8 +145,10 @@ class Lane:
         self._doubt(items)
         try:
             async with self._limit():
-                failures.update(await self.plane.upsert(grown) if grown else {})
-                failures.update(await self.plane.remove(shrunk) if shrunk else {})
+                if grown:
+                    failures.update(await self.plane.upsert(grown))
+                if shrunk:
+                    failures.update(await self.plane.remove(shrunk))
         except Exception as error:  # noqa: BLE001 - the boundary: whatever a plane raises belongs to its callers
             failures = dict.fromkeys(items, error)
         self._remember({key: value for key, value in items.items() if key not in failures} if failures else items)
