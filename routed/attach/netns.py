@@ -17,8 +17,9 @@ import os
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -56,17 +57,24 @@ class Visit:
             return None
 
 
+@contextmanager
+def _own_errors(path: str) -> Iterator[None]:
+    """Nothing there is InvalidNetns; not being able to tell is KernelError."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        raise InvalidNetns(f"{path!r} does not exist") from error
+    except OSError as error:
+        raise KernelError(error.errno or errno.EIO, f"open {path}") from error
+
+
 def open_netns(path: str, off_limits: Collection[Identity] | None = None) -> int:
     """Open the network namespace at this path; InvalidNetns when there is none, or when it is the caller's own.
 
     ``off_limits`` are others than the caller's own.
     """
-    try:
+    with _own_errors(path):
         netns = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
-        raise InvalidNetns(f"{path!r} does not exist") from error
-    except OSError as error:
-        raise KernelError(error.errno or errno.EIO, f"open {path}") from error
     try:
         _check_kind(netns, path)
         _check_allowed(netns, path, {_identity(OWN.stat())} if off_limits is None else off_limits)
@@ -148,7 +156,7 @@ class Visitors:
         self._enter_slots = enter_slots
         self._lock = threading.Lock()
         self._under_way = 0
-        self._errands: deque[tuple[str, Callable[[Visit], Any], Future[Any]]] = deque()
+        self._errands: deque[_Errand] = deque()
 
     async def visit(self, path: str, call: Callable[[Visit], T]) -> T:
         """Run ``call`` inside the network namespace at ``path``, coming from where the slots are.
@@ -156,30 +164,50 @@ class Visitors:
         Raises InvalidNetns when there is nothing to visit, and whatever ``call`` raises.
         """
         done: Future[T] = Future()
+        target = _look_up(path)
         with self._lock:
-            self._errands.append((path, call, done))
+            self._errands.append((path, target, call, done))
             starts = self._under_way < self._limit
             self._under_way += starts
         if starts:
-            _thread.start_new_thread(self._go_round, ())
+            self._start(done)
         return await _ended(done)
+
+    def _start(self, first: Future[Any]) -> None:
+        try:
+            _thread.start_new_thread(self._go_round, ())
+        except RuntimeError:  # no more threads: whoever asked is told, the next one tries again
+            with self._lock:
+                self._under_way -= 1
+            first.cancel()
+            raise
 
     def _go_round(self) -> None:
         tour = _Tour(self._enter_slots)
         try:
             while errand := self._next():
-                path, call, done = errand
+                path, target, call, done = errand
                 if done.set_running_or_notify_cancel():
-                    _run(partial(tour.visit, path, call), done)
+                    _run(partial(tour.visit, path, target, call), done)
         finally:
             tour.end()
 
-    def _next(self) -> tuple[str, Callable[[Visit], Any], Future[Any]] | None:
+    def _next(self) -> _Errand | None:
         with self._lock:
             if self._errands:
                 return self._errands.popleft()
             self._under_way -= 1
             return None
+
+
+def _look_up(path: str) -> Identity:
+    """Return what the path means to the caller: ``/proc/thread-self/ns/net`` means something else to a visitor."""
+    with _own_errors(path):
+        return _identity(os.stat(path))  # noqa: PTH116  # whatever text it is, and without the cost of a Path
+
+
+_Errand = tuple[str, Identity, Callable[[Visit], Any], Future[Any]]
+"""Path and what it meant when the visit was asked for, what to do there, and who waits for it."""
 
 
 class _Tour:
@@ -190,9 +218,11 @@ class _Tour:
         self._slots: Rtnl | None = None
         self._off_limits = {_identity(OWN.stat())}
 
-    def visit(self, path: str, call: Callable[[Visit], T]) -> T:
+    def visit(self, path: str, target: Identity, call: Callable[[Visit], T]) -> T:
         netns = open_netns(path, self._off_limits)
         try:
+            if _identity(os.fstat(netns)) != target:
+                raise InvalidNetns(f"{path} is another namespace than a moment ago")
             if self._slots is None:
                 self._slots = self._enter_slots()
                 self._off_limits.add(_identity(OWN.stat()))

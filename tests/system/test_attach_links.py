@@ -351,6 +351,29 @@ async def test_the_slots_own_namespace_is_no_pods(links: Links, space: SlotSpace
     assert isinstance(failures[key(1)], InvalidNetns)
 
 
+async def test_a_path_never_means_the_pod_that_was_visited_before(links: Links, pods: Pods) -> None:
+    """`/proc/thread-self` is whoever looks: to a visitor who goes from pod to pod it would be the pod before."""
+    others = {key(number): link_of(number, pods.make()) for number in (1, 2, 3)}
+    odd = {key(number): link_at(number, "/proc/thread-self/ns/net") for number in (4, 5)}
+
+    failures = await links.upsert({**others, **odd})
+
+    assert failures.keys() == odd.keys()
+    assert all(isinstance(failure, InvalidNetns) for failure in failures.values())
+    assert await links.observe() == others
+
+
+async def test_two_interfaces_of_one_pod_are_made_one_after_the_other(links: Links, pods: Pods) -> None:
+    pod = pods.make()
+    wanted = {
+        AttachmentId("c" * 64, name): replace(link_of(number, pod), ifname=name, gateways=())
+        for number, name in enumerate(("eth0", "net1", "net2"), start=1)
+    }
+
+    assert await links.upsert(wanted) == {}
+    assert {name.ifname for name in await links.observe()} == {"eth0", "net1", "net2"}
+
+
 async def test_the_bridges_namespace_hears_nothing_of_pods(links: Links, pods: Pods) -> None:
     wanted = {key(number): link_of(number, pods.make()) for number in (1, 2, 3)}
     with contextlib.closing(RtnlEvents()) as bridge:
