@@ -1,0 +1,242 @@
+"""How each fault is done and undone on a lab."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from containerlab.agents import Agent
+from containerlab.errors import NodeError
+from containerlab.lab import Lab
+from routed.domain.workload import AttachmentId
+from tests.fabric import eventually
+from tests.lab.chaos.events import KINDS, Fault
+from tests.servers import RACK, Server
+
+MEMBERS = ("etha", "ethb")
+"""A server's links to its ToRs, in their order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """The lab and the servers with agents."""
+
+    lab: Lab
+    servers: Mapping[str, Server]
+
+    def pod(self, target: str) -> tuple[Server, AttachmentId]:
+        """Return a pod's server and its attachment."""
+        name, _, pod = target.partition("/")
+        return self.servers[name], AttachmentId(f"{name}-{pod}", "eth0")
+
+
+Action = Callable[[Scene, str], None]
+
+
+def strike(scene: Scene, fault: Fault) -> None:
+    """Let a fault happen. LabError when it cannot."""
+    ACTIONS[fault.kind][0](scene, fault.target)
+
+
+def mend(scene: Scene, fault: Fault) -> None:
+    """Undo what the fault broke and nobody but the operator repairs. LabError when it cannot."""
+    ACTIONS[fault.kind][1](scene, fault.target)
+
+
+def nothing(_scene: Scene, _target: str) -> None:
+    """Leave it to the agents."""
+
+
+# ---- processes
+
+
+def kill_agent(scene: Scene, target: str) -> None:
+    scene.servers[target].agent.kill()
+
+
+def stop_agent(scene: Scene, target: str) -> None:
+    scene.servers[target].agent.kill(signal.SIGTERM)
+
+
+def start_agent(scene: Scene, target: str) -> None:
+    server = scene.servers[target]
+    server.agent = Agent.start(server.node, env={"ROUTED_CONFIG": str(RACK)})
+
+
+def kill_and_start_agent(scene: Scene, target: str) -> None:
+    kill_agent(scene, target)
+    start_agent(scene, target)
+
+
+def kill_speaker(scene: Scene, target: str) -> None:
+    """Kill ExaBGP; it may be dead already when another fault hit its agent."""
+    with contextlib.suppress(NodeError):
+        scene.servers[target].agent.kill_speaker()
+
+
+def kill_agent_and_speaker(scene: Scene, target: str) -> None:
+    kill_agent(scene, target)
+    kill_speaker(scene, target)
+
+
+def kills(*daemons: str) -> Action:
+    def kill(scene: Scene, target: str) -> None:
+        node = scene.lab.node(target)
+        for daemon in daemons:
+            process = Path(f"/proc/{node.daemon_pid(daemon)}")
+            node.kill_daemon(daemon)
+            eventually(lambda process=process: not process.exists(), f"the end of {daemon}")
+
+    return kill
+
+
+def starts(*daemons: str) -> Action:
+    def start(scene: Scene, target: str) -> None:
+        for daemon in daemons:
+            scene.lab.node(target).start_daemon(daemon)
+
+    return start
+
+
+def clear_sessions(scene: Scene, target: str) -> None:
+    scene.lab.vtysh(target, "clear bgp *")
+
+
+# ---- links
+
+
+def cut(scene: Scene, target: str) -> None:
+    scene.lab.cut(target)
+
+
+def restore(scene: Scene, target: str) -> None:
+    scene.lab.restore(target)
+
+
+def each_link(action: Action) -> Action:
+    def act(scene: Scene, target: str) -> None:
+        for tor in scene.servers[target].tors:
+            action(scene, f"{tor}:{target}")
+
+    return act
+
+
+def each_uplink(action: Action) -> Action:
+    def act(scene: Scene, target: str) -> None:
+        for uplink in ("up1", "up2"):
+            action(scene, f"{target}:{uplink}")
+
+    return act
+
+
+def nft(scene: Scene, node: str, script: str) -> None:
+    scene.lab.node(node).run(["nft", "-f", "-"], input=script)
+
+
+def silence(scene: Scene, node: str, device: str) -> None:
+    """Drop what arrives at a device; it keeps its carrier."""
+    hook = f"type filter hook ingress device {device} priority 0; policy drop;"
+    nft(scene, node, f"table netdev silent-{device} {{ chain arriving {{ {hook} }} }}")
+
+
+def member(scene: Scene, target: str) -> tuple[str, str]:
+    """Return a server and the device of its own that a link "tor:server" ends at."""
+    tor, _, name = target.partition(":")
+    return name, MEMBERS[scene.servers[name].tors.index(tor)]
+
+
+def silence_server(scene: Scene, target: str) -> None:
+    silence(scene, *member(scene, target))
+
+
+def hear_server(scene: Scene, target: str) -> None:
+    node, device = member(scene, target)
+    nft(scene, node, f"delete table netdev silent-{device}")
+
+
+def silence_tor(scene: Scene, target: str) -> None:
+    node, _, device = target.partition(":")
+    silence(scene, node, device)
+
+
+def hear_tor(scene: Scene, target: str) -> None:
+    node, _, device = target.partition(":")
+    nft(scene, node, f"delete table netdev silent-{device}")
+
+
+# ---- what somebody changes by hand
+
+
+def on_bridge(*arguments: str) -> Action:
+    def act(scene: Scene, target: str) -> None:
+        """Change flows; there is nothing to change while Open vSwitch is down."""
+        scene.lab.node(target).run(["ovs-ofctl", "-O", "OpenFlow14", *arguments], check=False)
+
+    return act
+
+
+def delete_flows(scene: Scene, target: str) -> None:
+    server, attachment = scene.pod(target)
+    address = server.pods[attachment.container_id].address(4)
+    on_bridge("del-flows", "br0", f"table=40,ip,nw_dst={address}")(scene, server.name)
+
+
+def vsctl(*arguments: str) -> Action:
+    def act(scene: Scene, target: str) -> None:
+        """Change the database, if it runs; do not wait for a switch that does not."""
+        scene.lab.node(target).run(["ovs-vsctl", "--no-wait", "--timeout=5", *arguments], check=False)
+
+    return act
+
+
+def delete_wire(scene: Scene, target: str) -> None:
+    server, attachment = scene.pod(target)
+    server.node.run(["ip", "link", "delete", server.pods[attachment.container_id].port], check=False)
+
+
+def in_pod(*command: str) -> Action:
+    def act(scene: Scene, target: str) -> None:
+        """Change something in a pod, if another fault has left it there."""
+        server, attachment = scene.pod(target)
+        netns = server.pods[attachment.container_id].netns
+        server.node.run(["nsenter", f"--net={netns}", "ip", *command], check=False)
+
+    return act
+
+
+ACTIONS: Mapping[str, tuple[Action, Action]] = {
+    "agent killed": (kill_agent, start_agent),
+    "agent stopped": (stop_agent, start_agent),
+    "agent and ExaBGP killed": (kill_agent_and_speaker, start_agent),
+    "agent killed and started": (kill_and_start_agent, nothing),
+    "ExaBGP killed": (kill_speaker, nothing),
+    "vswitchd killed": (kills("ovs-vswitchd"), starts("ovs-vswitchd")),
+    "ovsdb-server killed": (kills("ovsdb-server"), starts("ovsdb-server")),
+    "Open vSwitch killed": (kills("ovs-vswitchd", "ovsdb-server"), starts("ovsdb-server", "ovs-vswitchd")),
+    "link cut": (cut, restore),
+    "silent towards the server": (silence_server, hear_server),
+    "silent towards the ToR": (silence_tor, hear_tor),
+    "both links cut": (each_link(cut), each_link(restore)),
+    "bgpd killed": (kills("bgpd"), starts("bgpd")),
+    "sessions cleared": (clear_sessions, nothing),
+    "uplink cut": (cut, restore),
+    "all uplinks cut": (each_uplink(cut), each_uplink(restore)),
+    "all flows deleted": (on_bridge("del-flows", "br0"), nothing),
+    "flow of nobody": (on_bridge("add-flow", "br0", "cookie=0xbad,priority=9999,icmp actions=drop"), nothing),
+    "stray port": (
+        vsctl(*["add-port", "br0", "rt999", "--", "set", "port", "rt999", "external_ids:owner=routed"]),
+        nothing,
+    ),
+    "port of somebody else": (
+        vsctl(*["add-port", "br0", "foreign0", "--", "set", "interface", "foreign0", "type=internal"]),
+        vsctl("--if-exists", "del-port", "br0", "foreign0"),
+    ),
+    "flows of a pod deleted": (delete_flows, nothing),
+    "wire deleted": (delete_wire, nothing),
+    "interface deleted": (in_pod("link", "delete", "eth0"), nothing),
+    "addresses flushed": (in_pod("address", "flush", "dev", "eth0"), nothing),
+}
+assert ACTIONS.keys() == KINDS.keys()
