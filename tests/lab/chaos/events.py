@@ -39,7 +39,7 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Something that breaks, and what it is done to: a server, a router, a link "node:interface", a pod "server/name"."""
+    """Something that breaks, and what it is done to: a node, a link "node:interface", a pod "server/name"."""
 
     kind: str
     target: str

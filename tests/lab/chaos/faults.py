@@ -139,7 +139,8 @@ def nft(scene: Scene, node: str, script: str) -> None:
 def silence(scene: Scene, node: str, device: str) -> None:
     """Drop what arrives at a device; it keeps its carrier."""
     hook = f"type filter hook ingress device {device} priority 0; policy drop;"
-    nft(scene, node, f"table netdev silent-{device} {{ chain arriving {{ {hook} }} }}")
+    lines = (f"add table netdev silent-{device}", f"add chain netdev silent-{device} arriving {{ {hook} }}")
+    nft(scene, node, "\n".join(lines))
 
 
 def member(scene: Scene, target: str) -> tuple[str, str]:

@@ -189,7 +189,7 @@ def _leaked(seen: Survey) -> Iterator[Finding]:
 
 
 def _stock(seen: Survey) -> Iterator[Finding]:
-    """Every slot is whole: on the bridge, in the server's namespace and in the slots'. A pod has a slot of the stock."""
+    """Every slot is whole: on the bridge, in the server's namespace and in the slots'; a pod has one of them."""
     for stock in seen.stocks:
         every = frozenset[int]().union(*stock.slots.values())
         for plane, slots in stock.slots.items():

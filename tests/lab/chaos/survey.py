@@ -68,8 +68,11 @@ class Surveyor:
         """The names that events can be about."""
         return Site({name: self._tors[name] for name in self._servers}, self._spines)
 
-    def look(self) -> Survey:
-        """Look at everything once. Raises what a node or an agent that does not answer makes of it."""
+    def look(self, *, agents: bool = True) -> Survey:
+        """Look at everything once, but for what agents say when they are not running.
+
+        Raises what a node or an agent that does not answer makes of it.
+        """
         live = tuple(
             Live(pod.id, server.name, tuple(map(str, pod.place.addresses)), int(pod.port.removeprefix("rt")))
             for server in self._servers.values()
@@ -77,7 +80,7 @@ class Surveyor:
         )
         with ThreadPoolExecutor(6) as pool:
             routers = pool.map(self._router, [*self._rack_of, *self._spines])
-            servers = list(pool.map(_Look, self._servers.values()))
+            servers = list(pool.map(lambda server: _Look(server, agents), self._servers.values()))
             tables, aggregates = zip(*routers, strict=True)
         return Survey(
             live,
@@ -191,19 +194,16 @@ class Surveyor:
 class _Look:
     """What one look at a server found."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, agents: bool) -> None:
         self.server = server
         self.things: list[Thing] = []
         self.tables: list[Table] = []
         self._rows = list(_ledger(server))
         self._container = {row.slot: row.container for row in self._rows}
         self._table(Plane.LEDGER, ((address, row.container) for row in self._rows for address in row.addresses))
-        agent = server.look("attachments")
-        self._table(Plane.AGENT, ((address, row["container"]) for row in agent for address in row["addresses"]))
-        for row in agent:
-            if row["state"] != "ready":
-                self._thing("agent's attachments", f"{row['container']} is {row['state']}: {row['error']}", "")
-        self._routes()
+        if agents:
+            self._agent()
+            self._routes()
         self._flows()
         self._pods()
         self._slots()
@@ -221,6 +221,14 @@ class _Look:
 
     def _json(self, *command: str) -> Any:
         return json.loads(self.server.node.run(command).stdout or "[]")
+
+    def _agent(self) -> None:
+        """The agent's own view of the attachments."""
+        rows = self.server.look("attachments")
+        self._table(Plane.AGENT, ((address, row["container"]) for row in rows for address in row["addresses"]))
+        for row in rows:
+            if row["state"] != "ready":
+                self._thing("agent's attachments", f"{row['container']} is {row['state']}: {row['error']}", "")
 
     def _routes(self) -> None:
         """The agent's adj-RIB-out, per ToR."""
