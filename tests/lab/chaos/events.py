@@ -50,6 +50,11 @@ class Fault:
         node, _, rest = self.target.replace("/", ":").partition(":")
         return rest if KINDS[self.kind].on == "link" else node
 
+    def clashes(self, other: Fault) -> bool:
+        """Whether one of the two would undo the other: they are about the same part of the same node."""
+        parts = {KINDS[self.kind].part, KINDS[other.kind].part}
+        return self.victim == other.victim and (len(parts) == 1 or EVERYTHING in parts)
+
     def __str__(self) -> str:
         return f"{self.kind}: {self.target}"
 
@@ -92,6 +97,8 @@ class Kind:
     weight: int = 2
 
 
+EVERYTHING = "everything"
+"""The part that all others belong to."""
 KINDS: Mapping[str, Kind] = {
     "agent killed": Kind("server", "agent", 4),
     "agent stopped": Kind("server", "agent", 3),
@@ -105,6 +112,7 @@ KINDS: Mapping[str, Kind] = {
     "silent towards the server": Kind("link", "links"),
     "silent towards the ToR": Kind("link", "links"),
     "both links cut": Kind("server", "links", 1),
+    "power lost": Kind("tor", EVERYTHING),
     "bgpd killed": Kind("router", "bgpd"),
     "sessions cleared": Kind("tor", "bgpd"),
     "uplink cut": Kind("uplink", "uplinks"),
@@ -154,7 +162,6 @@ class Draw:
 
     def _faults(self, busy: set[str]) -> tuple[Fault, ...]:
         found: list[Fault] = []
-        parts: set[tuple[str, str]] = set()
         for _ in range(self.random.choice((1, 1, 2, 2, 3))):
             names, weights = zip(*((name, kind.weight) for name, kind in KINDS.items()), strict=True)
             [name] = self.random.choices(names, weights)
@@ -162,9 +169,7 @@ class Draw:
             if not targets:
                 continue
             fault = Fault(name, self.random.choice(targets))
-            part = (KINDS[name].part, fault.victim)
-            if part not in parts:
-                parts.add(part)
+            if not any(fault.clashes(other) for other in found):
                 found.append(fault)
         return tuple(found)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from containerlab.agents import Agent
 from containerlab.errors import NodeError
+from containerlab.faults import kill, mute, revive, unmute
 from containerlab.lab import Lab
 from routed.domain.workload import AttachmentId
 from tests.fabric import eventually
@@ -83,14 +84,14 @@ def kill_agent_and_speaker(scene: Scene, target: str) -> None:
 
 
 def kills(*daemons: str) -> Action:
-    def kill(scene: Scene, target: str) -> None:
+    def kill_all(scene: Scene, target: str) -> None:
         node = scene.lab.node(target)
         for daemon in daemons:
             process = Path(f"/proc/{node.daemon_pid(daemon)}")
             node.kill_daemon(daemon)
             eventually(lambda process=process: not process.exists(), f"the end of {daemon}")
 
-    return kill
+    return kill_all
 
 
 def starts(*daemons: str) -> Action:
@@ -132,40 +133,35 @@ def each_uplink(action: Action) -> Action:
     return act
 
 
-def nft(scene: Scene, node: str, script: str) -> None:
-    scene.lab.node(node).run(["nft", "-f", "-"], input=script)
-
-
-def silence(scene: Scene, node: str, device: str) -> None:
-    """Drop what arrives at a device; it keeps its carrier."""
-    hook = f"type filter hook ingress device {device} priority 0; policy drop;"
-    lines = (f"add table netdev silent-{device}", f"add chain netdev silent-{device} arriving {{ {hook} }}")
-    nft(scene, node, "\n".join(lines))
-
-
-def member(scene: Scene, target: str) -> tuple[str, str]:
-    """Return a server and the device of its own that a link "tor:server" ends at."""
+def member(scene: Scene, target: str) -> str:
+    """Return the server's end of a link "tor:server"."""
     tor, _, name = target.partition(":")
-    return name, MEMBERS[scene.servers[name].tors.index(tor)]
-
-
-def silence_server(scene: Scene, target: str) -> None:
-    silence(scene, *member(scene, target))
-
-
-def hear_server(scene: Scene, target: str) -> None:
-    node, device = member(scene, target)
-    nft(scene, node, f"delete table netdev silent-{device}")
+    return f"{name}:{MEMBERS[scene.servers[name].tors.index(tor)]}"
 
 
 def silence_tor(scene: Scene, target: str) -> None:
-    node, _, device = target.partition(":")
-    silence(scene, node, device)
+    """Lose what the ToR sends to the server; both ends keep their carrier."""
+    mute(scene.lab, target)
 
 
 def hear_tor(scene: Scene, target: str) -> None:
-    node, _, device = target.partition(":")
-    nft(scene, node, f"delete table netdev silent-{device}")
+    unmute(scene.lab, target)
+
+
+def silence_server(scene: Scene, target: str) -> None:
+    mute(scene.lab, member(scene, target))
+
+
+def hear_server(scene: Scene, target: str) -> None:
+    unmute(scene.lab, member(scene, target))
+
+
+def power_off(scene: Scene, target: str) -> None:
+    kill(scene.lab, target)
+
+
+def power_on(scene: Scene, target: str) -> None:
+    revive(scene.lab, target)
 
 
 # ---- what somebody changes by hand
@@ -218,9 +214,10 @@ ACTIONS: Mapping[str, tuple[Action, Action]] = {
     "ovsdb-server killed": (kills("ovsdb-server"), starts("ovsdb-server")),
     "Open vSwitch killed": (kills("ovs-vswitchd", "ovsdb-server"), starts("ovsdb-server", "ovs-vswitchd")),
     "link cut": (cut, restore),
-    "silent towards the server": (silence_server, hear_server),
-    "silent towards the ToR": (silence_tor, hear_tor),
+    "silent towards the server": (silence_tor, hear_tor),
+    "silent towards the ToR": (silence_server, hear_server),
     "both links cut": (each_link(cut), each_link(restore)),
+    "power lost": (power_off, power_on),
     "bgpd killed": (kills("bgpd"), starts("bgpd")),
     "sessions cleared": (clear_sessions, nothing),
     "uplink cut": (cut, restore),

@@ -229,6 +229,9 @@ class _Look:
         for row in rows:
             if row["state"] != "ready":
                 self._thing("agent's attachments", f"{row['container']} is {row['state']}: {row['error']}", "")
+        for row in self.server.look("neighbors"):
+            if row["state"] != "established" or row["side"] != "good" or row["steers"]:
+                self._thing("sides", f"{row['tor']} is {row['state']}, {row['side']}: {row['side_reason']}", "")
 
     def _routes(self) -> None:
         """The agent's adj-RIB-out, per ToR."""
