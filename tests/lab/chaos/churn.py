@@ -6,6 +6,7 @@ same names, so that queued deletions and what is still on its way out get in the
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import threading
 import time
@@ -44,12 +45,13 @@ class Kubelet:
         calls = {
             "ADD": self._add,
             "ADD again": self._add_again,
+            "ADD and DEL at once": self._add_in_vain,
             "DEL": self._delete,
             "DEL twice": self._delete_twice,
             "namespace gone, then DEL": self._vanish,
             "namespace gone, then GC": self._forget,
         }
-        if churn.kind == "ADD":
+        if churn.kind in {"ADD", "ADD and DEL at once"}:
             self._make_netns(churn.pods)
         each(calls[churn.kind], churn.pods)
         if churn.kind == "namespace gone, then GC":
@@ -71,6 +73,21 @@ class Kubelet:
         self._insist(f"ADD {name} again", lambda: self._server.attach(before.netns))
         if self._pod(name).result.raw != before.result.raw:
             raise GaveUpError(f"{name}: another ADD answers {self._pod(name).result.raw}, not {before.result.raw}")
+
+    def _add_in_vain(self, name: str) -> None:
+        """DEL while the ADD is under way, as after a runtime's time limit; then once more, for whichever came last."""
+
+        def attempt(_: object) -> None:
+            with contextlib.suppress(CniError, subprocess.TimeoutExpired):
+                self._server.attach(NETNS / name)
+
+        def delete(_: object) -> None:
+            self._insist(f"DEL {name}", lambda: self._server.plugin.delete(self._id(name), NETNS / name))
+
+        each(lambda call: call(None), (attempt, delete))
+        delete(None)
+        self._server.pods.pop(self._id(name), None)
+        self._server.remove_netns([NETNS / name])
 
     def _delete(self, name: str) -> None:
         pod = self._pod(name)

@@ -14,6 +14,8 @@ POD_LIMIT = 12
 """Pods on a server; above, pods rather go than come."""
 CROWD = 6
 """Pods that come or go at once, at most."""
+HEAD_START_S = 0.3
+"""About what a crowd needs: faults strike in the middle of it."""
 LONGEST_S = 4.0
 """Longer than a BGP hold time's third, shorter than the restart time; what lasts longer is the failure matrix's."""
 
@@ -79,8 +81,8 @@ class Step:
     faults: tuple[Fault, ...]
     churns: tuple[Churn, ...]
     """About different pods."""
-    churn_first: bool
-    """The faults strike in the middle of it; else it begins when they have."""
+    head_start_s: float | None
+    """How long the churn goes on when the faults strike; None: it begins when they have."""
     lasts_s: float
     mended: tuple[Fault, ...]
     """The faults in the order in which they are undone."""
@@ -142,7 +144,7 @@ class Draw:
     def __iter__(self) -> Iterator[Step]:
         """Draw step after step; the first one only brings pods."""
         first = tuple(self._add(server, 3) for server in self.site.servers)
-        yield Step(0, (), first, churn_first=False, lasts_s=0.0, mended=())
+        yield Step(0, (), first, head_start_s=None, lasts_s=0.0, mended=())
         number = 0
         while True:
             number += 1
@@ -155,7 +157,7 @@ class Draw:
             number,
             faults,
             churns,
-            churn_first=self.random.random() < 0.4,
+            head_start_s=self.random.choice((None, round(self.random.uniform(0.0, HEAD_START_S), 2))),
             lasts_s=round(self.random.uniform(0.0, LONGEST_S), 1),
             mended=tuple(self.random.sample(faults, len(faults))),
         )
@@ -195,13 +197,11 @@ class Draw:
         for _ in range(self.random.randint(1, 4)):
             server = self.random.choice(self.site.servers)
             free = [pod for pod in self.pods[server] if pod not in busy]
-            kinds: list[tuple[Callable[[str, list[str]], Churn], int]] = [(self._more, 4)]
+            kinds: list[tuple[Callable[[str, list[str]], Churn], int]] = [(self._more, 4), (self._almost, 1)]
             if free:
                 kinds += [(self._less, 4), (self._again, 1)]
             if len(self.pods[server]) > POD_LIMIT:
                 del kinds[0]
-            if not kinds:
-                continue
             [make] = self.random.choices([kind for kind, _ in kinds], [weight for _, weight in kinds])
             churn = make(server, free)
             busy.update(churn.pods)
@@ -214,10 +214,17 @@ class Draw:
         return self._add(server, self.random.choice((1, 1, 2, CROWD)))
 
     def _add(self, server: str, number: int) -> Churn:
-        names = [f"p{self._named + index}" for index in range(number)]
-        self._named += number
+        names = self._names(number)
         self.pods.setdefault(server, []).extend(names)
-        return Churn("ADD", server, tuple(names))
+        return Churn("ADD", server, names)
+
+    def _almost(self, server: str, _free: list[str]) -> Churn:
+        return Churn("ADD and DEL at once", server, self._names(self.random.choice((1, 2, CROWD))))
+
+    def _names(self, number: int) -> tuple[str, ...]:
+        names = tuple(f"p{self._named + index}" for index in range(number))
+        self._named += number
+        return names
 
     def _less(self, server: str, free: list[str]) -> Churn:
         gone = self.random.sample(free, min(len(free), self.random.choice((1, 2, CROWD))))

@@ -40,6 +40,7 @@ class Invariant(StrEnum):
     AGGREGATED = "a pool with pods is known everywhere"
     HOST = "the host's own flows are as before"
     CONFIRMED = "CHECK confirms every pod"
+    SOUND = "no agent logged an error"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,8 @@ class Survey:
     """Router -> the pools that it has a route to."""
     host_flows: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Server -> flows and groups that belong to no pod."""
+    errors: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Server -> what its agents logged as errors: outages are warnings, so these are bugs."""
 
 
 def compare(seen: Survey, host_flows: Mapping[str, frozenset[str]]) -> list[Finding]:
@@ -132,6 +135,11 @@ def compare(seen: Survey, host_flows: Mapping[str, frozenset[str]]) -> list[Find
         *_stock(seen),
         *_aggregates(seen),
         *_host(seen, host_flows),
+        *(
+            Finding(Invariant.SOUND, "error", "log", server, line)
+            for server, log in seen.errors.items()
+            for line in log
+        ),
     ]
 
 

@@ -10,13 +10,13 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 
 from containerlab.errors import LabError
 from containerlab.lab import Lab
 from tests.lab.chaos.churn import GaveUpError, Kubelet
-from tests.lab.chaos.events import Step, draw
+from tests.lab.chaos.events import Churn, Step, draw
 from tests.lab.chaos.faults import Scene, mend, strike
 from tests.lab.chaos.invariants import Finding, compare
 from tests.lab.chaos.survey import Surveyor
@@ -98,14 +98,13 @@ class Run:
         """Let faults and churn happen at the same time, mend the faults, and wait until the kubelets are done."""
         self._mended.clear()
         with ThreadPoolExecutor(max(1, len(step.churns))) as pool:
-            begun = [
-                pool.submit(self._churn, step, number) for number in range(len(step.churns) if step.churn_first else 0)
-            ]
+            begun = [] if step.head_start_s is None else self._begin(pool, step)
+            time.sleep(step.head_start_s or 0)  # the churn's, before the faults strike
             try:
                 for fault in step.faults:
                     self._note(f"step {step.number}: {fault}")
                     strike(self._scene, fault)
-                begun += [pool.submit(self._churn, step, number) for number in range(len(begun), len(step.churns))]
+                begun = begun or self._begin(pool, step)
                 if step.faults:
                     time.sleep(step.lasts_s)  # this is how long the faults last
                 for fault in step.mended:
@@ -116,8 +115,10 @@ class Run:
             for churn in begun:
                 churn.result()
 
-    def _churn(self, step: Step, number: int) -> None:
-        churn = step.churns[number]
+    def _begin(self, pool: ThreadPoolExecutor, step: Step) -> list[Future[None]]:
+        return [pool.submit(self._churn, step, churn) for churn in step.churns]
+
+    def _churn(self, step: Step, churn: Churn) -> None:
         self._note(f"step {step.number}: {churn}")
         self._kubelets[churn.server].do(churn)
 

@@ -15,6 +15,7 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
+from containerlab.agents import LOG
 from containerlab.driver import CniError
 from containerlab.ping import ping
 from containerlab.probe import Flow
@@ -91,6 +92,7 @@ class Surveyor:
             pools=self._inhabitants(live),
             aggregates=dict(aggregates),
             host_flows={look.server.name: look.host_flows for look in servers},
+            errors={look.server.name: tuple(_errors(look.server)) for look in servers},
         )
 
     def unreachable(self) -> list[Finding]:
@@ -306,6 +308,17 @@ def _ledger(server: Server) -> Iterator[Row]:
             held = database.execute("SELECT attachment, address FROM addresses WHERE attachment IS NOT NULL").fetchall()
     for sequence, container, slot in rows:
         yield Row(container, slot, tuple(address for owner, address in held if owner == sequence))
+
+
+def _errors(server: Server) -> Iterator[str]:
+    """Return the lines of the agents' log that are errors, or no log lines at all: the traceback of one that ended."""
+    for line in server.node.path(LOG).read_text().splitlines():
+        try:
+            level = json.loads(line)["level"]
+        except ValueError:
+            level = "none"
+        if level not in {"debug", "info", "warning"}:
+            yield line
 
 
 def _numbers(pattern: re.Pattern[str], names: Iterable[str]) -> frozenset[int]:

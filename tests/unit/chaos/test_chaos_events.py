@@ -48,6 +48,8 @@ def test_pods_are_added_once_and_only_those_that_exist_are_touched(seed: int) ->
                 case "ADD":
                     assert not pods & there
                     there |= pods
+                case "ADD and DEL at once":
+                    assert not pods & there
                 case "ADD again":
                     assert pods <= before
                 case "GC":

@@ -181,3 +181,8 @@ def test_a_change_of_the_hosts_own_flows_is_found() -> None:
         (Invariant.HOST, "normal", Plane.FLOWS, "s12"),
         (Invariant.HOST, "drop", Plane.FLOWS, "s12"),
     }
+
+
+def test_an_error_in_an_agents_log_is_found() -> None:
+    found = compare(replace(healthy(), errors={"s11": ("Traceback",), "s12": ()}), HOST_FLOWS)
+    assert places(found) == {(Invariant.SOUND, "error", "log", "s11")}
