@@ -21,7 +21,7 @@ from tests.servers import Server, each
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
 SEED = 20
-SECONDS = 30
+SECONDS = 20
 
 
 def report(line: str) -> None:

@@ -32,7 +32,7 @@ class Kubelet:
     """Pods of one server. Its calls about different pods may run at the same time."""
 
     def __init__(self, server: Server, mended: threading.Event, note: Note) -> None:
-        """`mended` is set while nothing is broken on purpose; `note` takes a line for every call that failed."""
+        """`mended` is set while nothing is broken on purpose; `note` takes a line when a call fails."""
         self._server, self._mended, self._note = server, mended, note
         self._sandboxes = threading.Lock()
         """No runtime lets a GC overlap with the start of a sandbox (CNI 1.1, GC)."""
@@ -118,13 +118,15 @@ class Kubelet:
             self._server.plugin.gc((self._id(name), "eth0") for name in there)
 
     def _insist(self, what: str, call: Callable[[], object]) -> None:
-        """Call until it succeeds."""
-        deadline = None
+        """Call until it succeeds; every other reason for a failure is told once."""
+        deadline = told = None
         while True:
             try:
                 call()
             except (CniError, subprocess.TimeoutExpired) as error:
-                self._note(f"{self._server.name}: {what}: {error}")
+                if str(error) != told:
+                    told = str(error)
+                    self._note(f"{self._server.name}: {what}: {told}")
                 if self._mended.is_set():
                     deadline = deadline or time.monotonic() + DEADLINE_S
                     if time.monotonic() > deadline:
