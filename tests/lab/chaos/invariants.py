@@ -40,6 +40,7 @@ class Invariant(StrEnum):
     AGGREGATED = "a pool with pods is known everywhere"
     HOST = "the host's own flows are as before"
     CONFIRMED = "CHECK confirms every pod"
+    SEEN = "everything answers"
     SOUND = "no agent logged an error"
 
 

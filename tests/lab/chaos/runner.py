@@ -18,7 +18,7 @@ from containerlab.lab import Lab
 from tests.lab.chaos.churn import GaveUpError, Kubelet
 from tests.lab.chaos.events import Churn, Step, draw
 from tests.lab.chaos.faults import Scene, mend, strike
-from tests.lab.chaos.invariants import Finding, compare
+from tests.lab.chaos.invariants import Finding, Invariant, compare
 from tests.lab.chaos.survey import Surveyor
 from tests.servers import Server
 
@@ -57,6 +57,14 @@ class Verdict:
         return json.dumps(asdict(self), indent=1)
 
 
+class NotWellError(Exception):
+    """The lab did not become as it must be in time."""
+
+    def __init__(self, findings: list[Finding]) -> None:
+        super().__init__(f"{len(findings)} violations")
+        self.findings = findings
+
+
 class Run:
     """One run on one lab, all of whose servers have agents that serve, and no pods."""
 
@@ -81,14 +89,13 @@ class Run:
             steps.append(step)
             try:
                 self._play(step)
+                slowest_s = max(slowest_s, self._converge(step))
+            except NotWellError as error:
+                findings = error.findings
+                break
             except (GaveUpError, LabError, AssertionError) as error:
                 failure = f"step {step.number}: {error}"
                 break
-            mended = time.monotonic()
-            if findings := self._converge():
-                break
-            slowest_s = max(slowest_s, time.monotonic() - mended)
-            self._note(f"step {step.number}: all is well after {time.monotonic() - mended:.1f} s")
             if time.monotonic() - self._began > seconds:
                 break
         logs = {} if not findings and failure is None else dict(self._logs())
@@ -122,26 +129,25 @@ class Run:
         self._note(f"step {step.number}: {churn}")
         self._kubelets[churn.server].do(churn)
 
-    def _converge(self) -> list[Finding]:
-        """Look until everything is as it must be; returns what is not when that takes too long. NodeError."""
-        deadline = time.monotonic() + PATIENCE_S
-        while True:
-            try:
-                findings, blind = self._judge(), None
-            except BLIND as error:
-                findings, blind = [], error
-            if not findings and blind is None:
-                return []
-            if time.monotonic() > deadline:
-                if blind is not None:
-                    raise AssertionError(f"no full look within {PATIENCE_S} s: {blind!r}") from blind
-                return findings
+    def _converge(self, step: Step) -> float:
+        """Look until everything is as it must be; returns the seconds that it took. NotWellError when too many."""
+        mended, last = time.monotonic(), ""
+        while findings := self._judge():
+            last = f"; {findings[0]}, last of all"
+            if time.monotonic() - mended > PATIENCE_S:
+                raise NotWellError(findings)
             time.sleep(POLL_S)  # there is no event for "all of the fabric has settled"
+        took_s = time.monotonic() - mended
+        self._note(f"step {step.number}: all is well after {took_s:.1f} s{last}")
+        return took_s
 
     def _judge(self) -> list[Finding]:
         """Look at everything; the expensive looks only when the cheap ones find nothing."""
-        findings = compare(self._surveyor.look(), self._host_flows)
-        return findings or self._surveyor.unreachable() or self._surveyor.unconfirmed()
+        try:
+            findings = compare(self._surveyor.look(), self._host_flows)
+            return findings or self._surveyor.unreachable() or self._surveyor.unconfirmed()
+        except BLIND as error:
+            return [Finding(Invariant.SEEN, type(error).__name__, "look", "the lab", str(error))]
 
     def _logs(self) -> Iterator[tuple[str, str]]:
         for name, server in self._scene.servers.items():
