@@ -6,6 +6,7 @@ import contextlib
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from containerlab.agents import Agent
@@ -14,7 +15,7 @@ from containerlab.faults import kill, mute, revive, unmute
 from containerlab.lab import Lab
 from routed.domain.workload import AttachmentId
 from tests.fabric import eventually
-from tests.lab.chaos.events import KINDS, Fault
+from tests.lab.chaos.events import Fault
 from tests.servers import RACK, Server
 
 MEMBERS = ("etha", "ethb")
@@ -89,9 +90,13 @@ def kills(*daemons: str) -> Action:
         for daemon in daemons:
             process = Path(f"/proc/{node.daemon_pid(daemon)}")
             node.kill_daemon(daemon)
-            eventually(lambda process=process: not process.exists(), f"the end of {daemon}")
+            eventually(partial(_is_gone, process), f"the end of {daemon}")
 
     return kill_all
+
+
+def _is_gone(process: Path) -> bool:
+    return not process.exists()
 
 
 def starts(*daemons: str) -> Action:
@@ -237,4 +242,4 @@ ACTIONS: Mapping[str, tuple[Action, Action]] = {
     "interface deleted": (in_pod("link", "delete", "eth0"), nothing),
     "addresses flushed": (in_pod("address", "flush", "dev", "eth0"), nothing),
 }
-assert ACTIONS.keys() == KINDS.keys()
+"""Kind of fault -> how it is done and how it is undone."""
