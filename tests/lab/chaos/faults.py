@@ -18,6 +18,8 @@ from tests.fabric import eventually
 from tests.lab.chaos.events import Fault
 from tests.servers import RACK, Server
 
+SLOTS = "/run/routed/slots"
+FLAPS = 5
 MEMBERS = ("etha", "ethb")
 """A server's links to its ToRs, in their order."""
 
@@ -107,6 +109,31 @@ def starts(*daemons: str) -> Action:
     return start
 
 
+def signals(daemon: str, number: signal.Signals) -> Action:
+    def send(scene: Scene, target: str) -> None:
+        scene.lab.node(target).kill_daemon(daemon, number)
+
+    return send
+
+
+def hang_agent(scene: Scene, target: str) -> None:
+    """Stop the process where it stands; its sockets still take calls."""
+    server = scene.servers[target]
+    server.node.run(["kill", "-STOP", str(server.agent.pid)])
+
+
+def wake_agent(scene: Scene, target: str) -> None:
+    server = scene.servers[target]
+    server.node.run(["kill", "-CONT", str(server.agent.pid)])
+
+
+def hang_speaker(scene: Scene, target: str) -> None:
+    """Stop ExaBGP for ever; it may be dead already when another fault hit its agent."""
+    server = scene.servers[target]
+    with contextlib.suppress(NodeError):
+        server.node.run(["kill", "-STOP", str(server.agent.speaker_pid())], check=False)
+
+
 def clear_sessions(scene: Scene, target: str) -> None:
     scene.lab.vtysh(target, "clear bgp *")
 
@@ -120,6 +147,13 @@ def cut(scene: Scene, target: str) -> None:
 
 def restore(scene: Scene, target: str) -> None:
     scene.lab.restore(target)
+
+
+def flap(scene: Scene, target: str) -> None:
+    """Cut a link and mend it at once, again and again."""
+    for _ in range(FLAPS):
+        cut(scene, target)
+        restore(scene, target)
 
 
 def each_link(action: Action) -> Action:
@@ -209,11 +243,22 @@ def in_pod(*command: str) -> Action:
     return act
 
 
+def unmount_slots(scene: Scene, target: str) -> None:
+    """Take the slots' namespace off its file; it lives on while somebody has it open."""
+    scene.lab.node(target).run(["umount", SLOTS], check=False)
+
+
 ACTIONS: Mapping[str, tuple[Action, Action]] = {
     "agent killed": (kill_agent, start_agent),
     "agent stopped": (stop_agent, start_agent),
     "agent and ExaBGP killed": (kill_agent_and_speaker, start_agent),
     "agent killed and started": (kill_and_start_agent, nothing),
+    "agent hangs": (hang_agent, wake_agent),
+    "ExaBGP hangs": (hang_speaker, nothing),
+    "vswitchd hangs": (signals("ovs-vswitchd", signal.SIGSTOP), signals("ovs-vswitchd", signal.SIGCONT)),
+    "ovsdb-server hangs": (signals("ovsdb-server", signal.SIGSTOP), signals("ovsdb-server", signal.SIGCONT)),
+    "link flaps": (flap, nothing),
+    "slots unmounted": (unmount_slots, nothing),
     "ExaBGP killed": (kill_speaker, nothing),
     "vswitchd killed": (kills("ovs-vswitchd"), starts("ovs-vswitchd")),
     "ovsdb-server killed": (kills("ovsdb-server"), starts("ovsdb-server")),
