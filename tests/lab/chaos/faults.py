@@ -13,10 +13,9 @@ from containerlab.agents import Agent
 from containerlab.errors import NodeError
 from containerlab.faults import kill, mute, revive, unmute
 from containerlab.lab import Lab
-from routed.domain.workload import AttachmentId
 from tests.fabric import eventually
 from tests.lab.chaos.events import Fault
-from tests.servers import RACK, Server
+from tests.servers import RACK, Pod, Server
 
 SLOTS = "/run/routed/slots"
 FLAPS = 5
@@ -31,10 +30,10 @@ class Scene:
     lab: Lab
     servers: Mapping[str, Server]
 
-    def pod(self, target: str) -> tuple[Server, AttachmentId]:
-        """Return a pod's server and its attachment."""
-        name, _, pod = target.partition("/")
-        return self.servers[name], AttachmentId(f"{name}-{pod}", "eth0")
+    def pod(self, target: str) -> tuple[Server, Pod]:
+        """Return the pod "server/name", and its server."""
+        server, _, name = target.partition("/")
+        return self.servers[server], self.servers[server].pods[f"{server}-{name}"]
 
 
 Action = Callable[[Scene, str], None]
@@ -215,9 +214,8 @@ def on_bridge(*arguments: str) -> Action:
 
 
 def delete_flows(scene: Scene, target: str) -> None:
-    server, attachment = scene.pod(target)
-    address = server.pods[attachment.container_id].address(4)
-    on_bridge("del-flows", "br0", f"table=40,ip,nw_dst={address}")(scene, server.name)
+    server, pod = scene.pod(target)
+    on_bridge("del-flows", "br0", f"table=40,ip,nw_dst={pod.address(4)}")(scene, server.name)
 
 
 def vsctl(*arguments: str) -> Action:
@@ -229,16 +227,15 @@ def vsctl(*arguments: str) -> Action:
 
 
 def delete_wire(scene: Scene, target: str) -> None:
-    server, attachment = scene.pod(target)
-    server.node.run(["ip", "link", "delete", server.pods[attachment.container_id].port], check=False)
+    server, pod = scene.pod(target)
+    server.node.run(["ip", "link", "delete", pod.port], check=False)
 
 
 def in_pod(*command: str) -> Action:
     def act(scene: Scene, target: str) -> None:
         """Change something in a pod, if another fault has left it there."""
-        server, attachment = scene.pod(target)
-        netns = server.pods[attachment.container_id].netns
-        server.node.run(["nsenter", f"--net={netns}", "ip", *command], check=False)
+        server, pod = scene.pod(target)
+        server.node.run(["nsenter", f"--net={pod.netns}", "ip", *command], check=False)
 
     return act
 
