@@ -20,8 +20,9 @@ from tests.servers import Server, each
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
-SEED = 20
-SECONDS = 20
+SEED = 543
+"""Its first steps have much in little time: agent, ExaBGP and switch killed, links cut and silent, slots unmounted."""
+STEPS = 4
 
 
 def report(line: str) -> None:
@@ -83,6 +84,6 @@ def test_what_is_broken_by_hand_is_found(chaos_lab: tuple[Lab, Mapping[str, Serv
 
 def test_after_faults_and_churn_everything_is_as_it_must_be(chaos_lab: tuple[Lab, Mapping[str, Server]]) -> None:
     lab, servers = chaos_lab
-    verdict = Run(lab, servers, SEED, report).play(SECONDS)
+    verdict = Run(lab, servers, SEED, report).play(0, STEPS)
     assert verdict.good, "\n".join([f"seed {SEED}", str(verdict.failure), *map(str, verdict.findings)])
-    assert sum(len(step.faults) for step in verdict.steps), "something was broken"
+    assert len(verdict.steps) == STEPS

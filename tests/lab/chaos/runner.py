@@ -77,8 +77,8 @@ class Run:
         self._began = time.monotonic()
         self._kubelets = {name: Kubelet(server, self._mended, self._note) for name, server in servers.items()}
 
-    def play(self, seconds: float) -> Verdict:
-        """Play steps until one ends after so many seconds, or something is wrong."""
+    def play(self, seconds: float, least_steps: int = 1) -> Verdict:
+        """Play so many steps and on until one ends after so many seconds, or something is wrong."""
         self._began = time.monotonic()
         self._host_flows = self._surveyor.look().host_flows
         steps: list[Step] = []
@@ -96,7 +96,7 @@ class Run:
             except (GaveUpError, LabError, AssertionError) as error:
                 failure = f"step {step.number}: {error}"
                 break
-            if time.monotonic() - self._began > seconds:
+            if len(steps) >= least_steps and time.monotonic() - self._began > seconds:
                 break
         logs = {} if not findings and failure is None else dict(self._logs())
         return Verdict(self._seed, tuple(steps), tuple(findings), failure, slowest_s, logs)
