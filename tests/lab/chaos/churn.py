@@ -77,15 +77,15 @@ class Kubelet:
     def _add_in_vain(self, name: str) -> None:
         """DEL while the ADD is under way, as after a runtime's time limit; then once more, for whichever came last."""
 
-        def attempt(_: object) -> None:
+        def attempt() -> None:
             with contextlib.suppress(CniError, subprocess.TimeoutExpired):
                 self._server.attach(NETNS / name)
 
-        def delete(_: object) -> None:
+        def delete() -> None:
             self._insist(f"DEL {name}", lambda: self._server.plugin.delete(self._id(name), NETNS / name))
 
-        each(lambda call: call(None), (attempt, delete))
-        delete(None)
+        each(lambda call: call(), (attempt, delete))
+        delete()
         self._server.pods.pop(self._id(name), None)
         self._server.remove_netns([NETNS / name])
 
