@@ -14,6 +14,7 @@ from rich.console import Console
 
 from containerlab.errors import LabError
 from containerlab.lab import Lab
+from containerlab.runners import Runner, find, named
 from containerlab.status import collect, page
 from containerlab.topology import TWO_RACKS, load
 
@@ -44,11 +45,15 @@ def _root() -> None:
 
 
 @app.command()
-def up(topology: TopologyOption = TWO_RACKS, name: NameOption = None) -> None:
+def up(
+    topology: TopologyOption = TWO_RACKS,
+    name: NameOption = None,
+    runner: Annotated[Runner, typer.Option(help="Who realises the file.")] = Runner.netns,
+) -> None:
     """Bring a lab up and wait until every node is healthy."""
     _root()
     start = time.monotonic()
-    lab = Lab.up(
+    lab = runner.lab.up(
         topology, name=name, report=lambda line: print(f"{time.monotonic() - start:5.1f} s  {line}", flush=True)
     )
     option = "" if lab.name == DEFAULT_NAME else f" --name {lab.name}"
@@ -72,7 +77,7 @@ def down(
     """Take a lab down: also what a crash left, and again when nothing is there."""
     _root()
     for each in Lab.names() if everything else [name]:
-        Lab.named(each).down()
+        named(each).down()
         print(f"lab {each} is down")
 
 
@@ -82,7 +87,7 @@ def status(
 ) -> None:
     """Show bonds, BGP sessions and routes on one page."""
     _root()
-    found = collect(Lab.find(name))
+    found = collect(find(name))
     if output is Output.json:
         print(found.as_json())
     else:
@@ -97,7 +102,7 @@ def exec_(
 ) -> None:
     """Run a command inside a node, with your terminal."""
     _root()
-    Lab.find(name).node(node).exec(command)
+    find(name).node(node).exec(command)
 
 
 @app.command()

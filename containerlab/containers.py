@@ -1,0 +1,151 @@
+"""Labs by containerlab itself: the same topology file, its nodes as Docker containers, the same `Lab` to work with them.
+
+Owns what containerlab needs: its program (fetch.sh), a Docker (docker.sh), the images (images/build.sh), and a copy of the
+topology file under the lab's name. A container's namespaces are entered as a node's are, never by `docker exec`. Source:
+containerlab 0.79, https://containerlab.dev/manual/topo-def-file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from containerlab.errors import LabError, NodeError
+from containerlab.lab import Lab
+from containerlab.node import Node
+from containerlab.topology import Topology
+
+HERE = Path(__file__).parent
+NEEDED = ("docker", "go", "debootstrap")
+PLUGIN = Path("/opt/cni/bin/routed")
+
+
+class Container(Node):
+    """A node that is a container."""
+
+    plugin = PLUGIN
+
+    @classmethod
+    def adopt(cls, folder: Path, host: str, name: str) -> Container:
+        """Note a container of a lab that was deployed. NodeError when there is none of that name."""
+        found = json.loads(_run(["docker", "--host", host, "inspect", name]))[0]
+        environment = dict(variable.split("=", 1) for variable in found["Config"]["Env"])
+        document = {
+            "name": folder.name,
+            "group": found["Config"]["Labels"]["clab-node-group"],
+            "env": {"HOME": "/root", "HOSTNAME": folder.name, **environment},
+            "host": host,
+            "container": found["Id"],
+            "pid": found["State"]["Pid"],
+        }
+        folder.mkdir(mode=0o700, exist_ok=True)
+        (folder / "spec.json").write_text(json.dumps(document, indent=1))
+        return cls(folder)
+
+    @property
+    def pid(self) -> int:
+        """The container's init, as the host counts. NodeError when the container has stopped."""
+        spec = self.spec
+        pid = int(spec["pid"])
+        try:
+            groups = Path(f"/proc/{pid}/cgroup").read_text()
+        except OSError:
+            groups = ""
+        if spec["container"] not in groups:  # the number may be another process's by now
+            raise NodeError(f"{self.name} stopped; its last words:\n{self.last_words()}")
+        return pid
+
+    def last_words(self) -> str:
+        """Return the end of what the entrypoint printed."""
+        done = self._docker("logs", "--tail", "20")
+        return (done.stdout + done.stderr).strip()
+
+    def stop(self) -> None:
+        """Remove the container; nothing to do when it is gone already."""
+        if (self.folder / "spec.json").exists():
+            self._docker("rm", "--force")
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _docker(self, *words: str) -> subprocess.CompletedProcess[str]:
+        spec = self.spec
+        command = ["docker", "--host", spec["host"], *words, spec["container"]]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+class ContainerLab(Lab):
+    """A lab that containerlab deployed."""
+
+    node_type = Container
+
+    @staticmethod
+    def obstacle() -> str | None:
+        """Return why no such lab can run on this machine, as far as that is known without a try; None when it can."""
+        missing = [program for program in NEEDED if shutil.which(program) is None]
+        return f"containerlab needs {', '.join(missing)}: not installed" if missing else None
+
+    def _build(self, plan: Topology) -> None:
+        if (obstacle := self.obstacle()) is not None:
+            raise LabError(obstacle)
+        self.report(f"{self.name}: preparing containerlab, Docker and the images")
+        program = _run([HERE / "fetch.sh"]).strip()
+        host = _run([HERE / "docker.sh", "start"]).strip()
+        self._write_document(plan, runner="containerlab", program=program, host=host)
+        _run([HERE / "images" / "build.sh"], DOCKER_HOST=host)
+        copy = _renamed(plan, self.name)
+        self._topology.write_text(yaml.safe_dump(copy, sort_keys=False))
+        self.report(f"{self.name}: containerlab deploys {len(plan.nodes)} nodes and {len(plan.links)} links")
+        self._containerlab("deploy")
+        for name in plan.nodes:
+            Container.adopt(self.folder / name, host, f"clab-{self.name}-{name}")
+
+    def down(self) -> None:
+        """Have containerlab destroy the lab, then remove what is left of it, also when nothing is there."""
+        if self._topology.exists():
+            self._containerlab("destroy", "--cleanup")
+        super().down()
+        _run([HERE / "docker.sh", "stop"])
+
+    @property
+    def _topology(self) -> Path:
+        return self.folder / f"{self.name}.clab.yml"
+
+    def _containerlab(self, verb: str, *options: str) -> None:
+        document = self._document()
+        environment = {"DOCKER_HOST": document["host"], "CLAB_VERSION_CHECK": "disable"}
+        said = _run([document["program"], verb, *options, "-t", self._topology], **environment)
+        (self.folder / f"{verb}.log").write_text(said)
+
+
+def _renamed(plan: Topology, name: str) -> dict[str, Any]:
+    """Return the topology file under another name and for another place: `destroy` knows the name only from there."""
+    document: dict[str, Any] = yaml.safe_load(plan.path.read_text())
+    body = document["topology"]
+    levels = (body.get("defaults"), *body.get("kinds", {}).values(), *body.get("groups", {}).values(), *body["nodes"].values())
+    for level in levels:
+        if level and "binds" in level:
+            level["binds"] = [str(plan.path.parent / bind) for bind in level["binds"]]
+    return {**document, "name": name}
+
+
+def _run(command: Sequence[str | Path], **environment: str) -> str:
+    """Run a program of the machine and return what it prints; LabError with all of its words when it fails."""
+    done = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+        start_new_session=True,  # an interrupt from the terminal is for the runner
+    )
+    if done.returncode:
+        words = " ".join(str(word) for word in command)
+        raise LabError(f"{words}: exit {done.returncode}:\n{(done.stdout + done.stderr).strip()}")
+    return done.stdout
