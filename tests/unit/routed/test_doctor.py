@@ -83,8 +83,17 @@ NETWORK = Network(
     sysctls=sysctls(),
 )
 SESSIONS = tuple(
-    {"tor": name, "address": address, "state": "established", "reason": None}
-    for name, address in (("r1a", "10.255.1.1"), ("r1b", "10.255.1.2"))
+    {
+        "tor": name,
+        "address": address,
+        "state": "established",
+        "reason": None,
+        "member": member,
+        "side": "good",
+        "side_reason": None,
+        "steers": False,
+    }
+    for name, address, member in (("r1a", "10.255.1.1", "etha"), ("r1b", "10.255.1.2", "ethb"))
 )
 
 
@@ -199,8 +208,14 @@ def test_a_healthy_server_has_only_good_findings() -> None:
     assert len({one.check for one in findings}) == len(findings)
 
 
+def no_members(rack: dict[str, Any]) -> None:
+    rack["bridge"] |= {"members": []}
+    rack["steering"] = None
+
+
 def single_link(rack: dict[str, Any]) -> None:
-    rack["bridge"] |= {"members": [], "uplink": "etha"}
+    no_members(rack)
+    rack["bridge"] |= {"uplink": "etha"}
 
 
 def one_tor(rack: dict[str, Any]) -> None:
@@ -251,7 +266,7 @@ def test_is_fine(edit: Edit, check: str, found: str) -> None:
         (plugged(lacp_current=False), "lacp", "behind ethb", "`ovs-appctl lacp/show bond0`"),
         (bond(partner="00:00:00:00:00:00"), "lacp", "no LACP partner", "`cat /proc/net/bonding/bond0`"),
         (
-            both(bond(), with_file(lambda rack: rack["bridge"].update(members=[]))),
+            both(bond(), with_file(no_members)),
             "uplink",
             "only one ToR hears",
             "set bridge.members: [etha, ethb]",
@@ -329,6 +344,22 @@ def test_is_fine(edit: Edit, check: str, found: str) -> None:
 def test_is_found_and_told_what_to_do(edit: Edit, check: str, found: str, command: str) -> None:
     got = finding(edit(healthy()), check)
     assert got.level is (Level.WARNING if "ICMP" in command else Level.ERROR)
+    assert found in got.found
+    assert command in got.advice
+
+
+@pytest.mark.parametrize(
+    ("edit", "check", "found", "command"),
+    [
+        (with_session(side="cut", side_reason="no carrier"), "side r1a", "cut: no carrier", "between etha and r1a"),
+        (with_session(side="silent", side_reason="no BGP session"), "side r1a", "silent", "`bgp r1a` above"),
+        (with_session(side="holding"), "side r1a", "holding", "well for steering.hold_s"),
+        (with_file(lambda rack: rack.update(steering=None)), "steering", "off", "set steering"),
+    ],
+)
+def test_a_side_that_is_steered_around_is_a_warning(edit: Edit, check: str, found: str, command: str) -> None:
+    got = finding(edit(healthy()), check)
+    assert got.level is Level.WARNING
     assert found in got.found
     assert command in got.advice
 
@@ -455,7 +486,7 @@ def doctor(rack: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_new_server_with_nothing_on_it_is_told_so(tmp_path: Path) -> None:
     document = yaml.safe_load(EXAMPLE.read_text())
-    document["bridge"] = {"name": "nobridge", "uplink": "nouplink"}
+    document |= {"bridge": {"name": "nobridge", "uplink": "nouplink"}, "steering": None}
     document["paths"] = {name: str(tmp_path / name) for name in ("state", "run", "ovs")}
     document["cni"]["socket"] = str(tmp_path / "cni.sock")
     rack = tmp_path / "rack.yaml"
