@@ -13,6 +13,8 @@ import typer
 from rich.console import Console
 
 from containerlab.errors import LabError
+from containerlab.generate import write
+from containerlab.graph import mermaid
 from containerlab.lab import Lab
 from containerlab.runners import Runner, find, named
 from containerlab.status import collect, page
@@ -106,13 +108,22 @@ def exec_(
 
 
 @app.command()
+def generate(
+    output: Annotated[Path, typer.Option(help="Folder to write to.")],
+    racks: Annotated[int, typer.Option(help="How many racks, each with two ToRs.")] = 3,
+    servers: Annotated[int, typer.Option(help="How many servers in each rack.")] = 4,
+    name: NameOption = None,
+) -> None:
+    """Write a fabric of another size: topology, router configurations, rack files."""
+    path = write(output, name or f"racks-{racks}x{servers}", racks, servers)
+    print(f"{path}: {racks} racks, {racks * servers} servers. Bring it up:")
+    print(f"  python -m containerlab up -t {path}")
+
+
+@app.command()
 def graph(topology: TopologyOption = TWO_RACKS) -> None:
     """Print the topology as a Mermaid diagram."""
-    plan = load(topology)
-    print("graph TD")
-    for link in plan.links:
-        left, right = link.ends
-        print(f'  {left.node} ---|"{left.interface} : {right.interface}"| {right.node}')
+    print(mermaid(load(topology)))
 
 
 def main() -> int:

@@ -208,14 +208,16 @@ def _node(folder: Path, body: _Body, name: str, problems: list[str]) -> NodeSpec
 
 
 def _image(folder: Path, name: str, image: str | None, problems: list[str]) -> Path:
-    """Find what an image runs: image `anything/tor:tag` is the folder `images/tor` beside the topology file."""
+    """Find what an image runs: `anything/tor:tag` is the folder `images/tor`, beside the topology file or this one."""
     if image is None:
         problems.append(f"topology.nodes.{name}.image: missing, here and in its group")
         return folder
-    source = folder / "images" / image.rpartition("/")[2].partition(":")[0]
-    if not (source / "start.sh").is_file():
-        problems.append(f"topology.nodes.{name}.image: {image}: there is no {source / 'start.sh'}")
-    return source
+    script = Path("images", image.rpartition("/")[2].partition(":")[0], "start.sh")
+    places = (folder, TWO_RACKS.parent)
+    source = next((place for place in places if (place / script).is_file()), None)
+    if source is None:
+        problems.append(f"topology.nodes.{name}.image: {image}: there is no {folder / script}")
+    return (source or folder) / script.parent
 
 
 def _binds(folder: Path, name: str, binds: Iterable[str], problems: list[str]) -> tuple[Bind, ...]:
