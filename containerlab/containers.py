@@ -1,8 +1,8 @@
-"""Labs by containerlab itself: the same topology file, its nodes as Docker containers, the same `Lab` to work with them.
+"""Labs by containerlab itself: the same topology file, its nodes as Docker containers, the same `Lab` to use them.
 
-Owns what containerlab needs: its program (fetch.sh), a Docker (docker.sh), the images (images/build.sh), and a copy of the
-topology file under the lab's name. A container's namespaces are entered as a node's are, never by `docker exec`. Source:
-containerlab 0.79, https://containerlab.dev/manual/topo-def-file.
+Owns what containerlab needs: its program (fetch.sh), a Docker (docker.sh), the images (images/build.sh), and a copy of
+the topology file under the lab's name. A container's namespaces are entered as a node's are, never by `docker exec`.
+Source: containerlab 0.79, https://containerlab.dev/manual/topo-def-file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from containerlab.errors import LabError, NodeError
-from containerlab.lab import Lab
+from containerlab.lab import STATE, Lab
 from containerlab.node import Node
 from containerlab.topology import Topology
 
@@ -34,8 +34,8 @@ class Container(Node):
 
     @classmethod
     def adopt(cls, folder: Path, host: str, name: str) -> Container:
-        """Note a container of a lab that was deployed. NodeError when there is none of that name."""
-        found = json.loads(_run(["docker", "--host", host, "inspect", name]))[0]
+        """Note a container of a lab that was deployed. LabError when there is none of that name."""
+        found = _inspect(host, name)
         environment = dict(variable.split("=", 1) for variable in found["Config"]["Env"])
         document = {
             "name": folder.name,
@@ -48,6 +48,10 @@ class Container(Node):
         folder.mkdir(mode=0o700, exist_ok=True)
         (folder / "spec.json").write_text(json.dumps(document, indent=1))
         return cls(folder)
+
+    def inspect(self) -> dict[str, Any]:
+        """Return what Docker says of it. LabError when it is gone."""
+        return _inspect(self.spec["host"], self.spec["container"])
 
     @property
     def pid(self) -> int:
@@ -86,20 +90,26 @@ class ContainerLab(Lab):
 
     @staticmethod
     def obstacle() -> str | None:
-        """Return why no such lab can run on this machine, as far as that is known without a try; None when it can."""
+        """Return why no such lab can run on this machine; None when it can, and Docker runs then."""
         missing = [program for program in NEEDED if shutil.which(program) is None]
-        return f"containerlab needs {', '.join(missing)}: not installed" if missing else None
+        if missing:
+            return f"containerlab needs {', '.join(missing)}: not installed"
+        try:
+            _docker_host()
+        except LabError as error:
+            return str(error)
+        return None
 
     def _build(self, plan: Topology) -> None:
         if (obstacle := self.obstacle()) is not None:
             raise LabError(obstacle)
-        self.report(f"{self.name}: preparing containerlab, Docker and the images")
+        host = _docker_host()
+        self._write_document(plan, runner="containerlab", host=host)
+        self.report(f"{self.name}: preparing containerlab and the images")
         program = _run([HERE / "fetch.sh"]).strip()
-        host = _run([HERE / "docker.sh", "start"]).strip()
-        self._write_document(plan, runner="containerlab", program=program, host=host)
         _run([HERE / "images" / "build.sh"], DOCKER_HOST=host)
-        copy = _renamed(plan, self.name)
-        self._topology.write_text(yaml.safe_dump(copy, sort_keys=False))
+        self._write_document(plan, runner="containerlab", host=host, program=program)
+        self._topology.write_text(yaml.safe_dump(renamed(plan, self.name), sort_keys=False))
         self.report(f"{self.name}: containerlab deploys {len(plan.nodes)} nodes and {len(plan.links)} links")
         self._containerlab("deploy")
         for name in plan.nodes:
@@ -110,7 +120,9 @@ class ContainerLab(Lab):
         if self._topology.exists():
             self._containerlab("destroy", "--cleanup")
         super().down()
-        _run([HERE / "docker.sh", "stop"])
+        others = (json.loads(path.read_text()) for path in STATE.glob("*/lab.json"))
+        if not any(other.get("runner") == "containerlab" for other in others):
+            _run([HERE / "docker.sh", "stop"])
 
     @property
     def _topology(self) -> Path:
@@ -123,15 +135,26 @@ class ContainerLab(Lab):
         (self.folder / f"{verb}.log").write_text(said)
 
 
-def _renamed(plan: Topology, name: str) -> dict[str, Any]:
+def renamed(plan: Topology, name: str) -> dict[str, Any]:
     """Return the topology file under another name and for another place: `destroy` knows the name only from there."""
     document: dict[str, Any] = yaml.safe_load(plan.path.read_text())
     body = document["topology"]
-    levels = (body.get("defaults"), *body.get("kinds", {}).values(), *body.get("groups", {}).values(), *body["nodes"].values())
+    levels = [body.get("defaults")]
+    for section in ("kinds", "groups", "nodes"):
+        levels += body.get(section, {}).values()
     for level in levels:
         if level and "binds" in level:
             level["binds"] = [str(plan.path.parent / bind) for bind in level["binds"]]
     return {**document, "name": name}
+
+
+def _inspect(host: str, name: str) -> dict[str, Any]:
+    found: list[dict[str, Any]] = json.loads(_run(["docker", "--host", host, "inspect", "--type", "container", name]))
+    return found[0]
+
+
+def _docker_host() -> str:
+    return _run([HERE / "docker.sh", "start"]).strip()
 
 
 def _run(command: Sequence[str | Path], **environment: str) -> str:

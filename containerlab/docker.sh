@@ -1,6 +1,6 @@
 #!/bin/bash
 # A Docker for the containerlab runner: `docker.sh start` prints the DOCKER_HOST to use, `docker.sh stop` ends what start
-# started. Where a Docker answers already it is used as it is, and stop does nothing.
+# started, when no container runs on it (or with --all). Where a Docker answers already it is used as it is, and stop does nothing.
 #
 # Otherwise dockerd runs here for this checkout alone: images and layers in build/docker, sockets and state below /run. It
 # makes no bridge and no firewall rule, since nodes have no network but their links; so it never meets another Docker.
@@ -44,9 +44,15 @@ start() {
     echo "$own"
 }
 
-stop() { # a lab that runs keeps it
+stop() { # [--all]: containers that run keep it, unless all are to go
     running || return 0
-    if answers "$own" && [ -n "$(docker --host "$own" ps --quiet)" ]; then return 0; fi
+    local containers=
+    if answers "$own"; then containers=$(docker --host "$own" ps --quiet); fi
+    if [ -n "$containers" ]; then
+        [ "${1:-}" = --all ] || return 0
+        # shellcheck disable=SC2086 # one word per container
+        docker --host "$own" rm --force $containers >/dev/null
+    fi
     local pid
     pid=$(cat "$run/pid")
     kill "$pid"
@@ -59,9 +65,10 @@ mkdir -p build
 exec 9>build/docker.lock # one at a time
 flock 9
 case ${1:-} in
-    start | stop) "$1" ;;
+    start) start ;;
+    stop) stop "${2:-}" ;;
     *)
-        echo "docker.sh: start or stop" >&2
+        echo "docker.sh: start, stop or stop --all" >&2
         exit 2
         ;;
 esac

@@ -1,4 +1,4 @@
-"""The picture of a topology, as a Mermaid diagram: a box for each node, a line for each cable, its ends written on it."""
+"""The picture of a topology, as a Mermaid diagram: a box per node, a line per cable with its ends written on it."""
 
 from __future__ import annotations
 

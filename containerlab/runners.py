@@ -34,5 +34,5 @@ def named(name: str) -> Lab:
 def _runner_of(name: str) -> Runner:
     for path in (STATE / name / "lab.json", *STATE.glob(f"{name}~*/lab.json")):
         if path.exists():
-            return Runner(json.loads(path.read_text())["runner"])
+            return Runner(json.loads(path.read_text()).get("runner", Runner.netns))
     return Runner.netns

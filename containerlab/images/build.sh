@@ -1,5 +1,5 @@
 #!/bin/bash
-# Build the images of the nodes, routed-lab/{spine,tor,server}, with the Docker that DOCKER_HOST names.
+# Build the images of the nodes, routed-lab/{spine,tor,server}, with the Docker that DOCKER_HOST names (`make images`).
 #   BASE    image to build on; without it a Debian 12 is made by debootstrap, once per machine
 #   MIRROR  for debootstrap; without it, its own choice
 # Packages come from the Debian mirrors of the base image, the agent's libraries from the package index of pip, checked
