@@ -118,6 +118,7 @@ class ContainerLab(Lab):
     def down(self) -> None:
         """Have containerlab destroy the lab, then remove what is left of it, also when nothing is there."""
         if self._topology.exists():
+            _docker_host()  # after a crash of Docker its containers wait for the next
             self._containerlab("destroy", "--cleanup")
         super().down()
         others = (json.loads(path.read_text()) for path in STATE.glob("*/lab.json"))
