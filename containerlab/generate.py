@@ -1,7 +1,8 @@
 """A fabric of any size, in the shape of two-racks.clab.yml: topology, router configurations, rack files.
 
-Owns the plan of names and numbers (docs/fabric.md, "Addresses"); the routers' texts are in templates/. Two racks of two
-servers are what lies beside this file, written out: a test keeps the two equal. Never starts anything.
+Owns the plan of names and numbers (docs/fabric.md, "More racks, more servers"); the texts are in templates/, and the
+ToRs' are what `routed tor-config` makes of the rack files. Two racks of two servers are what lies beside this file: a
+test keeps the two equal. Never starts anything.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from containerlab.errors import LabError
 from containerlab.topology import TWO_RACKS
+from routed.settings import Settings
+from routed.torconfig.plan import plan as tor_plan
+from routed.torconfig.render import render
+from routed.torconfig.vendor_name import VendorName
 
 MAX_RACKS = 53
 """ToRs' AS numbers, 65000 + 10 x rack + side, stay private (RFC 6996: up to 65534) and off 65100 and 65500."""
@@ -47,7 +52,6 @@ class Tor:
     rack: int
     side: str
     name: str
-    twin: str
     asn: int
     loopback: str
 
@@ -58,6 +62,9 @@ class Rack:
 
     number: int
     pool: int
+    gateway_mac: str
+    """The same on both ToRs, as is the next."""
+    lacp_system: str
     tors: tuple[Tor, ...]
     servers: tuple[Server, ...]
 
@@ -83,6 +90,8 @@ def plan(racks: int, servers: int) -> tuple[Rack, ...]:
         Rack(
             number=rack,
             pool=100 + rack,
+            gateway_mac=f"02:00:00:00:{rack:02x}:01",
+            lacp_system=f"02:00:00:00:{rack:02x}:fe",
             tors=tuple(_tor(rack, position) for position in (0, 1)),
             servers=tuple(
                 _server(rack, number, servers, 10 * rack + number if few else 9 + number)
@@ -94,12 +103,11 @@ def plan(racks: int, servers: int) -> tuple[Rack, ...]:
 
 
 def _tor(rack: int, position: int) -> Tor:
-    side, other = "ab"[position], "ba"[position]
+    side = "ab"[position]
     return Tor(
         rack=rack,
         side=side,
         name=f"r{rack}{side}",
-        twin=f"r{rack}{other}",
         asn=65001 + 10 * rack + position,
         loopback=f"10.255.{rack}.{1 + position}",
     )
@@ -156,11 +164,12 @@ def files(name: str, racks: int, servers: int) -> dict[Path, str]:
         text = texts.get_template("spine.frr.conf").render(spine=spine, links=mine, racks=numbered)
         found[Path("configs", f"sp{spine}", "frr.conf")] = text
     for rack in numbered:
-        found[Path("racks", f"r{rack.number}.yaml")] = texts.get_template("rack.yaml").render(rack=rack)
+        text = texts.get_template("rack.yaml").render(rack=rack, links=links)
+        found[Path("racks", f"r{rack.number}.yaml")] = text
+        settings = Settings.model_validate(yaml.safe_load(text))
         for tor in rack.tors:
-            mine = [link for link in links if link.tor == tor]
-            text = texts.get_template("tor.frr.conf").render(tor=tor, rack=rack, links=mine)
-            found[Path("configs", tor.name, "frr.conf")] = text
+            (rendered,) = render(tor_plan(settings, tor.name), VendorName.FRR)
+            found[Path("configs", tor.name, "frr.conf")] = rendered.text
             found[Path("configs", tor.name, "ports.conf")] = texts.get_template("ports.conf").render(rack=rack)
     return found
 
@@ -179,7 +188,7 @@ def _topology(name: str, racks: tuple[Rack, ...], links: list[Uplink]) -> dict[s
     nodes: dict[str, Any] = {f"sp{spine}": {"group": "spine"} for spine in SPINES}
     cables = [([f"sp{link.spine}:to-{link.tor.name}", f"{link.tor.name}:up{link.spine}"]) for link in links]
     for rack in racks:
-        nodes |= {tor.name: _tor_node(tor) for tor in rack.tors}
+        nodes |= {tor.name: _tor_node(rack, tor) for tor in rack.tors}
     for rack in racks:
         nodes |= {server.name: _server_node(rack, server) for server in rack.servers}
         for server in rack.servers:
@@ -188,12 +197,12 @@ def _topology(name: str, racks: tuple[Rack, ...], links: list[Uplink]) -> dict[s
     return {**document, "name": name, "topology": {**document["topology"], "nodes": nodes, "links": ends}}
 
 
-def _tor_node(tor: Tor) -> dict[str, Any]:
+def _tor_node(rack: Rack, tor: Tor) -> dict[str, Any]:
     return {
         "group": "tor",
         "env": {
-            "GATEWAY_MAC": f"02:00:00:00:{tor.rack:02x}:01",
-            "LACP_SYSTEM_ID": f"02:00:00:00:{tor.rack:02x}:fe",
+            "GATEWAY_MAC": rack.gateway_mac,
+            "LACP_SYSTEM_ID": rack.lacp_system,
             "LACP_PORT_OFFSET": {"a": "0", "b": "100"}[tor.side],
         },
     }

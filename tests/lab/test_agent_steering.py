@@ -23,6 +23,7 @@ HEARD_S = 0.1
 BEYOND_HOLD_S = 5.0
 """Longer than `steering.hold_s` of the lab's racks."""
 SPINES = ("sp1", "sp2")
+UPLINKS = ("r1a:up1", "r1a:up2")
 
 
 @pytest.fixture
@@ -165,9 +166,9 @@ def test_a_pod_that_starts_meanwhile_is_reachable_at_once(
         assert losses(probe.stop()) == []
 
 
-def test_a_tor_that_ends_the_session_is_steered_around(lab: Lab, s11: Server, probe: Probe, link_a: str) -> None:
+@pytest.mark.usefixtures("link_a")
+def test_a_tor_that_ends_the_session_is_steered_around(lab: Lab, s11: Server, probe: Probe) -> None:
     """Its link is fine and it attracts the aggregate, but nobody tells it of the pods."""
-    del link_a  # for what it waits for afterwards
     router = f"router bgp {ASNS['r1a']}"
     lab.vtysh("r1a", "configure terminal", router, f"neighbor {ADDRESSES['s11']} shutdown")
     try:
@@ -180,6 +181,29 @@ def test_a_tor_that_ends_the_session_is_steered_around(lab: Lab, s11: Server, pr
     eventually(lambda: healths(s11) == ["good", "good"], "both sides good")
     eventually(lambda: not leaked(lab), "the end of the host routes beyond the rack")
     assert losses(probe.stop()) == []
+
+
+@pytest.fixture
+def no_monitor_link(lab: Lab) -> Iterator[None]:
+    """A ToR r1a that leaves its server ports up whatever happens; its uplinks are mended afterwards."""
+    found = lab.node("r1a").run(["pgrep", "-f", "/tord.py"]).stdout.split()
+    lab.node("r1a").run(["kill", "-STOP", *found])
+    yield
+    for uplink in UPLINKS:
+        lab.restore(uplink)
+    lab.node("r1a").run(["kill", "-CONT", *found])
+
+
+@pytest.mark.usefixtures("link_a", "no_monitor_link")
+def test_a_tor_without_a_way_out_is_not_sent_to(
+    lab: Lab, s11: Server, servers: dict[str, Server], probe: Probe
+) -> None:
+    """Its links to the servers are fine and so are the sessions; all that it sends on is lost."""
+    for uplink in UPLINKS:
+        lab.cut(uplink)
+    eventually(lambda: healths(s11) == healths(servers["s12"]) == ["silent", "good"], "the ToR without a way out")
+    assert "default route" in s11.look("neighbors")[0]["side_reason"]
+    eventually(lambda: all_through(probe), "every flow")
 
 
 def test_a_server_that_loses_both_links_is_back_as_soon_as_they_are(
