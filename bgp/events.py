@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Any
 
@@ -118,6 +119,18 @@ def parse_sessions(lines: list[str]) -> list[Session]:
         raise ProtocolError(f"not a list of sessions: {''.join(lines)[:500]!r}") from error
 
 
+@lru_cache(maxsize=64)
+def _address(text: str) -> IPAddress:
+    """Read an address; it is always that of a neighbour or a next hop."""
+    return ip_address(text)
+
+
+@lru_cache(maxsize=1024)
+def _network(text: str) -> IPNetwork:
+    """Read a prefix; every neighbour is told of the same ones."""
+    return ip_network(text)
+
+
 def _event(message: dict[str, Any]) -> Event | None:
     kind = message["type"]
     if kind == "relay":
@@ -125,7 +138,7 @@ def _event(message: dict[str, Any]) -> Event | None:
     if kind not in {"state", "negotiated", "update"}:
         return None
     body = message["neighbor"]
-    neighbor = ip_address(body["address"]["peer"])
+    neighbor = _address(body["address"]["peer"])
     if kind == "negotiated":
         return Negotiated(neighbor, _versions(body["negotiated"]["families"]))
     if kind == "state":
@@ -154,9 +167,9 @@ def _sent(neighbor: IPAddress, message: dict[str, Any]) -> Event:
     announced: dict[IPNetwork, Attributes] = {}
     for hops in update.get("announce", {}).values():
         for hop, routes in hops.items():
-            attributes = Attributes(ip_address(hop), attribute.get("med"), tuple(communities))
-            announced.update((ip_network(route["nlri"]), attributes) for route in routes)
-    gone = frozenset(ip_network(route["nlri"]) for routes in update.get("withdraw", {}).values() for route in routes)
+            attributes = Attributes(_address(hop), attribute.get("med"), tuple(communities))
+            announced.update((_network(route["nlri"]), attributes) for route in routes)
+    gone = frozenset(_network(route["nlri"]) for routes in update.get("withdraw", {}).values() for route in routes)
     return UpdateSent(neighbor, announced, gone)
 
 

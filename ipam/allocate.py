@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import filterfalse, islice
 from math import ceil
 from typing import TYPE_CHECKING
 
@@ -73,10 +73,9 @@ def choose(family: Sequence[Share], book: Book, now: float, cooldown_s: float) -
     """Return the next address of one family; PoolExhausted when there is none now."""
     for share in family:
         for first, last in share.ranges:
-            address = first
-            while address in book.held or address in book.freed:
-                address += 1
-            if address <= last:
+            unknown = filterfalse(book.freed.__contains__, range(first, last + 1))
+            address = next(filterfalse(book.held.__contains__, unknown), None)
+            if address is not None:
                 return address
     oldest = next((address for address in book.freed if _within(family, address)), None)
     if oldest is None or remaining(book.freed[oldest], now, cooldown_s) > 0:

@@ -7,7 +7,8 @@ value is an unsigned number here: codec, text and the test switch then need no c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import struct
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Literal
 
@@ -41,22 +42,24 @@ class Field:
     nxm: tuple[int, int] | None = None
     """Class and number of its header in move, push and pop; None: not used there."""
     nxm_name: str = ""
+    size: int = field(init=False)
+    """Bytes on the wire."""
+    exact: int = field(init=False)
+    """The mask of an exact match."""
+    header: bytes = field(init=False)
+    """Of an exact match."""
 
-    @property
-    def size(self) -> int:
-        """Bytes on the wire."""
-        return (self.bits + 7) // 8
-
-    @property
-    def exact(self) -> int:
-        """Return the mask of an exact match."""
-        return (1 << self.bits) - 1
+    def __post_init__(self) -> None:
+        size = (self.bits + 7) // 8
+        object.__setattr__(self, "size", size)
+        object.__setattr__(self, "exact", (1 << self.bits) - 1)
+        object.__setattr__(self, "header", struct.pack("!HBB", self.oxm[0], self.oxm[1] << 1, size))
 
 
 # In the order in which OVS writes them (lib/nx-match.c, nx_put_raw), so that equal matches are equal bytes.
 FIELDS: dict[str, Field] = {
-    field.name: field
-    for field in (
+    one.name: one
+    for one in (
         Field("in_port", (OXM_BASIC, 0), 32, "port"),
         Field("eth_src", (OXM_BASIC, 4), 48, "mac", "dl_src", (NXM_BASIC, 2), "NXM_OF_ETH_SRC"),
         Field("eth_dst", (OXM_BASIC, 3), 48, "mac", "dl_dst", (NXM_BASIC, 1), "NXM_OF_ETH_DST"),
@@ -78,10 +81,10 @@ FIELDS: dict[str, Field] = {
 }
 
 POSITION = {name: position for position, name in enumerate(FIELDS)}
-BY_OXM = {field.oxm: field for field in FIELDS.values()}
-BY_NXM = {field.nxm: field for field in FIELDS.values() if field.nxm is not None}
-BY_NXM_NAME = {field.nxm_name: field for field in FIELDS.values() if field.nxm_name}
-BY_TEXT = {field.text or field.name: field for field in FIELDS.values()}
+BY_OXM = {one.oxm: one for one in FIELDS.values()}
+BY_NXM = {one.nxm: one for one in FIELDS.values() if one.nxm is not None}
+BY_NXM_NAME = {one.nxm_name: one for one in FIELDS.values() if one.nxm_name}
+BY_TEXT = {one.text or one.name: one for one in FIELDS.values()}
 
 
 def number(value: Value) -> int:

@@ -62,7 +62,7 @@ def _encode_term(name: str, value: int, mask: int) -> bytes:
     field = FIELDS[name]
     size = field.size
     if mask == field.exact:
-        return struct.pack("!HBB", field.oxm[0], field.oxm[1] << 1, size) + value.to_bytes(size, "big")
+        return field.header + value.to_bytes(size, "big")
     header = struct.pack("!HBB", field.oxm[0], field.oxm[1] << 1 | 1, 2 * size)
     return header + value.to_bytes(size, "big") + mask.to_bytes(size, "big")
 

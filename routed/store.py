@@ -96,14 +96,14 @@ class Store:
         self._put = _Writes[Request](self._thread, lambda requests: ledger.put(requests, self._now()))
         self._discard = _Writes[tuple[Holder, int | None]](self._thread, ledger.discard_many)
         self._forget = _Writes[Attachment](self._thread, self._free)
-        attachments = {item.id: item for item in map(_attachment, ledger.records())}
-        _check_pools(rack, attachments.values())
-        used = max((item.slot for item in attachments.values()), default=-1) + 1
+        self._attachments = {item.id: item for item in map(_attachment, ledger.records())}  # replaced, never changed
+        _check_pools(rack, self._attachments.values())
+        used = max((item.slot for item in self._attachments.values()), default=-1) + 1
         self.snapshot = Snapshot(
             revision=1,
             place=Place(rack, server, uplink),
             slots=used + ready_slots,
-            attachments=MappingProxyType(attachments),
+            attachments=MappingProxyType(self._attachments),
         )
 
     async def put(self, attachment: AttachmentId, pod: PodRef, netns: str) -> Attachment:
@@ -129,8 +129,9 @@ class Store:
         if known is None:
             return
         await self._forget(known)
-        rest = {key: value for key, value in self.snapshot.attachments.items() if key != attachment}
-        self._publish(replace(self.snapshot, attachments=MappingProxyType(rest)))
+        self._attachments = self._attachments.copy()
+        self._attachments.pop(attachment, None)
+        self._publish(self._with_attachments())
 
     def usage(self) -> Sequence[Usage]:
         """Return how full each pool is."""
@@ -172,8 +173,8 @@ class Store:
         """Bring a record of the ledger into the snapshot."""
         attachment = _attachment(record)
         if self.snapshot.attachments.get(attachment.id) != attachment:
-            attachments = {**self.snapshot.attachments, attachment.id: attachment}
-            self._publish(replace(self.snapshot, attachments=MappingProxyType(attachments)), attachment.id)
+            self._attachments = {**self._attachments, attachment.id: attachment}
+            self._publish(self._with_attachments(), attachment.id)
             self._restock(attachment.slot)
         return attachment
 
@@ -194,6 +195,9 @@ class Store:
         holders = ((Holder(one.id.container_id, one.id.ifname), one.sequence) for one in gone)
         self._ledger.forget_many(holders, self._now())
         return [None] * len(gone)
+
+    def _with_attachments(self) -> Snapshot:
+        return replace(self.snapshot, attachments=MappingProxyType(self._attachments))
 
     def _everybody(self) -> Sequence[AttachmentId]:
         return tuple(self.snapshot.attachments)

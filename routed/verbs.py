@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network
 from itertools import starmap
 
@@ -18,7 +19,7 @@ from routed.cni.result import IP, Interface, Result, Route, chain, differences
 from routed.domain.intent import Owner
 from routed.domain.snapshot import DRAINED
 from routed.domain.wiring import wire_name
-from routed.domain.workload import Attachment, AttachmentId, host_interface
+from routed.domain.workload import Attachment, AttachmentId, IPAddress, host_interface
 from routed.reconcile.loop import Difference, Loop
 from routed.store import Store
 from routed.telemetry import Telemetry
@@ -115,11 +116,11 @@ class Verbs:
         pod = Interface(name=attachment.id.ifname, mac=attachment.mac, mtu=mtu, sandbox=attachment.netns)
         gateways = [(address, rack.gateway(address)) for address in attachment.addresses]
         return Result(
-            interfaces=(Interface(name=wire_name(attachment.slot), mtu=mtu), pod),
+            interfaces=(_wire(attachment.slot, mtu), pod),
             ips=tuple(
                 IP(address=host_interface(address), gateway=gateway, interface=1) for address, gateway in gateways
             ),
-            routes=tuple(Route(dst=_EVERYTHING[gateway.version], gw=gateway) for _, gateway in gateways),
+            routes=tuple(_default_route(gateway) for _, gateway in gateways),
         )
 
     @contextmanager
@@ -130,6 +131,16 @@ class Verbs:
             except Exception as error:
                 self._telemetry.cni_errors.labels(command, code_for(error).code.name.lower()).inc()
                 raise
+
+
+@lru_cache(maxsize=4096)
+def _wire(slot: int, mtu: int) -> Interface:
+    return Interface(name=wire_name(slot), mtu=mtu)
+
+
+@lru_cache(maxsize=64)
+def _default_route(gateway: IPAddress) -> Route:
+    return Route(dst=_EVERYTHING[gateway.version], gw=gateway)
 
 
 def _sentence(difference: Difference) -> str:

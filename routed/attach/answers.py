@@ -33,6 +33,8 @@ NUD_USABLE = NUD_REACHABLE | NUD_STALE | NUD_DELAY | NUD_PROBE | NUD_PERMANENT
 
 _HEADER = struct.Struct("=IHHII")
 """struct nlmsghdr: length, type, flags, sequence, port."""
+_ATTRIBUTE = struct.Struct("=HH")
+"""struct nlattr: length, type."""
 _IFINFOMSG = struct.Struct("=BxHiII")
 _IFADDRMSG = struct.Struct("=BBBBI")
 _NDMSG = struct.Struct("=B3xiHBB")
@@ -122,10 +124,11 @@ def failure(body: bytes, flags: int, doing: str) -> KernelError | None:
 def _attributes(body: bytes, offset: int) -> dict[int, bytes]:
     """Return the attributes behind a message's fixed part (or inside a nested attribute): type -> payload."""
     found: dict[int, bytes] = {}
-    while offset + 4 <= len(body):
-        length, kind = struct.unpack_from("=HH", body, offset)
+    unpack, end = _ATTRIBUTE.unpack_from, len(body) - _ATTRIBUTE.size
+    while offset <= end:
+        length, kind = unpack(body, offset)
         found[kind & NLA_TYPE_MASK] = body[offset + 4 : offset + length]
-        offset += max(4, (length + 3) & ~3)
+        offset += (length + 3) & ~3 or 4
     return found
 
 

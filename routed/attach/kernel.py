@@ -34,7 +34,6 @@ class Rtnl:
 
     def __init__(self) -> None:
         self._socket = _open_socket()
-        self._socket.bind((0, 0))
         self._sequence = 0
 
     def __enter__(self) -> Self:
@@ -51,20 +50,23 @@ class Rtnl:
         """Carry out up to a hundred requests in order, in one system call; KernelError for the first that failed.
 
         The others are carried out nevertheless: netlink has no transactions. But the death of this process cannot fall
-        between two of them, so a device and its ownership mark always appear together.
+        between two of them, so a device and its ownership mark always appear together. They are answered in order:
+        only the last one says that it went well, of the others only failures are heard.
         """
         first = self._sequence + 1
-        self._sequence += len(requests)
-        frames = [request.encode(first + number) for number, request in enumerate(requests)]
-        self._send(b"".join(frames))
+        last = self._sequence = self._sequence + len(requests)
+        self._send(
+            b"".join(
+                request.encode(sequence, silent=sequence != last) for sequence, request in enumerate(requests, first)
+            )
+        )
         failed: KernelError | None = None
-        answered = 0
-        while answered < len(requests):
+        answered = first - 1
+        while answered < last:
             for kind, flags, sequence, body in self._receive():
-                if kind != NLMSG_ERROR or not first <= sequence <= self._sequence:
-                    continue
-                answered += 1
-                failed = failed or answers.failure(body, flags, requests[sequence - first].doing)
+                if kind == NLMSG_ERROR and first <= sequence <= last:
+                    answered = sequence
+                    failed = failed or answers.failure(body, flags, requests[sequence - first].doing)
         if failed is not None:
             raise failed
 

@@ -21,8 +21,8 @@ from routed.attach.answers import Device
 from routed.attach.errors import AttachError, InterfaceExists, InvalidName, InvalidNetns, NotFound, SlotTaken
 from routed.attach.kernel import Rtnl
 from routed.attach.mark import Mark
-from routed.attach.netns import Visit, apart, visit
-from routed.attach.rtnl import set_device
+from routed.attach.netns import Visit, Visitors, apart
+from routed.attach.rtnl import set_alias
 from routed.domain.wiring import Link
 from routed.domain.workload import AttachmentId
 
@@ -75,8 +75,8 @@ class Links:
 
     def __init__(self, way: Way) -> None:
         self._way = way
-        self._busy = asyncio.Semaphore(_BUSY)
-        self._waiting = asyncio.Semaphore(_WAITING)
+        self._visitors = Visitors(_BUSY, way.enter)
+        self._removers = Visitors(_WAITING, way.enter)
 
     async def observe(self) -> Mapping[AttachmentId, Link]:
         """Return every interface that hangs on a slot, as it is inside its pod.
@@ -94,7 +94,7 @@ class Links:
             else:
                 found[slot.whose.id] = link
 
-        failures = await _each({slot.wire: partial(look, slot) for slot in slots}, self._busy)
+        failures = await _each({slot.wire: partial(look, slot) for slot in slots})
         if failures:
             raise next(iter(failures.values()))
         await self._clear(stale)
@@ -102,58 +102,57 @@ class Links:
 
     async def upsert(self, items: Mapping[AttachmentId, Link]) -> Mapping[AttachmentId, Exception]:
         """Make these interfaces exist as given; every one is tried, concurrently."""
-        return await _each({key: partial(self._plug, key, link) for key, link in items.items()}, self._busy)
+        return await _each({key: partial(self._plug, key, link) for key, link in items.items()})
 
     async def remove(self, keys: Collection[AttachmentId]) -> Mapping[AttachmentId, Exception]:
         """Make these interfaces not exist; a namespace that is gone took them along."""
         wanted = set(keys)
         slots = {slot.wire: slot for slot in await apart(self._marked) if slot.whose.id in wanted}
-        failures = await _each({wire: partial(self._unplug, slot) for wire, slot in slots.items()}, self._waiting)
+        failures = await _each({wire: partial(self._unplug, slot) for wire, slot in slots.items()})
         await self._clear([slot.device for wire, slot in slots.items() if wire not in failures])
         return {slots[wire].whose.id: failure for wire, failure in failures.items()}
 
     async def _plug(self, key: AttachmentId, link: Link) -> None:
         try:
-            await visit(link.netns, self._way.enter, lambda inside: self._attach(inside, key, link))
+            await self._visitors.visit(link.netns, lambda inside: self._attach(inside, key, link))
         except SlotTaken:
             if not await self._evict_stale(link.wire):
                 raise
-            await visit(link.netns, self._way.enter, lambda inside: self._attach(inside, key, link))
+            await self._visitors.visit(link.netns, lambda inside: self._attach(inside, key, link))
 
     def _attach(self, inside: Visit, key: AttachmentId, link: Link) -> None:
         if _NAME.fullmatch(link.ifname) is None or link.ifname in (".", ".."):
             raise InvalidName(f"{link.ifname!r} cannot be the name of an interface")
         alias = Mark(key, link.netns).text()
         slot = self._way.slot(inside.slots, link.wire)
-        found = inside.pod.device(link.ifname) if inside.has(link.ifname) else None
+        found = inside.pod.device(link.ifname) if inside.index(link.ifname) else None
         if found is not None and not self._way.holds(slot, found):
             self._leave_other_slot(inside, key, found)
             found = None
         whose = mark.parse(slot.alias)
         if whose is not None and whose.id != key:
             raise SlotTaken(f"{slot.name} serves {whose.id}")
-        device = found
-        if device is None:
+        if found is None:
             self._way.create(inside, slot, link, alias)
-            device = inside.pod.device(link.ifname)
         elif slot.alias != alias:
-            inside.slots.apply(set_device(slot.index, alias=alias))
-        if device is None:
+            inside.slots.apply(set_alias(slot.index, alias))
+        index = inside.index(link.ifname)
+        if index is None:
             raise InvalidNetns(f"{link.ifname} vanished from {link.netns} at once")
-        pod.configure(inside.pod, device, link, fresh=found is None)
+        pod.configure(inside.pod, index, link, found)
 
     def _leave_other_slot(self, inside: Visit, key: AttachmentId, found: Device) -> None:
         """Delete what hangs on another slot that is marked as this attachment's; InterfaceExists for anything else."""
         for other in inside.slots.devices(alias=mark.beginning(key)):
             if self._way.holds(other, found):
                 self._way.destroy(inside, found)
-                inside.slots.apply(set_device(other.index, alias=mark.OURS))
+                inside.slots.apply(set_alias(other.index, mark.OURS))
                 return
         raise InterfaceExists(f"{found.name} exists already in the pod of {key}, and is not ours")
 
     async def _unplug(self, slot: Slot) -> None:
         with suppress(InvalidNetns, NotFound):  # gone with its pod
-            await visit(slot.whose.netns, self._way.enter, partial(self._detach, slot=slot))
+            await self._removers.visit(slot.whose.netns, partial(self._detach, slot=slot))
 
     def _detach(self, inside: Visit, slot: Slot) -> None:
         found = inside.pod.device(slot.whose.id.ifname)
@@ -176,7 +175,7 @@ class Links:
             return pod.look(inside.pod, found, slot.wire, slot.whose.netns)
 
         try:
-            return await visit(slot.whose.netns, self._way.enter, call)
+            return await self._visitors.visit(slot.whose.netns, call)
         except (InvalidNetns, NotFound):
             return None
 
@@ -196,23 +195,25 @@ class Links:
             with self._way.enter() as slots:
                 for device in devices:
                     with suppress(NotFound):  # the wire went, and its mark with it
-                        slots.apply(set_device(device.index, alias=mark.OURS))
+                        slots.apply(set_alias(device.index, mark.OURS))
 
         if devices:
             await apart(call)
 
 
-async def _each(calls: Mapping[K, Callable[[], Awaitable[None]]], gate: asyncio.Semaphore) -> dict[K, Exception]:
-    """Run all calls, as many at once as the gate lets through; return what failed."""
+async def _each(calls: Mapping[K, Callable[[], Awaitable[None]]]) -> dict[K, Exception]:
+    """Run all calls at once; return what failed."""
     failures: dict[K, Exception] = {}
 
     async def one(key: K, call: Callable[[], Awaitable[None]]) -> None:
-        async with gate:
-            try:
-                await call()
-            except AttachError as error:
-                failures[key] = error
+        try:
+            await call()
+        except AttachError as error:
+            failures[key] = error
 
+    if len(calls) == 1:
+        await one(*next(iter(calls.items())))
+        return failures
     async with asyncio.TaskGroup() as group:
         for key, call in calls.items():
             group.create_task(one(key, call))

@@ -2,7 +2,8 @@
 
 Carrier is not enough: a link may carry light and lose packets, in one direction or both. So the common gateway is
 asked out of every member by itself, several times a second, and the answer has to come in by the same one. A member
-changes its standing after three outcomes in a row that say otherwise. What follows from it is not decided here.
+changes its standing after three outcomes in a row that say otherwise; a round in which nobody answers says nothing of
+any of them (this server may have been too busy to hear). What follows from it is not decided here.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from routed.attach.monitor import Monitor
 
 _log = structlog.get_logger()
 _IN_A_ROW = 3
+_FIRST_LOOK_S = 2.0
+"""How long the first answers may take: a start on a busy server must not look like a broken link."""
 _LARGEST_ANSWER = 128
 """Bytes; all that matters of a frame is at its start."""
 
@@ -99,12 +102,14 @@ class Members:
     async def first_look(self) -> None:
         """Look at every member, and let the gateway answer through those that have carrier."""
         await self._look()
-        for _ in range(_IN_A_ROW):
-            if self._probe_s is None or all(member.silent is False for member in self._members.values()):
-                return
-            self._probe()
-            await asyncio.sleep(self._probe_s)
-            self._conclude()
+        if self._probe_s is None:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FIRST_LOOK_S):
+                while any(member.carrier and member.silent is not False for member in self._members.values()):
+                    self._probe()
+                    await asyncio.sleep(self._probe_s)
+                    self._conclude()
 
     async def run(self) -> None:
         """Watch for ever."""
@@ -183,9 +188,11 @@ class Members:
 
     def _conclude(self) -> None:
         """Judge the questions that were asked last; a question that could not be asked says nothing."""
-        for name, member in self._members.items():
+        for name in self._members:
             self._hear(name)
-            if member.asked and member.carrier and not member.heard:
+        anybody = any(member.heard for member in self._members.values())
+        for member in self._members.values():
+            if anybody and member.asked and member.carrier and not member.heard:
                 self._outcome(member, silent=True)
             member.asked = False
 

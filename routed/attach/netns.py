@@ -1,9 +1,9 @@
 """Going into a pod's network namespace and looking around there.
 
-A thread that has entered a pod must never run anything else: each visit gets a thread of its own that ends with it, so
-there is no way back to get wrong. No pod's namespace is ever created here and no process is ever forked. A netlink
-socket belongs to the namespace it was opened in, whoever uses it later: a visit therefore holds one socket from where
-the slots are and one from inside the pod.
+A thread that has entered a pod must never run anything else: it goes on into the next pod, or ends, so there is no way
+back to get wrong. No pod's namespace is ever created here and no process is ever forked. A netlink socket belongs to
+the namespace it was opened in, whoever uses it later: a visit therefore holds one socket from where the slots are and
+one from inside the pod.
 """
 
 from __future__ import annotations
@@ -15,16 +15,22 @@ import errno
 import fcntl
 import os
 import socket
-from collections.abc import Callable
+import threading
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from routed.attach.errors import InvalidNetns, KernelError
 from routed.attach.kernel import Rtnl
 
 T = TypeVar("T")
+Identity = tuple[int, int]
+"""Device and inode of a namespace's file."""
 
 CLONE_NEWNET = 0x4000_0000
 NS_GET_NSTYPE = 0xB703
@@ -43,25 +49,35 @@ class Visit:
     slots: Rtnl
     pod: Rtnl
 
-    def has(self, ifname: str) -> bool:
-        """Whether the pod has an interface of this name; does not wait for the kernel's lock, as netlink does."""
+    def index(self, ifname: str) -> int | None:
+        """Return the index of an interface; unlike netlink, this does not wait for the kernel's lock."""
         try:
-            return socket.if_nametoindex(ifname) != 0
+            return socket.if_nametoindex(ifname)
         except OSError:
-            return False
+            return None
 
 
-def open_netns(path: str) -> int:
-    """Open the network namespace at this path; InvalidNetns when there is none, or when it is the caller's own."""
+@contextmanager
+def _own_errors(path: str) -> Iterator[None]:
+    """Nothing there is InvalidNetns; not being able to tell is KernelError."""
     try:
-        netns = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        yield
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
         raise InvalidNetns(f"{path!r} does not exist") from error
     except OSError as error:
         raise KernelError(error.errno or errno.EIO, f"open {path}") from error
+
+
+def open_netns(path: str, off_limits: Collection[Identity] | None = None) -> int:
+    """Open the network namespace at this path; InvalidNetns when there is none, or when it is the caller's own.
+
+    ``off_limits`` are others than the caller's own.
+    """
+    with _own_errors(path):
+        netns = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         _check_kind(netns, path)
-        _check_not_own(netns, path)
+        _check_allowed(netns, path, {_identity(OWN.stat())} if off_limits is None else off_limits)
     except InvalidNetns:
         os.close(netns)
         raise
@@ -83,8 +99,12 @@ def _check_kind(netns: int, path: str) -> None:
         raise InvalidNetns(f"{path} is not a network namespace")
 
 
-def _check_not_own(netns: int, path: str) -> None:
-    if os.path.samestat(os.fstat(netns), OWN.stat()):
+def _identity(found: os.stat_result) -> Identity:
+    return found.st_dev, found.st_ino
+
+
+def _check_allowed(netns: int, path: str, off_limits: Collection[Identity]) -> None:
+    if _identity(os.fstat(netns)) in off_limits:
         raise InvalidNetns(f"{path} is the server's own network namespace")
 
 
@@ -94,48 +114,125 @@ def in_thread(call: Callable[[], T]) -> Future[T]:
     `threading.Thread.start` would wait until the thread runs, and keep the event loop from everything else meanwhile.
     """
     done: Future[T] = Future()
-
-    def thread() -> None:
-        try:
-            result = call()
-        except BaseException as error:  # noqa: BLE001  # it belongs to whoever waits, not to this thread
-            done.set_exception(error)
-        else:
-            done.set_result(result)
-
-    _thread.start_new_thread(thread, ())
+    done.set_running_or_notify_cancel()
+    _thread.start_new_thread(_run, (call, done))
     return done
 
 
+def _run(call: Callable[[], T], done: Future[T]) -> None:
+    try:
+        result = call()
+    except BaseException as error:  # noqa: BLE001  # it belongs to whoever waits, not to this thread
+        done.set_exception(error)
+    else:
+        done.set_result(result)
+
+
 async def apart(call: Callable[[], T]) -> T:
-    """Run ``call`` in a thread of its own, and return or raise what it does.
+    """Run ``call`` in a thread of its own, and return or raise what it does."""
+    return await _ended(in_thread(call))
+
+
+async def _ended(call: Future[T]) -> T:
+    """Return or raise what a call in another thread does.
 
     A caller that is cancelled waits for the end nevertheless: until then nobody else may start on the same pod.
     """
-    done = asyncio.wrap_future(in_thread(call))
+    done = asyncio.wrap_future(call)
     try:
         return await asyncio.shield(done)
     except asyncio.CancelledError:
-        await asyncio.wait([done])
-        done.exception()  # nobody is left to hear of it
+        if not call.cancel():
+            await asyncio.wait([done])
+            done.exception()  # nobody is left to hear of it
         raise
 
 
-async def visit(path: str, enter_slots: Callable[[], Rtnl], call: Callable[[Visit], T]) -> T:
-    """Run ``call`` inside the network namespace at ``path``, coming from where the slots are.
+class Visitors:
+    """Go into pods, at most so many at once; one goes from pod to pod as long as somebody waits, and then ends."""
 
-    Raises InvalidNetns when there is nothing to visit, and whatever ``call`` raises.
-    """
+    def __init__(self, limit: int, enter_slots: Callable[[], Rtnl]) -> None:
+        self._limit = limit
+        self._enter_slots = enter_slots
+        self._lock = threading.Lock()
+        self._under_way = 0
+        self._errands: deque[_Errand] = deque()
 
-    def inside() -> T:
-        netns = open_netns(path)
+    async def visit(self, path: str, call: Callable[[Visit], T]) -> T:
+        """Run ``call`` inside the network namespace at ``path``, coming from where the slots are.
+
+        Raises InvalidNetns when there is nothing to visit, and whatever ``call`` raises.
+        """
+        done: Future[T] = Future()
+        target = _look_up(path)
+        with self._lock:
+            self._errands.append((path, target, call, done))
+            starts = self._under_way < self._limit
+            self._under_way += starts
+        if starts:
+            self._start(done)
+        return await _ended(done)
+
+    def _start(self, first: Future[Any]) -> None:
         try:
-            with enter_slots() as slots:
-                _check_not_own(netns, path)
-                enter(netns)
-                with Rtnl() as pod:
-                    return call(Visit(netns, slots, pod))
+            _thread.start_new_thread(self._go_round, ())
+        except RuntimeError:  # no more threads: whoever asked is told, the next one tries again
+            with self._lock:
+                self._under_way -= 1
+            first.cancel()
+            raise
+
+    def _go_round(self) -> None:
+        tour = _Tour(self._enter_slots)
+        try:
+            while errand := self._next():
+                path, target, call, done = errand
+                if done.set_running_or_notify_cancel():
+                    _run(partial(tour.visit, path, target, call), done)
+        finally:
+            tour.end()
+
+    def _next(self) -> _Errand | None:
+        with self._lock:
+            if self._errands:
+                return self._errands.popleft()
+            self._under_way -= 1
+            return None
+
+
+def _look_up(path: str) -> Identity:
+    """Return what the path means to the caller: ``/proc/thread-self/ns/net`` means something else to a visitor."""
+    with _own_errors(path):
+        return _identity(os.stat(path))  # noqa: PTH116  # whatever text it is, and without the cost of a Path
+
+
+_Errand = tuple[str, Identity, Callable[[Visit], Any], Future[Any]]
+"""Path and what it meant when the visit was asked for, what to do there, and who waits for it."""
+
+
+class _Tour:
+    """One visitor's way: from home to the slots, and from there into one pod after the other."""
+
+    def __init__(self, enter_slots: Callable[[], Rtnl]) -> None:
+        self._enter_slots = enter_slots
+        self._slots: Rtnl | None = None
+        self._off_limits = {_identity(OWN.stat())}
+
+    def visit(self, path: str, target: Identity, call: Callable[[Visit], T]) -> T:
+        netns = open_netns(path, self._off_limits)
+        try:
+            if _identity(os.fstat(netns)) != target:
+                raise InvalidNetns(f"{path} is another namespace than a moment ago")
+            if self._slots is None:
+                self._slots = self._enter_slots()
+                self._off_limits.add(_identity(OWN.stat()))
+                _check_allowed(netns, path, self._off_limits)
+            enter(netns)
+            with Rtnl() as pod:
+                return call(Visit(netns, self._slots, pod))
         finally:
             os.close(netns)
 
-    return await apart(inside)
+    def end(self) -> None:
+        if self._slots is not None:
+            self._slots.close()

@@ -11,6 +11,7 @@ whoever gets the address next has the same one.
 
 from __future__ import annotations
 
+from functools import cache
 from ipaddress import ip_network
 
 from routed.attach import sysctl
@@ -51,22 +52,25 @@ def look(pod: Rtnl, device: Device, wire: str, netns: str) -> Link:
     )
 
 
-def configure(pod: Rtnl, device: Device, link: Link, *, fresh: bool) -> None:
-    """Make the interface as the link says; runs inside the pod. A fresh device is known to have nothing on it yet."""
-    present = set() if fresh else set(pod.addresses(device.index))
-    routes = set() if fresh else set(pod.routes(device.index))
+def configure(pod: Rtnl, index: int, link: Link, before: Device | None) -> None:
+    """Make the interface as the link says; runs inside the pod.
+
+    ``before`` is the interface as it was; None when it is new, with the right MAC address and nothing on it yet.
+    """
+    present = set() if before is None else set(pod.addresses(index))
+    routes = set() if before is None else set(pod.routes(index))
     wanted = _routes(link)
     defaults = {route for route in routes if route.destination.prefixlen == 0}
-    _prepare_ipv6(device.name, wanted=any(address.version == 6 for address in link.addresses))
+    _prepare_ipv6(link.ifname, wanted=any(address.version == 6 for address in link.addresses))
     pod.apply(
         set_device(LOOPBACK, up=True),
-        set_device(device.index, up=True, mtu=link.mtu, mac=None if device.mac == link.mac else link.mac),
+        set_device(index, up=True, mtu=link.mtu, mac=None if before is None or before.mac == link.mac else link.mac),
         # adding before deleting: an interface that loses its last IPv4 address loses its routes with it
-        *(add_address(device.index, address) for address in link.addresses if address not in present),
-        *(delete_address(device.index, address) for address in present.difference(link.addresses)),
-        *(delete_route(device.index, route) for route in defaults.difference(wanted)),
-        *(add_route(device.index, route) for route in wanted if route not in routes),
-        *(set_neighbour(device.index, gateway, link.gateway_mac) for gateway in link.gateways),
+        *(add_address(index, address) for address in link.addresses if address not in present),
+        *(delete_address(index, address) for address in present.difference(link.addresses)),
+        *(delete_route(index, route) for route in defaults.difference(wanted)),
+        *(add_route(index, route) for route in wanted if route not in routes),
+        *(set_neighbour(index, gateway, link.gateway_mac) for gateway in link.gateways),
     )
 
 
@@ -79,10 +83,12 @@ def _prepare_ipv6(ifname: str, *, wanted: bool) -> None:
         sysctl.write(f"ipv6/conf/{ifname}/{setting}", value)
 
 
+@cache  # a server has a handful of gateways, and hashing a new network takes longer than to look it up
 def _to_gateway(gateway: IPAddress) -> Route:
     return Route(ip_network(gateway), None, _METRIC[gateway.version])
 
 
+@cache
 def _through(gateway: IPAddress) -> Route:
     return Route(_ANYWHERE[gateway.version], gateway, _METRIC[gateway.version])
 

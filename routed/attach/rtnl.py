@@ -15,7 +15,8 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ParamSpec
+from ipaddress import ip_address, ip_interface
+from typing import Any, ParamSpec, TypeVar
 
 from pyroute2.ethtool.ioctl import EthtoolError, IoctlEthtool
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
@@ -28,6 +29,7 @@ from routed.attach.errors import KernelError
 from routed.domain.workload import IPAddress
 
 P = ParamSpec("P")
+T = TypeVar("T")
 
 NLM_F_REQUEST, NLM_F_ACK = 0x001, 0x004
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE, NLM_F_DUMP = 0x100, 0x200, 0x400, 0x300
@@ -55,12 +57,42 @@ class Request:
     doing: str
     """For the error message: ``create macvlan eth0``."""
 
-    def encode(self, sequence: int) -> bytes:
-        """Return the netlink message."""
-        return self.frame[:8] + sequence.to_bytes(4, sys.byteorder) + self.frame[12:]
+    def encode(self, sequence: int, *, silent: bool = False) -> bytes:
+        """Return the netlink message; a silent one is answered only when it fails."""
+        flags = self.frame[6:8]
+        if silent:
+            flags = (int.from_bytes(flags, sys.byteorder) & ~NLM_F_ACK).to_bytes(2, sys.byteorder)
+        return self.frame[:6] + flags + sequence.to_bytes(4, sys.byteorder) + self.frame[12:]
 
 
-def _kept(build: Callable[P, Request]) -> Callable[P, Request]:
+class _Template:
+    """A message that pyroute2 encoded once, with blanks of fixed size: filling them in takes 1 us instead of 70."""
+
+    def __init__(self, example: Request, *blanks: bytes) -> None:
+        """`blanks` are the parts of the example that differ from message to message, in their order in it."""
+        self._pieces: list[bytes] = []
+        rest = example.frame
+        for blank in blanks:
+            piece, _, rest = rest.partition(blank)
+            self._pieces.append(piece)
+        self._end = rest
+
+    def fill(self, doing: str, *values: bytes) -> Request:
+        """Return the message with these values in its blanks."""
+        parts = [part for pair in zip(self._pieces, values, strict=True) for part in pair]
+        return Request(b"".join(parts) + self._end, doing)
+
+
+_SOME_INDEX, _SOME_MAC = 0x7E57AB1E, "02:7e:57:ab:1e:ff"
+_SOME_ADDRESS: dict[int, IPAddress] = {4: ip_address("126.87.171.30"), 6: ip_address("fd7e:57ab:1eff::7e57")}
+"""What stands in templates' blanks; like nothing else in a message."""
+
+
+def _index(index: int) -> bytes:
+    return index.to_bytes(4, sys.byteorder)
+
+
+def _kept(build: Callable[P, T]) -> Callable[P, T]:
     """Keep what was built: pyroute2 takes 70 us for a message, and most of a pod's are those of the pod before."""
     return lru_cache(maxsize=1024)(build)  # type: ignore[return-value]  # its type forgets the arguments
 
@@ -127,17 +159,22 @@ def add_veth(name: str, peer: str, mtu: int, *, index: int = 0, peer_netns: int 
     return _request(RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, message, f"create veth {name} and {peer}")
 
 
-@_kept
 def add_macvlan(name: str, parent: int, netns: int) -> Request:
     """Create a macvlan in passthru mode on ``parent``, directly in another namespace; it is born down."""
+    return _macvlan_template(name).fill(f"create macvlan {name}", _index(parent), _index(netns))
+
+
+@_kept
+def _macvlan_template(name: str) -> _Template:
     message = ifinfmsg()
     message["attrs"] = [
         ("IFLA_IFNAME", name),
-        ("IFLA_LINK", parent),
-        ("IFLA_NET_NS_FD", netns),
+        ("IFLA_LINK", _SOME_INDEX),
+        ("IFLA_NET_NS_FD", _SOME_INDEX),
         ("IFLA_LINKINFO", _linkinfo("macvlan", [("IFLA_MACVLAN_MODE", "passthru")])),
     ]
-    return _request(RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, message, f"create macvlan {name}")
+    example = _request(RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, message, "")
+    return _Template(example, _index(_SOME_INDEX), _index(_SOME_INDEX))
 
 
 @_kept
@@ -166,19 +203,53 @@ def set_device(  # noqa: PLR0913  # one keyword per thing that can be set
     return _request(RTM_NEWLINK, NLM_F_ACK, message, f"change device {device}")
 
 
-def delete_device(device: Device) -> Request:
-    """Delete a device; of a veth, both ends."""
-    message = ifinfmsg()
-    message["index"] = device.index
-    return _request(RTM_DELLINK, NLM_F_ACK, message, f"delete device {device.name}")
+def set_alias(index: int, alias: str) -> Request:
+    """Change a device's alias."""
+    text = alias.encode()
+    return _alias_template(len(text)).fill(f"change alias of device {index}", _index(index), text)
 
 
 @_kept
+def _alias_template(length: int) -> _Template:
+    alias = "~" * length
+    return _Template(set_device(_SOME_INDEX, alias=alias), _index(_SOME_INDEX), alias.encode())
+
+
+def set_mac(index: int, mac: str) -> Request:
+    """Change a device's MAC address."""
+    return _mac_template().fill(f"change MAC address of device {index}", _index(index), _octets(mac))
+
+
+@_kept
+def _mac_template() -> _Template:
+    return _Template(set_device(_SOME_INDEX, mac=_SOME_MAC), _index(_SOME_INDEX), _octets(_SOME_MAC))
+
+
+def delete_device(device: Device) -> Request:
+    """Delete a device; of a veth, both ends."""
+    return _deletion_template().fill(f"delete device {device.name}", _index(device.index))
+
+
+@_kept
+def _deletion_template() -> _Template:
+    message = ifinfmsg()
+    message["index"] = _SOME_INDEX
+    return _Template(_request(RTM_DELLINK, NLM_F_ACK, message, ""), _index(_SOME_INDEX))
+
+
 def add_address(index: int, address: IPInterface) -> Request:
     """Add an address, usable at once: nobody else can have it, so duplicate address detection is left out."""
-    message = _address(index, address)
+    template = _address_template(address.version, address.network.prefixlen)
+    return template.fill(f"add address {address}", _index(index), address.packed, address.packed)
+
+
+@_kept
+def _address_template(version: int, length: int) -> _Template:
+    some = _SOME_ADDRESS[version]
+    message = _address(_SOME_INDEX, ip_interface((some, length)))
     message["attrs"].append(("IFA_FLAGS", IFA_F_NODAD | IFA_F_NOPREFIXROUTE))
-    return _request(RTM_NEWADDR, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, message, f"add address {address}")
+    example = _request(RTM_NEWADDR, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, message, "")
+    return _Template(example, _index(_SOME_INDEX), some.packed, some.packed)
 
 
 def delete_address(index: int, address: IPInterface) -> Request:
@@ -231,6 +302,10 @@ def tx_checksums_off(name: str) -> None:
 
 def _linkinfo(kind: str, data: list[tuple[str, object]]) -> dict[str, object]:
     return {"attrs": [("IFLA_INFO_KIND", kind), ("IFLA_INFO_DATA", {"attrs": data})]}
+
+
+def _octets(mac: str) -> bytes:
+    return bytes.fromhex(mac.replace(":", ""))
 
 
 def _family(version: int) -> int:

@@ -16,6 +16,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
@@ -125,12 +126,11 @@ def parse(raw: bytes) -> Request:
         raise InvalidEnvironment(f"CNI_COMMAND: {environment.get('CNI_COMMAND', '')!r} is no command") from error
     if command is Command.DEL:
         return _parse_del(environment, body)
-    document = _document(body)
-    config = _config(document, command)
+    config = _read(body, command)
     if command is Command.STATUS:
         return Request(command, config)
     if command is Command.GC:
-        return GcRequest(command, config, _valid(document))
+        return GcRequest(command, config, _valid(_document(body)))
     if command is Command.CHECK and config.previous is None:
         raise InvalidConfig("prevResult: CHECK needs it")
     return AttachmentRequest(command, config, _attachment(environment), _netns(environment), _pod(environment))
@@ -199,6 +199,12 @@ def _config(document: Mapping[str, Any], command: Command) -> Config:
         return Config.model_validate(document)
     except ValidationError as error:
         raise InvalidConfig(explain(error)) from None
+
+
+@lru_cache(maxsize=16)
+def _read(body: bytes, command: Command) -> Config:
+    """Return the validated configuration in standard input. Kept: ADD brings the same text for every pod."""
+    return _config(_document(body), command)
 
 
 def _valid(document: Mapping[str, Any]) -> frozenset[AttachmentId]:

@@ -145,8 +145,11 @@ class Server:
     async def _send(self, connection: socket.socket, message: bytes) -> bool:
         """Send the answer; False when nobody takes it (the runtime then repeats the call, or deletes)."""
         try:
-            async with asyncio.timeout(self._limits.transfer_s):
-                await asyncio.get_running_loop().sock_sendall(connection, message)
+            with contextlib.suppress(BlockingIOError):
+                message = message[connection.send(message) :]
+            if message:
+                async with asyncio.timeout(self._limits.transfer_s):
+                    await asyncio.get_running_loop().sock_sendall(connection, message)
         except (TimeoutError, ConnectionError):
             return False
         return True
@@ -216,16 +219,16 @@ def _report(
     """Log one call; a traceback only for a bug."""
     event = _EVENTS[request.command] if request else "cni.invalid"
     fields["duration_s"] = round(fields["duration_s"], 6)
-    line = log.bind(**fields)
+    whose: dict[str, str] = {}
     if isinstance(request, AttachmentRequest):
-        line = line.bind(container_id=request.attachment.container_id, ifname=request.attachment.ifname)
-        line = line.bind(pod=str(request.pod))
+        container_id, ifname = request.attachment.container_id, request.attachment.ifname
+        whose = {"container_id": container_id, "ifname": ifname, "pod": str(request.pod)}
     if not isinstance(outcome, Failure):
-        line.info(event)
+        log.info(event, **fields, **whose)
     elif bug is None:
-        line.warning(event, code=int(outcome.code), error=outcome.msg, details=outcome.details)
+        log.warning(event, code=int(outcome.code), error=outcome.msg, details=outcome.details, **fields, **whose)
     else:
-        line.error(event, code=int(outcome.code), exc_info=bug)
+        log.error(event, code=int(outcome.code), exc_info=bug, **fields, **whose)
 
 
 @contextlib.contextmanager

@@ -94,9 +94,10 @@ class Lane:
                 failures = await self._change(differing)
         else:
             failures = await self._in_batch(differing)
-        for key in differing:
-            if key in failures:
-                raise failures[key]
+        if failures:
+            for key in differing:
+                if key in failures:
+                    raise failures[key]
 
     async def _in_batch(self, differing: Mapping[Hashable, Any]) -> Failures:
         batch = self._collecting
@@ -137,18 +138,20 @@ class Lane:
 
     async def _change(self, items: Mapping[Hashable, Any]) -> Failures:
         """Hand changes to the plane and remember how they went."""
-        grown = {key: value for key, value in items.items() if value is not None}
         shrunk = [key for key, value in items.items() if value is None]
+        grown = {key: value for key, value in items.items() if value is not None} if shrunk else items
         failures: dict[Hashable, Exception] = {}
         started = time.monotonic()
         self._doubt(items)
         try:
             async with self._limit():
-                failures.update(await self.plane.upsert(grown) if grown else {})
-                failures.update(await self.plane.remove(shrunk) if shrunk else {})
+                if grown:
+                    failures.update(await self.plane.upsert(grown))
+                if shrunk:
+                    failures.update(await self.plane.remove(shrunk))
         except Exception as error:  # noqa: BLE001 - the boundary: whatever a plane raises belongs to its callers
             failures = dict.fromkeys(items, error)
-        self._remember({key: value for key, value in items.items() if key not in failures})
+        self._remember({key: value for key, value in items.items() if key not in failures} if failures else items)
         self.batches += 1
         self.busy_s += time.monotonic() - started
         return failures

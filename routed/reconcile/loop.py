@@ -266,8 +266,9 @@ class Loop(Generic[Owner]):
         wants = self._wants(owner)
         for stage in self._stages:
             await self._step(stage, wants, grow=True)
-        for stage in reversed(self._stages):
-            await self._step(stage, wants, grow=False)
+        if any(None in want.values() for want in wants.values()):
+            for stage in reversed(self._stages):
+                await self._step(stage, wants, grow=False)
         if self._wants(owner) == wants:  # else it wants something else by now, which the next pass brings about
             await self._finish(owner)
 

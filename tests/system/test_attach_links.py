@@ -35,6 +35,7 @@ from routed.attach.wires import Wires
 from routed.domain.wiring import Link, Wire
 from routed.domain.workload import AttachmentId
 from tests.fixtures.pods import Pod, Pods, run, server, slot_space
+from tests.fixtures.tors import until
 
 pytestmark = pytest.mark.system
 
@@ -165,6 +166,7 @@ async def test_a_fresh_plane_rebuilds_every_link_from_the_kernel(links: Links, p
 async def test_upsert_twice_changes_nothing(links: Links, pods: Pods) -> None:
     pod = pods.make()
     await links.upsert({key(1): link_of(1, pod)})
+    until(lambda: pod.ip("link")[-1]["operstate"] == "UP", "the kernel says that the interface is up")  # it may be late
     before = pod.ip("link"), pod.ip("route"), pod.ip("-6", "route")
 
     assert await links.upsert({key(1): link_of(1, pod)}) == {}
@@ -347,6 +349,29 @@ async def test_the_slots_own_namespace_is_no_pods(links: Links, space: SlotSpace
     failures = await links.upsert({key(1): link_at(1, str(space.path))})
 
     assert isinstance(failures[key(1)], InvalidNetns)
+
+
+async def test_a_path_never_means_the_pod_that_was_visited_before(links: Links, pods: Pods) -> None:
+    """`/proc/thread-self` is whoever looks: to a visitor who goes from pod to pod it would be the pod before."""
+    others = {key(number): link_of(number, pods.make()) for number in (1, 2, 3)}
+    odd = {key(number): link_at(number, "/proc/thread-self/ns/net") for number in (4, 5)}
+
+    failures = await links.upsert({**others, **odd})
+
+    assert failures.keys() == odd.keys()
+    assert all(isinstance(failure, InvalidNetns) for failure in failures.values())
+    assert await links.observe() == others
+
+
+async def test_two_interfaces_of_one_pod_are_made_one_after_the_other(links: Links, pods: Pods) -> None:
+    pod = pods.make()
+    wanted = {
+        AttachmentId("c" * 64, name): replace(link_of(number, pod), ifname=name, gateways=())
+        for number, name in enumerate(("eth0", "net1", "net2"), start=1)
+    }
+
+    assert await links.upsert(wanted) == {}
+    assert {name.ifname for name in await links.observe()} == {"eth0", "net1", "net2"}
 
 
 async def test_the_bridges_namespace_hears_nothing_of_pods(links: Links, pods: Pods) -> None:

@@ -12,7 +12,7 @@ from routed.attach.announce import Asker
 from routed.attach.members import Members
 from routed.attach.monitor import Monitor
 from tests.fixtures.pods import Pod, run
-from tests.fixtures.uplinks import ASKERS, Rack, monitor, pods, rack
+from tests.fixtures.uplinks import ASKERS, Rack, arp_start, first, listen, monitor, pods, rack
 
 __all__ = ["monitor", "pods", "rack"]
 pytestmark = [pytest.mark.system, pytest.mark.timeout(60)]
@@ -89,6 +89,16 @@ async def test_a_gateway_that_falls_silent_behind_one_member_is_found_there(
         await watch.until(mute, ())
         answer(answering.tors[0])
         await watch.until((), ())
+
+
+async def test_a_gateway_that_nobody_hears_is_no_fault_of_a_member(answering: Rack, monitor: Monitor) -> None:
+    async with watching(monitor) as watch:
+        for tor in answering.tors:
+            be_silent(tor)
+        with listen("etha") as wire:
+            for _ in range(10):
+                await asyncio.to_thread(first, wire, arp_start())
+        assert watch.faults() == [(), ()]
 
 
 async def test_without_probes_only_carrier_counts(answering: Rack, monitor: Monitor) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 
 import pytest
 
@@ -14,7 +13,19 @@ from routed.attach.errors import KernelError
 from routed.attach.gateway import Gateway
 from routed.attach.monitor import Monitor
 from tests.fixtures.pods import run
-from tests.fixtures.uplinks import ASKERS, GATEWAY_MAC, HOST_MAC, Rack, monitor, pods, rack
+from tests.fixtures.uplinks import (
+    ASKERS,
+    GATEWAY_MAC,
+    HOST_MAC,
+    Rack,
+    arp_start,
+    first,
+    listen,
+    monitor,
+    pods,
+    rack,
+    source,
+)
 
 __all__ = ["monitor", "pods", "rack"]
 
@@ -22,30 +33,6 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(60)]
 
 GATEWAYS = tuple(asker.gateway for asker in ASKERS)
 FOREVER_S = 3600.0
-
-
-def listen(member: str) -> socket.socket:
-    """Return a socket that sees what leaves through this member."""
-    packet = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0003))
-    packet.bind((member, 0x0003))
-    packet.settimeout(10)
-    return packet
-
-
-def first(packet: socket.socket, begins: bytes) -> bytes:
-    """Return the next frame that left with this start."""
-    while True:
-        frame, (_, _, kind, _, _) = packet.recvfrom(2048)
-        if kind == socket.PACKET_OUTGOING and frame.startswith(begins):
-            return frame
-
-
-def source() -> bytes:
-    return bytes.fromhex(HOST_MAC.replace(":", ""))
-
-
-def arp_start(tag: str = "") -> bytes:
-    return b"\xff" * 6 + source() + bytes.fromhex(tag) + b"\x08\x06"
 
 
 def ns_start(tag: str = "") -> bytes:
