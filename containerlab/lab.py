@@ -139,6 +139,11 @@ class Lab:
             raise NotReadyError("\n".join(str(error) for error in failures))
         return self.age()
 
+    @property
+    def topology(self) -> Path:
+        """The file that the lab was made from."""
+        return Path(self._document()["topology"])
+
     def age(self) -> float:
         """Return the seconds since the lab was started."""
         return time.time() - float(self._document()["started"])

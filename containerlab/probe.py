@@ -77,6 +77,8 @@ class Report:
     lost: int
     worst_gap_s: float
     """From the sending of the first packet of the longest run of lost ones to that of the next that arrived."""
+    open: bool = False
+    """The last packet was lost: nobody knows how long the gap would have become."""
 
     def __str__(self) -> str:
         return f"{self.flow}: {self.lost} of {self.sent} lost, worst gap {self.worst_gap_s * 1000:.0f} ms"
@@ -117,6 +119,20 @@ class Probe:
         """How many packets it has sent so far, over all flows."""
         return sum(flow.sent for flow in self._flows)
 
+    def silences(self) -> list[float]:
+        """Return for how many seconds each flow has not been heard, in the order of the flows."""
+        now = time.monotonic()
+        return [now - flow.heard_at for flow in self._flows]
+
+    def listen(self, place: Place, version: int) -> None:
+        """Take packets at another place too, that has the address of a target by now. OSError when it cannot."""
+        self._add_receiver(place, version)
+
+    def mark(self) -> None:
+        """Let the reports tell of what is sent from now on only."""
+        for flow in self._flows:
+            flow.first = flow.sent
+
     def stop(self) -> list[Report]:
         """Stop to send, wait for stragglers, and return a report per flow, in the order of the flows."""
         self._stopping.set()
@@ -138,11 +154,14 @@ class Probe:
         self._receivers: dict[int, socket.socket] = {}
         targets = {(counted.flow.target, counted.flow.version) for counted in self._flows}
         for target, version in targets:
-            receiver = self._socket(target, version, PORT)
-            receiver.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
-            self._receivers[receiver.fileno()] = receiver
-            self._poll.register(receiver, select.EPOLLIN)
+            self._add_receiver(target, version)
         self._senders = [self._socket(counted.flow.source, counted.flow.version, 0) for counted in self._flows]
+
+    def _add_receiver(self, place: Place, version: int) -> None:
+        receiver = self._socket(place, version, PORT)
+        receiver.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
+        self._receivers[receiver.fileno()] = receiver
+        self._poll.register(receiver, select.EPOLLIN)
 
     def _socket(self, place: Place, version: int, port: int) -> socket.socket:
         opened = self._opened.enter_context(socket_in(place.netns, FAMILIES[version], socket.SOCK_DGRAM))
@@ -188,6 +207,9 @@ class _Counted:
     def __init__(self, flow: Flow) -> None:
         self.flow = flow
         self.to = (str(flow.target.address(flow.version)), PORT)
+        self.heard_at = time.monotonic()
+        self.first = 0
+        """Packets before this one are nobody's business any more."""
         self._sent_at = array("d")
         self._arrived = bytearray()
 
@@ -207,14 +229,16 @@ class _Counted:
 
     def arrived(self, sequence: int) -> None:
         self._arrived[sequence] = 1
+        self.heard_at = time.monotonic()
 
     def report(self) -> Report:
         worst, lost_since = 0.0, None
-        ends = (*self._sent_at, time.monotonic())[1:]  # a packet's time slot ends with the next packet
-        for arrived, begin, end in zip(self._arrived, self._sent_at, ends, strict=True):
+        arrivals, begins = self._arrived[self.first :], self._sent_at[self.first :]
+        ends = (*begins, time.monotonic())[1:]  # a packet's time slot ends with the next packet
+        for arrived, begin, end in zip(arrivals, begins, ends, strict=True):
             if arrived:
                 lost_since = None
             else:
                 lost_since = begin if lost_since is None else lost_since
                 worst = max(worst, end - lost_since)
-        return Report(self.flow, self.sent, self._arrived.count(0), worst)
+        return Report(self.flow, len(arrivals), arrivals.count(0), worst, open=lost_since is not None)
