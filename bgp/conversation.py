@@ -104,7 +104,8 @@ class Conversation:
             session = self._sessions.get(state.neighbor)
             if session is not None and state.established and not session.established:
                 session.negotiated(state.versions)
-                session.up()
+                session.up(state.age_s)
+                self._on_session()
         for address, session in self._sessions.items():
             session.configured = address in generations
         await self._reread(foreign=True)

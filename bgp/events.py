@@ -72,6 +72,8 @@ class Session:
     neighbor: IPAddress
     established: bool
     versions: frozenset[int]
+    age_s: float
+    """How long it has been established, or down."""
 
 
 Event = RelayConnected | Negotiated | SessionUp | SessionDown | UpdateSent | EndOfRibSent
@@ -92,7 +94,12 @@ def parse_sessions(lines: list[str]) -> list[Session]:
     """
     try:
         return [
-            Session(ip_address(entry["peer"]["address"]), entry["fsm"] == "ESTABLISHED", _versions(entry["families"]))
+            Session(
+                ip_address(entry["peer"]["address"]),
+                entry["fsm"] == "ESTABLISHED",
+                _versions(entry["families"]),
+                float(entry["duration"]),
+            )
             for entry in json.loads("".join(lines))
         ]
     except (ValueError, KeyError, TypeError) as error:

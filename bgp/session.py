@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from bgp.adjacency import Adjacency
@@ -39,9 +39,10 @@ class Session:
         """Note the families of the session that comes up next."""
         self._offered = versions
 
-    def up(self) -> None:
-        """Note that the session is established."""
+    def up(self, age_s: float = 0.0) -> None:
+        """Note that the session is established, for some time already when it was adopted."""
         self._change(SessionState.UP)
+        self._since -= timedelta(seconds=age_s)
         self.ups += 1
         self._asked_for_end = False
         self._ended.clear()

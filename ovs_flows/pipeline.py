@@ -69,6 +69,8 @@ class BridgeView:
     """Destinations of pods that the host serves."""
     vlan: int | None = None
     """Tag of everything on the uplink, the host's traffic included; None for untagged."""
+    idle: frozenset[int] = frozenset()
+    """Those of several uplinks that carry nothing out but ARP and ND; what comes in is taken from all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,8 @@ def _to_every_uplink(view: BridgeView) -> tuple[Action, ...]:
 def _group(view: BridgeView) -> list[Group]:
     if len(view.uplinks) < 2:
         return []
-    return [Group(UPLINKS, tuple(Bucket((Output(member),), watch_port=member) for member in view.uplinks))]
+    members = [member for member in view.uplinks if member not in view.idle] or view.uplinks
+    return [Group(UPLINKS, tuple(Bucket((Output(member),), watch_port=member) for member in members))]
 
 
 def _classify(view: BridgeView) -> list[Flow]:

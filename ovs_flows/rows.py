@@ -33,6 +33,8 @@ class UplinkPorts:
     """MAC address of the bridge's own interface: the host's."""
     datapath_type: str
     """``system`` for the kernel's, ``netdev`` for the userspace one."""
+    lapsed: frozenset[str] = frozenset()
+    """Devices whose LACP partner does not answer; of a bond that is OVS's own."""
 
 
 def is_ours(row: Any) -> bool:
@@ -74,6 +76,7 @@ def read_uplink(bridge: Any, name: str) -> UplinkPorts:
         ),
         mac=own.mac_in_use[0] if own.mac_in_use else "",
         datapath_type=bridge.datapath_type or "system",
+        lapsed=frozenset(interface.name for _, interface in plugged if interface.lacp_current == [False]),
     )
 
 

@@ -34,6 +34,7 @@ from routed.attach.announce import Announcer, Asker
 from routed.attach.errors import InterfaceExists, InvalidName, InvalidNetns, MarkTooLong
 from routed.attach.gateway import Gateway
 from routed.attach.links import Links
+from routed.attach.members import Members
 from routed.attach.monitor import Monitor
 from routed.attach.slots import SlotSpace
 from routed.attach.veth import MacvlanWay
@@ -47,6 +48,7 @@ from routed.domain.rack import Rack, Server, Uplink
 from routed.domain.workload import AttachmentId
 from routed.reconcile.loop import Loop
 from routed.settings import Settings
+from routed.steering import Steering
 from routed.store import Store
 from routed.telemetry import Telemetry
 from routed.verbs import Verbs
@@ -76,11 +78,12 @@ class Agent:
         self._bridge_changed = asyncio.Event()
         self._serving = False
         self._loop: Loop[Owner] | None = None
+        self._steering: Steering | None = None
         self._ovsdb = Ovsdb(
             settings.paths.ovs / "db.sock", settings.bridge.name, settings.bridge.uplink, self._on_bridge_change
         )
         self._speaker = Speaker(
-            speaker_config(settings, self._rack, server), settings.paths.run / "bgp", self._looker("advertisements")
+            speaker_config(settings, self._rack, server), settings.paths.run / "bgp", self._on_session_change
         )
 
     async def run(self) -> None:
@@ -136,6 +139,7 @@ class Agent:
         wires = Wires(
             self._looker("wires", "ports", "links"), monitor, space, userspace_datapath=ports.datapath_type == "netdev"
         )
+        members = await self._watch_sides(store, monitor, ports)
         announcer = Announcer(bridge.name, bridge.members or ports.devices, self._askers(), monitor, vlan=settings.vlan)
         loop = self._loop = Loop[Owner](
             # Links and flows do not need each other: the port's number is known before the pod is.
@@ -150,8 +154,8 @@ class Agent:
         verbs = Verbs(store, loop, self._telemetry, ailment=ailment, deadline_s=settings.cni.deadline_s)
         cni = CniServer(settings.cni.socket, verbs, DeletionQueue(settings.cni.queue))
         async with asyncio.TaskGroup() as tasks:
-            for work in (gateway, announcer, flows, loop):
-                tasks.create_task(work.run())
+            for work in (gateway.run, announcer.run, flows.run, loop.run, *(one.run for one in members)):
+                tasks.create_task(work())
             tasks.create_task(self._follow_uplink(store, gateway))
             async with self._health(store, loop), self._control(store, loop):
                 await loop.settled()
@@ -182,7 +186,10 @@ class Agent:
             self._bridge_changed.clear()
             try:
                 await self._ovsdb.configure()
-                store.set_uplink(_uplink(await self._ovsdb.uplink(), gateway))
+                ports = await self._ovsdb.uplink()
+                store.set_uplink(_uplink(ports, gateway))
+                if self._steering is not None:
+                    self._steering.note_lacp(ports.lapsed)
             except OvsError as error:
                 log.warning("uplink.unknown", error=str(error))
                 asyncio.get_running_loop().call_later(_RETRY_S, self._bridge_changed.set)
@@ -191,6 +198,40 @@ class Agent:
         self._bridge_changed.set()
         if self._loop is not None:
             self._loop.look("ports")
+
+    def _on_session_change(self) -> None:
+        if self._loop is not None:
+            self._loop.look("advertisements")
+        self._review_sides()
+
+    def _review_sides(self) -> None:
+        if self._steering is not None:
+            self._steering.review()
+
+    async def _watch_sides(self, store: Store, monitor: Monitor, ports: UplinkPorts) -> Sequence[Members]:
+        """Begin to tell the store how each ToR can be reached, before anything is announced; not without steering."""
+        settings, bridge, askers = self._settings.steering, self._settings.bridge, self._askers()
+        if settings is None or not askers:
+            return ()
+        members = Members(
+            bridge.name,
+            bridge.members,
+            askers[0],
+            monitor,
+            self._review_sides,
+            vlan=self._settings.vlan,
+            probe_s=settings.probe_s,
+        )
+        steering = self._steering = Steering(
+            tuple(zip(self._rack.tors, bridge.members, strict=True)),
+            hold_s=settings.hold_s,
+            faults=members.faults,
+            sessions=self._speaker.neighbors,
+            publish=store.set_sides,
+        )
+        await members.first_look()
+        steering.note_lacp(ports.lapsed)
+        return (members,)
 
     def _askers(self) -> Sequence[Asker]:
         gateways = {host.prefix.version: host.gateway for host in self._rack.hosts}
@@ -236,7 +277,13 @@ class Agent:
     def _health(self, store: Store, loop: Loop[Owner]) -> AbstractAsyncContextManager[None]:
         return serve_health(
             self._settings.metrics.port,
-            metrics=lambda: self._telemetry.render(store.snapshot, loop, store.usage(), self._speaker.neighbors()),
+            metrics=lambda: self._telemetry.render(
+                store.snapshot,
+                loop,
+                store.usage(),
+                self._speaker.neighbors(),
+                {} if self._steering is None else self._steering.failures,
+            ),
             ready=partial(self._ailment, store, loop),
         )
 
@@ -253,7 +300,7 @@ class Agent:
                 "attachments": lambda: views.attachments(store.snapshot, loop),
                 "routes": lambda: views.routes(store.snapshot, loop),
                 "flows": lambda: views.flows(store.snapshot, loop),
-                "neighbors": lambda: views.neighbors(self._speaker.neighbors(), datetime.now(UTC)),
+                "neighbors": lambda: views.neighbors(store.snapshot, self._speaker.neighbors(), datetime.now(UTC)),
                 "leases": lambda: views.leases(store.usage()),
             },
             drain=drain,
@@ -261,7 +308,7 @@ class Agent:
 
 
 def _uplink(ports: UplinkPorts, gateway: Gateway) -> Uplink:
-    return Uplink(ofports=ports.ofports, mac=ports.mac, gateway_mac=gateway.mac, mtu=ports.mtu)
+    return Uplink(ofports=ports.ofports, devices=ports.devices, mac=ports.mac, gateway_mac=gateway.mac, mtu=ports.mtu)
 
 
 def speaker_config(settings: Settings, rack: Rack, server: Server) -> SpeakerConfig:

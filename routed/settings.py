@@ -92,9 +92,20 @@ class BridgeSettings(_Section):
     uplink: str = Field(default="bond0", max_length=15)
     """An OVS port: a NIC, a kernel bond or an OVS bond."""
     members: tuple[str, ...] = ()
-    """Devices of the bond, one to each ToR; the uplink itself when empty."""
+    """Devices of the bond, one to each ToR in the order of `tors`; the uplink itself when empty."""
     ready_slots: int = Field(default=32, ge=1, le=1024)
     """Slots kept plugged beyond those in use."""
+
+
+class SteeringSettings(_Section):
+    """What happens while this server reaches only one of the two ToRs."""
+
+    community: Annotated[str, Field(pattern=r"^[0-9]{1,10}(:[0-9]{1,10}){1,2}$")] = "65000:911"
+    """What the ToRs' route policy takes for: export this host route through the spines."""
+    hold_s: float = Field(default=3.0, gt=0)
+    """How long a side that failed has to be well before it is trusted again."""
+    probe_s: float | None = Field(default=0.2, ge=0.01)
+    """Time between two questions for the gateway out of each member; None to go by carrier and LACP alone."""
 
 
 class IpamSettings(_Section):
@@ -141,6 +152,8 @@ class Settings(_Section):
     """Time between two full looks at every plane."""
     bgp: BgpSettings
     bridge: BridgeSettings = BridgeSettings()
+    steering: SteeringSettings | None = None
+    """None where the ToRs' route policy knows of no steering."""
     ipam: IpamSettings = IpamSettings()
     cni: CniSettings = CniSettings()
     paths: PathSettings = PathSettings()
@@ -159,6 +172,11 @@ class Settings(_Section):
             raise ValueError("tors: two have the same name")
         if len({subnet.prefix.version for subnet in self.hosts}) != len(self.hosts):
             raise ValueError("hosts: at most one subnet per family")
+        if self.steering is not None and len(self.bridge.members) != len(self.tors):
+            raise ValueError(
+                f"steering: bridge.members must name one device per ToR, in the order of tors: "
+                f"there are {len(self.tors)} ToRs and {len(self.bridge.members)} members"
+            )
         self._check_servers()
         self._check_pools()
         return self
@@ -196,6 +214,7 @@ class Settings(_Section):
             pools=tuple(Subnet(pool.prefix, pool.gateway) for pool in self.pools),
             services=self.services,
             vlan=self.vlan,
+            steering=self.steering.community if self.steering is not None else None,
         )
 
     def domain_server(self, name: str) -> Server:

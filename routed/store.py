@@ -19,6 +19,7 @@ from ipam.ledger import Ledger
 from ipam.model import Holder, Pod, Record, Request, Usage
 from routed.domain.intent import Owner, Standing
 from routed.domain.rack import Rack, Server, Uplink
+from routed.domain.sides import Side
 from routed.domain.snapshot import Place, Snapshot
 from routed.domain.workload import Attachment, AttachmentId, PodRef
 
@@ -144,6 +145,12 @@ class Store:
         if uplink != self.snapshot.uplink:
             place = replace(self.snapshot.place, uplink=uplink)
             self._publish(replace(self.snapshot, place=place), Standing.HOST, Standing.STOCK, *self._everybody())
+
+    def set_sides(self, sides: tuple[Side, ...]) -> None:
+        """Take note of how the ToRs can be reached now."""
+        if sides != self.snapshot.place.sides:
+            place = replace(self.snapshot.place, sides=sides)
+            self._publish(replace(self.snapshot, place=place), Standing.HOST, *self._everybody())
 
     def keep_slots(self, count: int) -> None:
         """Keep at least this many slots plugged: unplugging is slow, and they will be needed again."""

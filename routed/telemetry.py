@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 from bgp.model import NeighborStatus, SessionState
 from ipam.model import Usage
 from routed import __version__
-from routed.domain.intent import Owner
+from routed.domain.intent import Owner, steers
 from routed.domain.rack import Tor
 from routed.domain.snapshot import Snapshot
 from routed.domain.workload import AttachmentId, IPAddress
@@ -58,6 +58,7 @@ class Telemetry(Collector):
         loop: Loop[Owner],
         usage: Sequence[Usage],
         neighbors: Mapping[IPAddress, NeighborStatus],
+        side_failures: Mapping[str, int],
     ) -> bytes:
         """Return the exposition text of everything."""
         self._gauges = [
@@ -66,6 +67,7 @@ class Telemetry(Collector):
             *_planes(loop),
             *_pools(usage),
             *_sessions(snapshot.rack.tors, neighbors),
+            *_sides(snapshot, side_failures),
             _family(
                 "routed_gateway_known",
                 "1 when the gateway's MAC address is known; without it nothing leaves for the ToR.",
@@ -120,6 +122,19 @@ def _sessions(tors: Sequence[Tor], neighbors: Mapping[IPAddress, NeighborStatus]
     yield _family("routed_bgp_session_up", "1 while the session is established.", ("tor", "neighbor"), up)
     ups = {tor.name: status.ups for tor, status in found}
     yield _total("routed_bgp_session_ups", "Times that the session came up.", ups, "tor")
+
+
+def _sides(snapshot: Snapshot, failures: Mapping[str, int]) -> Iterable[Metric]:
+    sides = {(side.tor, side.member): int(side.health) for side in snapshot.place.sides}
+    yield _family(
+        "routed_side_health",
+        "How a ToR can be reached: 0 link cut, 1 no BGP session, 2 well again but on hold, 3 good.",
+        ("tor", "member"),
+        sides,
+    )
+    yield _total("routed_side_failures", "Times that a ToR could not be reached any more.", failures, "tor")
+    asked = {(tor.name,): int(steers(snapshot, tor.address)) for tor in snapshot.rack.tors}
+    yield _family("routed_steering", "1 while this ToR is asked to draw the pods' traffic to itself.", ("tor",), asked)
 
 
 def _family(name: str, text: str, labels: Sequence[str], values: Mapping[L, float]) -> Metric:

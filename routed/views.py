@@ -10,7 +10,8 @@ from bgp.model import Attributes, NeighborStatus, RouteKey, SessionState
 from ipam.model import Usage
 from ovs_flows.cookies import cookie
 from ovs_flows.text import format_entries
-from routed.domain.intent import Owner, Standing, plan
+from routed.domain.intent import Owner, Standing, plan, steers
+from routed.domain.sides import Side
 from routed.domain.snapshot import DRAINED, Snapshot
 from routed.domain.wiring import ofport, wire_name
 from routed.domain.workload import IPAddress
@@ -67,6 +68,7 @@ def routes(snapshot: Snapshot, loop: Loop[Owner]) -> Rows:
                 "prefix": str(key.prefix),
                 "tor": names.get(key.neighbor, str(key.neighbor)),
                 "next_hop": str(attributes.next_hop) if isinstance(attributes, Attributes) else None,
+                "communities": " ".join(attributes.communities) if isinstance(attributes, Attributes) else "",
                 "state": "unknown" if seen is None else _route_state(wanted.get(key), announced.get(key)),
             }
         )
@@ -86,8 +88,9 @@ def flows(snapshot: Snapshot, loop: Loop[Owner]) -> Rows:
     ]
 
 
-def neighbors(statuses: Mapping[IPAddress, NeighborStatus], now: datetime) -> Rows:
-    """Return one row per BGP neighbour."""
+def neighbors(snapshot: Snapshot, statuses: Mapping[IPAddress, NeighborStatus], now: datetime) -> Rows:
+    """Return one row per BGP neighbour: the session, and how its ToR can be reached."""
+    sides = {side.tor: side for side in snapshot.place.sides}
     return [
         {
             "tor": status.name,
@@ -101,9 +104,17 @@ def neighbors(statuses: Mapping[IPAddress, NeighborStatus], now: datetime) -> Ro
             "updates_sent": status.updates_sent,
             "end_of_rib": status.end_of_rib,
             "reason": status.reason or None,
+            **_side(sides.get(status.name)),
+            "steers": steers(snapshot, address),
         }
         for address, status in statuses.items()
     ]
+
+
+def _side(side: Side | None) -> dict[str, Any]:
+    if side is None:
+        return {"member": None, "side": "not watched", "side_reason": None}
+    return {"member": side.member, "side": side.health.name.lower(), "side_reason": ", ".join(side.reasons) or None}
 
 
 def leases(usage: Sequence[Usage]) -> Rows:

@@ -1,4 +1,4 @@
-"""The bytes of an ARP request and of a neighbour solicitation. Pure. Source: RFC 826, RFC 4861 4.3, RFC 8200 8.1."""
+"""The bytes of the questions for a neighbour and of the answers: ARP (RFC 826), ND (RFC 4861 4.3 and 4.4). Pure."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from ipaddress import IPv4Address, IPv6Address
 
 _BROADCAST = bytes([0xFF] * 6)
 _ETH_ARP, _ETH_IPV6, _ETH_VLAN = 0x0806, 0x86DD, 0x8100
-_ARP_ETHERNET, _ARP_IPV4, _ARP_REQUEST = 1, 0x0800, 1
-_ICMPV6, _NEIGHBOUR_SOLICITATION, _SOURCE_LINK_ADDRESS = 58, 135, 1
+_ARP_ETHERNET, _ARP_IPV4, _ARP_REQUEST, _ARP_REPLY = 1, 0x0800, 1, 2
+_ICMPV6, _NEIGHBOUR_SOLICITATION, _NEIGHBOUR_ADVERTISEMENT, _SOURCE_LINK_ADDRESS = 58, 135, 136, 1
 _SOLICITED_NODE = bytes.fromhex("ff0200000000000000000001ff")
 
 
@@ -24,6 +24,20 @@ def question(
     if isinstance(address, IPv6Address) and isinstance(target, IPv6Address):
         return _solicitation(_octets(mac), address, target, vlan)
     raise ValueError(f"{address} cannot ask for {target}: another family")
+
+
+def answered(frame: bytes) -> IPv4Address | IPv6Address | None:
+    """Return the address that an answer is about; None for any other frame.
+
+    It comes as a packet socket hands it out: with its Ethernet header, without its tag.
+    """
+    kind = frame[12:14]
+    if kind == _ETH_ARP.to_bytes(2) and frame[20:22] == _ARP_REPLY.to_bytes(2) and len(frame) >= 32:
+        return IPv4Address(frame[28:32])
+    is_icmp = kind == _ETH_IPV6.to_bytes(2) and frame[20:21] == bytes([_ICMPV6])
+    if is_icmp and frame[54:55] == bytes([_NEIGHBOUR_ADVERTISEMENT]) and len(frame) >= 78:
+        return IPv6Address(frame[62:78])
+    return None
 
 
 def _arp(mac: bytes, address: IPv4Address, target: IPv4Address, vlan: int | None) -> bytes:

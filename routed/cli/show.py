@@ -27,7 +27,13 @@ class Output(StrEnum):
     JSON = "json"
 
 
-_FOR_PEOPLE = {"attachments": ("pod", "addresses", "state", "port", "mac", "interface", "error")}
+_FOR_PEOPLE = {
+    "attachments": ("pod", "addresses", "state", "port", "mac", "interface", "error"),
+    "neighbors": (
+        *("tor", "address", "state", "for_s", "ipv4_routes", "ipv6_routes"),
+        *("end_of_rib", "reason", "side", "side_reason", "steers"),
+    ),
+}
 """Columns of the tables that would be too wide with all of them."""
 _FILE_WIDTH = 200
 """Columns of output that nobody looks at directly."""
@@ -42,7 +48,7 @@ def attachments(config: Config = DEFAULT_CONFIG, output: OutputOption = Output.T
 
 @app.command()
 def routes(config: Config = DEFAULT_CONFIG, output: OutputOption = Output.TABLE) -> None:
-    """Host routes, per neighbour: wanted, announced, attributes."""
+    """Host routes, per neighbour: next hop, communities, announced or not."""
     _show("routes", config, output)
 
 
@@ -54,7 +60,7 @@ def flows(config: Config = DEFAULT_CONFIG, output: OutputOption = Output.TABLE) 
 
 @app.command()
 def neighbors(config: Config = DEFAULT_CONFIG, output: OutputOption = Output.TABLE) -> None:
-    """BGP sessions: state, since when, how often up, updates sent, End-of-RIB."""
+    """ToRs: the BGP session and what it was told, how this server reaches it, whether it steers pods' traffic."""
     _show("neighbors", config, output)
 
 

@@ -17,9 +17,10 @@ from bgp.model import Attributes, RouteKey
 from ovs_flows.cookies import BASE_OBJECT, cookie
 from ovs_flows.model import Flow, Group, Port
 from ovs_flows.pipeline import BridgeView, Endpoint, base, endpoint
+from routed.domain.sides import Health
 from routed.domain.snapshot import Place, Snapshot
 from routed.domain.wiring import Link, Wire, ofport, wire_name
-from routed.domain.workload import Attachment, AttachmentId, host_interface, host_network
+from routed.domain.workload import Attachment, AttachmentId, IPAddress, host_interface, host_network
 
 PLANES = ("wires", "ports", "links", "flows", "advertisements")
 """In the order in which an attachment grows; it shrinks the other way round."""
@@ -89,6 +90,7 @@ def _host(place: Place) -> Intent:
         pools=tuple(pool.prefix for pool in rack.pools),
         services=rack.services,
         vlan=rack.vlan,
+        idle=_idle(place),
     )
     return Intent(flows={cookie(BASE_OBJECT): base(view)})
 
@@ -118,13 +120,13 @@ def _attachment(attachment: Attachment, place: Place) -> Intent:
         gateway_mac=uplink.mac,
     )
     pod = Endpoint(ofport=ofport(slot), mac=mac, addresses=attachment.addresses, gateways=gateways)
-    attributes = {address.version: Attributes(address) for address in place.server.addresses}
+    told = _attributes(place)
     return Intent(
         wires={name: Wire(uplink.mtu)},
         ports={name: Port(name, ofport(slot))},
         links={attachment.id: link},
         flows={cookie(slot + 1): endpoint(pod)},
-        advertisements={key: attributes[key.prefix.version] for key in _routes(attachment, place)},
+        advertisements={key: told.get((key.neighbor, key.prefix.version)) for key in _routes(attachment, place)},
     )
 
 
@@ -135,6 +137,45 @@ def _leaving(attachment: Attachment, place: Place) -> Intent:
         flows={cookie(attachment.slot + 1): None},
         advertisements=dict.fromkeys(_routes(attachment, place)),
     )
+
+
+def steers(snapshot: Snapshot, neighbor: IPAddress) -> bool:
+    """Whether this ToR is asked to draw the pods' traffic to itself, since the other one cannot be relied on."""
+    return any(told.communities for (to, _), told in _attributes(snapshot.place).items() if to == neighbor)
+
+
+@lru_cache(maxsize=8)
+def _attributes(place: Place) -> Mapping[tuple[IPAddress, int], Attributes]:
+    """Return what each ToR is told with a host route of each IP version; a ToR that is left out is told of none.
+
+    A ToR attracts the pools' aggregates even while it cannot reach this server. So while one side is worse than the
+    other, the better ToR is asked to let the host routes out through the spines, where longest-prefix match prefers
+    them, and a ToR behind a cut link is told of none. Sides that are equally bad stay as they are: no announcement of
+    ours would make it better.
+    """
+    rack, sides = place.rack, place.sides
+    communities: dict[IPAddress, tuple[str, ...]] = {tor.address: () for tor in rack.tors}
+    if sides and rack.steering is not None:
+        best, worst = max(side.health for side in sides), min(side.health for side in sides)
+        communities = {
+            tor.address: (rack.steering,) if side.health is best and best > worst else ()
+            for tor, side in zip(rack.tors, sides, strict=True)
+            if side.health > Health.CUT or best is Health.CUT
+        }
+    return {
+        (neighbor, address.version): Attributes(address, None, chosen)
+        for neighbor, chosen in communities.items()
+        for address in place.server.addresses
+    }
+
+
+def _idle(place: Place) -> frozenset[int]:
+    """Return the uplinks that nothing is sent out of: those to a ToR that is cut off or silent, unless both are."""
+    bad = {side.member for side in place.sides if side.health < Health.HOLDING}
+    if len(bad) == len(place.sides):
+        return frozenset()  # also where nobody watches the sides
+    uplink = place.uplink
+    return frozenset(number for number, device in zip(uplink.ofports, uplink.devices, strict=True) if device in bad)
 
 
 def _routes(attachment: Attachment, place: Place) -> list[RouteKey]:

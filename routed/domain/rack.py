@@ -42,6 +42,8 @@ class Rack:
     """Destinations that the host itself serves for its pods (ClusterIP ranges, node-local DNS)."""
     vlan: int | None = None
     """Tag of the uplink, None for untagged."""
+    steering: str | None = None
+    """Community that makes a ToR export a host route through the spines; None when the ToRs know of none."""
 
     def gateway(self, address: IPAddress) -> IPAddress:
         """Return the gateway of the pool that holds this pod address; LookupError when no pool does."""
@@ -71,6 +73,8 @@ class Uplink:
 
     ofports: tuple[int, ...]
     """OpenFlow port numbers: one for a NIC or a kernel bond, one per member for an OVS bond."""
+    devices: tuple[str, ...]
+    """The network device behind each."""
     mac: str
     """The bridge's own MAC address: what the fabric sees as the source of everything from here."""
     gateway_mac: str | None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from routed.domain.rack import Rack, Server, Uplink
+from routed.domain.sides import Side
 from routed.domain.workload import Attachment, AttachmentId
 
 DRAINED = "this server is drained: it announces no routes; restart the agent to end that"
@@ -20,6 +21,8 @@ class Place:
     rack: Rack
     server: Server
     uplink: Uplink
+    sides: tuple[Side, ...] = ()
+    """How each ToR of the rack can be reached, in the rack's order; empty where nobody watches."""
 
 
 @dataclass(frozen=True, slots=True)

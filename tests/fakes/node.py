@@ -31,7 +31,7 @@ RACK = Rack(
     pools=(Subnet(POOL.prefix, POOL.gateway),),
 )
 SERVER = Server("s11", 65500, (ip_address("10.1.0.11"),))
-UPLINK = Uplink((1,), "02:10:00:00:01:0b", "02:00:00:00:01:01", 1500)
+UPLINK = Uplink((1,), ("bond0",), "02:10:00:00:01:0b", "02:00:00:00:01:01", 1500)
 
 
 class Node:
@@ -92,7 +92,7 @@ class Node:
 
     def metrics(self) -> dict[str, float]:
         """Return samples by name and labels, as the exposition text spells them."""
-        text = self.telemetry.render(self.store.snapshot, self.loop, self.store.usage(), {}).decode()
+        text = self.telemetry.render(self.store.snapshot, self.loop, self.store.usage(), {}, {}).decode()
         rows = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
         return {name: float(value) for name, _, value in rows}
 

@@ -164,7 +164,8 @@ def test_junk_is_an_error(line: bytes) -> None:
 
 
 def test_a_session_of_less_than_a_second_is_established() -> None:
-    shown = '[{"state": "down", "fsm": "ESTABLISHED", "peer": {"address": "10.99.0.11"}, "families": ["ipv4 unicast"]}]'
+    shown = '[{"state": "down", "fsm": "ESTABLISHED", "peer": {"address": "10.99.0.11"}, "families": '
+    shown += '["ipv4 unicast"], "duration": 7}]'
     assert events.parse_sessions([shown]) == [
-        events.Session(ip_address("10.99.0.11"), established=True, versions=frozenset({4}))
+        events.Session(ip_address("10.99.0.11"), established=True, versions=frozenset({4}), age_s=7.0)
     ]

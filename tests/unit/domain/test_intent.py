@@ -7,12 +7,15 @@ from ipaddress import ip_address, ip_interface, ip_network
 from types import MappingProxyType
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bgp.model import Attributes, RouteKey
 from ovs_flows.cookies import cookie
-from ovs_flows.model import Flow, Output, Port
+from ovs_flows.model import Bucket, Flow, Group, Output, Port
 from routed.domain.intent import PLANES, Intent, Standing, owners, plan
 from routed.domain.rack import Rack, Server, Subnet, Tor, Uplink
+from routed.domain.sides import Health, Side
 from routed.domain.snapshot import Place, Snapshot
 from routed.domain.wiring import Link, Wire
 from routed.domain.workload import Attachment, AttachmentId, PodRef
@@ -40,7 +43,7 @@ SNAPSHOT = Snapshot(
     place=Place(
         RACK,
         Server("s11", 65500, (ip_address("10.1.0.11"), ip_address("fd00:1::11"))),
-        Uplink((1, 2), "02:10:00:00:01:0b", "02:00:00:00:01:01", 9000),
+        Uplink((1, 2), ("etha", "ethb"), "02:10:00:00:01:0b", "02:00:00:00:01:01", 9000),
     ),
     slots=8,
     attachments=MappingProxyType({POD.id: POD}),
@@ -126,3 +129,69 @@ def test_the_host_comes_first_and_planes_grow_in_order() -> None:
 @pytest.mark.parametrize(("address", "mac"), [("10.101.0.7", "0a:58:0a:65:00:07"), ("fd00::1:2", "0a:58:00:01:00:02")])
 def test_the_mac_follows_from_the_address(address: str, mac: str) -> None:
     assert replace(POD, addresses=(ip_address(address),)).mac == mac
+
+
+# ---- steering
+
+STEER = "65000:911"
+
+
+def with_sides(first: Health, second: Health, *, steering: str | None = STEER) -> Snapshot:
+    rack = replace(RACK, steering=steering)
+    sides = (Side("r1a", "etha", first), Side("r1b", "ethb", second))
+    return replace(SNAPSHOT, place=replace(SNAPSHOT.place, rack=rack, sides=sides))
+
+
+def told(snapshot: Snapshot) -> dict[str, tuple[str, ...] | None]:
+    """The communities of the pod's IPv4 route towards each ToR, None for no route; IPv6 is told the same."""
+    announced = plan(snapshot, POD.id).advertisements
+    found = {}
+    for tor in (TOR_A, TOR_B):
+        four, six = (announced[RouteKey(tor, ip_network(address))] for address in ("10.101.0.7", "fd00:101::7"))
+        assert (four and four.communities) == (six and six.communities)
+        found["a" if tor == TOR_A else "b"] = four and four.communities
+    return found
+
+
+def senders(snapshot: Snapshot) -> set[int]:
+    base = plan(snapshot, Standing.HOST).flows[cookie(0)]
+    assert base is not None
+    (group,) = (entry for entry in base if isinstance(entry, Group))
+    return {bucket.watch_port for bucket in group.buckets if isinstance(bucket, Bucket)}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "a", "b", "out"),
+    [
+        (Health.GOOD, Health.GOOD, (), (), {1, 2}),
+        (Health.CUT, Health.GOOD, None, (STEER,), {2}),
+        (Health.GOOD, Health.CUT, (STEER,), None, {1}),
+        (Health.SILENT, Health.GOOD, (), (STEER,), {2}),
+        (Health.HOLDING, Health.GOOD, (), (STEER,), {1, 2}),
+        (Health.CUT, Health.HOLDING, None, (STEER,), {2}),
+        (Health.CUT, Health.SILENT, None, (STEER,), {1, 2}),
+        (Health.HOLDING, Health.HOLDING, (), (), {1, 2}),
+        (Health.CUT, Health.CUT, (), (), {1, 2}),
+    ],
+)
+def test_the_better_side_gets_the_pods(
+    first: Health, second: Health, a: tuple[str, ...] | None, b: tuple[str, ...] | None, out: set[int]
+) -> None:
+    snapshot = with_sides(first, second)
+    assert told(snapshot) == {"a": a, "b": b}
+    assert senders(snapshot) == out
+
+
+def test_a_rack_without_steering_announces_to_both_whatever_happens() -> None:
+    assert told(with_sides(Health.CUT, Health.GOOD, steering=None)) == {"a": (), "b": ()}
+
+
+@given(st.sampled_from(Health), st.sampled_from(Health))
+def test_somebody_is_always_told_and_never_both_are_asked_to_steer(first: Health, second: Health) -> None:
+    asked = told(with_sides(first, second))
+    assert any(communities is not None for communities in asked.values())
+    assert [*asked.values()].count((STEER,)) <= 1
+
+
+def test_a_drained_server_steers_nothing() -> None:
+    assert told(replace(with_sides(Health.CUT, Health.GOOD), draining=True)) == {"a": None, "b": None}

@@ -12,7 +12,9 @@ from ovs_flows.model import Port
 from ovs_flows.rows import MARK, UplinkPorts, is_ours, live_ofport, misplugged, read_uplink, version
 
 
-def interface(name: str, *ofport: int, mtu: int | None = 1500, ifindex: int = 7, error: str = "") -> Any:
+def interface(
+    name: str, *ofport: int, mtu: int | None = 1500, ifindex: int = 7, error: str = "", lacp: bool | None = None
+) -> Any:
     return SimpleNamespace(
         name=name,
         ofport=list(ofport),
@@ -20,6 +22,7 @@ def interface(name: str, *ofport: int, mtu: int | None = 1500, ifindex: int = 7,
         ifindex=[ifindex],
         error=[error] if error else [],
         mac_in_use=["02:aa:00:00:00:10"],
+        lacp_current=[] if lacp is None else [lacp],
     )
 
 
@@ -46,6 +49,12 @@ def test_uplink_of_several_members_is_sorted_and_takes_the_smallest_mtu() -> Non
     ]
     found = read_uplink(bridge(port("bond0", *members), datapath_type="netdev"), "bond0")
     assert found == UplinkPorts((3, 5), ("a", "b"), 4000, "02:aa:00:00:00:10", "netdev")
+
+
+def test_a_member_whose_lacp_partner_is_gone_has_lapsed() -> None:
+    members = [interface("a", 3, lacp=True), interface("b", 5, lacp=False)]
+    assert read_uplink(bridge(port("bond0", *members)), "bond0").lapsed == {"b"}
+    assert read_uplink(bridge(port("bond0", interface("nic", 1))), "bond0").lapsed == frozenset()
 
 
 def test_uplink_without_any_device_keeps_the_bridges_mtu() -> None:

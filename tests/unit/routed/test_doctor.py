@@ -199,8 +199,14 @@ def test_a_healthy_server_has_only_good_findings() -> None:
     assert len({one.check for one in findings}) == len(findings)
 
 
+def no_members(rack: dict[str, Any]) -> None:
+    rack["bridge"] |= {"members": []}
+    rack["steering"] = None
+
+
 def single_link(rack: dict[str, Any]) -> None:
-    rack["bridge"] |= {"members": [], "uplink": "etha"}
+    no_members(rack)
+    rack["bridge"] |= {"uplink": "etha"}
 
 
 def one_tor(rack: dict[str, Any]) -> None:
@@ -251,7 +257,7 @@ def test_is_fine(edit: Edit, check: str, found: str) -> None:
         (plugged(lacp_current=False), "lacp", "behind ethb", "`ovs-appctl lacp/show bond0`"),
         (bond(partner="00:00:00:00:00:00"), "lacp", "no LACP partner", "`cat /proc/net/bonding/bond0`"),
         (
-            both(bond(), with_file(lambda rack: rack["bridge"].update(members=[]))),
+            both(bond(), with_file(no_members)),
             "uplink",
             "only one ToR hears",
             "set bridge.members: [etha, ethb]",
@@ -455,7 +461,7 @@ def doctor(rack: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_new_server_with_nothing_on_it_is_told_so(tmp_path: Path) -> None:
     document = yaml.safe_load(EXAMPLE.read_text())
-    document["bridge"] = {"name": "nobridge", "uplink": "nouplink"}
+    document |= {"bridge": {"name": "nobridge", "uplink": "nouplink"}, "steering": None}
     document["paths"] = {name: str(tmp_path / name) for name in ("state", "run", "ovs")}
     document["cni"]["socket"] = str(tmp_path / "cni.sock")
     rack = tmp_path / "rack.yaml"

@@ -20,7 +20,7 @@ from routed.domain.workload import AttachmentId, PodRef
 from routed.store import _QUIET_S, Store
 
 PREFIX, GATEWAY = ip_network("10.101.0.0/26"), ip_address("10.101.0.1")
-UPLINK = Uplink((1,), "02:10:00:00:01:0b", None, 1500)
+UPLINK = Uplink((1,), ("bond0",), "02:10:00:00:01:0b", None, 1500)
 POD = PodRef("default", "web", "u1")
 
 
@@ -145,7 +145,7 @@ async def test_the_uplink_concerns_everybody_but_only_when_it_changes(opened: Ca
     rig.changed.clear()
     rig.store.set_uplink(UPLINK)
     assert rig.changed == []
-    rig.store.set_uplink(Uplink((1,), UPLINK.mac, "02:00:00:00:01:01", 1500))
+    rig.store.set_uplink(Uplink((1,), ("bond0",), UPLINK.mac, "02:00:00:00:01:01", 1500))
     assert set(rig.changed) == {Standing.HOST, Standing.STOCK, key(1)}
 
 

@@ -1,0 +1,110 @@
+"""Judges the two sides of a stackless pair: each ToR, the link to it and the session with it. Pure: time is given.
+
+The link and the session are two things: the session ends on the ToR's loopback, and its packets may take the other
+link and a spine. A link that cannot carry traffic both ways is cut, whatever the session says. docs/stackless.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+RELAPSE_S = 60.0
+"""A side that fails again so soon after it got well has to hold twice as long as the last time."""
+LONGEST_HOLD_S = 60.0
+
+
+class Health(IntEnum):
+    """How much a side may be trusted with, in rising order."""
+
+    CUT = 0
+    """Its link does not carry traffic both ways."""
+    SILENT = 1
+    """Its link is good, but its ToR has no session with us while the other has."""
+    HOLDING = 2
+    """All is well again, for less than the hold time."""
+    GOOD = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One ToR and the way to it."""
+
+    tor: str
+    member: str
+    """The uplink's device that leads to it."""
+    health: Health = Health.GOOD
+    reasons: tuple[str, ...] = ()
+    """What is wrong, for people; empty when nothing is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """What is seen of a side at one moment."""
+
+    faults: tuple[str, ...] = ()
+    """Why its link cannot be used; empty when it can."""
+    session_s: float | None = None
+    """How long its session has been up; None while it is down."""
+
+
+@dataclass(slots=True)
+class _History:
+    side: Side
+    well_since: float = -math.inf
+    """Since when nothing is wrong; when it last began, while something is."""
+    hold_s: float = 0.0
+
+
+class Judge:
+    """Remembers how the sides were, and from that and what is seen now says how they are."""
+
+    def __init__(self, sides: Sequence[Side], hold_s: float) -> None:
+        """Begin with the sides as they are named; a side that failed has to be well for `hold_s` to be good again."""
+        self._histories = [_History(side) for side in sides]
+        self._hold_s = hold_s
+        self.review_at = math.inf
+        """When the verdict may change although nothing is seen to change."""
+
+    def judge(self, sightings: Sequence[Sighting], now: float) -> tuple[Side, ...]:
+        """Return the sides as they are at `now`, seconds of any monotonic clock; one sighting per side."""
+        self.review_at = math.inf
+        for number, (history, seen) in enumerate(zip(self._histories, sightings, strict=True)):
+            others = [other.session_s for place, other in enumerate(sightings) if place != number]
+            health, reasons = self._ills(seen, others, now)
+            if health is Health.GOOD:
+                health = self._recovered(history, now)
+            else:
+                self._fell_ill(history, now)
+            history.side = Side(history.side.tor, history.side.member, health, reasons)
+        return tuple(history.side for history in self._histories)
+
+    def _ills(self, seen: Sighting, others: Sequence[float | None], now: float) -> tuple[Health, tuple[str, ...]]:
+        """Return what is wrong now. A session that is down counts once another has outlived the start of both."""
+        if seen.faults:
+            return Health.CUT, seen.faults
+        longest = max((age for age in others if age is not None), default=None)
+        if seen.session_s is None and longest is not None:
+            if longest >= self._hold_s:
+                return Health.SILENT, ("no BGP session",)
+            self._review(now + self._hold_s - longest)
+        return Health.GOOD, ()
+
+    def _fell_ill(self, history: _History, now: float) -> None:
+        if history.side.health >= Health.HOLDING:
+            soon = now - history.well_since < RELAPSE_S
+            history.hold_s = min(2 * history.hold_s, LONGEST_HOLD_S) if soon else self._hold_s
+
+    def _recovered(self, history: _History, now: float) -> Health:
+        if history.side.health < Health.HOLDING:
+            history.well_since = now
+        good_at = history.well_since + history.hold_s
+        if now >= good_at:
+            return Health.GOOD
+        self._review(good_at)
+        return Health.HOLDING
+
+    def _review(self, at: float) -> None:
+        self.review_at = min(self.review_at, at)

@@ -1,0 +1,108 @@
+"""When a side counts as cut, silent, on hold and good again."""
+
+from __future__ import annotations
+
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from routed.domain.sides import LONGEST_HOLD_S, RELAPSE_S, Health, Judge, Side, Sighting
+
+HOLD_S = 3.0
+LONG = 1000.0
+WELL = Sighting((), LONG)
+DARK = Sighting(("no carrier",), LONG)
+MUTE = Sighting((), None)
+
+
+def judge() -> Judge:
+    return Judge((Side("r1a", "etha"), Side("r1b", "ethb")), HOLD_S)
+
+
+def healths(by: Judge, first: Sighting, second: Sighting, now: float) -> tuple[Health, ...]:
+    return tuple(side.health for side in by.judge((first, second), now))
+
+
+def test_all_is_good_from_the_start() -> None:
+    by = judge()
+    assert healths(by, WELL, WELL, 0) == (Health.GOOD, Health.GOOD)
+    assert by.review_at == math.inf
+
+
+def test_a_cut_link_is_cut_at_once_whatever_its_session_says() -> None:
+    first, second = judge().judge((DARK, WELL), 0)
+    assert (first.health, first.reasons) == (Health.CUT, ("no carrier",))
+    assert (first.tor, first.member) == ("r1a", "etha")
+    assert second.health is Health.GOOD
+
+
+def test_a_side_that_is_well_again_holds_before_it_is_good() -> None:
+    by = judge()
+    by.judge((DARK, WELL), 0)
+    assert healths(by, WELL, WELL, 10) == (Health.HOLDING, Health.GOOD)
+    assert by.review_at == 10 + HOLD_S
+    assert healths(by, WELL, WELL, 12.9) == (Health.HOLDING, Health.GOOD)
+    assert healths(by, WELL, WELL, 13) == (Health.GOOD, Health.GOOD)
+    assert by.review_at == math.inf
+
+
+def test_a_link_that_flaps_is_trusted_later_each_time_and_forgiven_in_the_end() -> None:
+    by = judge()
+    now, holds = 0.0, []
+    for _ in range(8):
+        by.judge((DARK, WELL), now)
+        by.judge((WELL, WELL), now + 1)
+        holds.append(by.review_at - (now + 1))
+        now = by.review_at + 1
+        by.judge((WELL, WELL), now)
+    assert holds[:4] == [HOLD_S, 2 * HOLD_S, 4 * HOLD_S, 8 * HOLD_S]
+    assert holds[-1] <= LONGEST_HOLD_S
+    now += RELAPSE_S + LONGEST_HOLD_S
+    by.judge((DARK, WELL), now)
+    by.judge((WELL, WELL), now + 1)
+    assert by.review_at == now + 1 + HOLD_S
+
+
+def test_a_missing_session_counts_only_while_the_other_one_is_well_established() -> None:
+    by = judge()
+    assert healths(by, MUTE, MUTE, 0) == (Health.GOOD, Health.GOOD)
+    assert healths(by, MUTE, Sighting((), 0.5), 1) == (Health.GOOD, Health.GOOD)
+    assert by.review_at == 1 + HOLD_S - 0.5, "it counts from then on"
+    assert healths(by, MUTE, Sighting((), HOLD_S), by.review_at) == (Health.SILENT, Health.GOOD)
+
+
+def test_a_speaker_that_restarts_makes_neither_side_bad() -> None:
+    by = judge()
+    steps = [(MUTE, MUTE), (Sighting((), 0.0), MUTE), (Sighting((), 2.0), Sighting((), 0.0)), (WELL, WELL)]
+    for second, (first, other) in enumerate(steps):
+        assert healths(by, first, other, second) == (Health.GOOD, Health.GOOD)
+
+
+def test_a_session_that_comes_back_holds() -> None:
+    by = judge()
+    by.judge((MUTE, WELL), 0)
+    assert healths(by, Sighting((), 0.0), WELL, 5) == (Health.HOLDING, Health.GOOD)
+    assert healths(by, Sighting((), 3.0), WELL, 8) == (Health.GOOD, Health.GOOD)
+
+
+def test_a_link_fault_outweighs_a_session() -> None:
+    assert healths(judge(), Sighting(("no carrier",), None), WELL, 0) == (Health.CUT, Health.GOOD)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from((WELL, DARK, MUTE)), st.sampled_from((WELL, DARK, MUTE)), st.floats(0.01, 20)),
+        min_size=1,
+    )
+)
+def test_whatever_happened_two_well_sides_are_good_after_the_longest_hold(
+    story: list[tuple[Sighting, Sighting, float]],
+) -> None:
+    by, now = judge(), 0.0
+    for first, second, pause in story:
+        now += pause
+        by.judge((first, second), now)
+    by.judge((WELL, WELL), now)
+    assert healths(by, WELL, WELL, now + LONGEST_HOLD_S) == (Health.GOOD, Health.GOOD)
+    assert by.review_at == math.inf
