@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from signal import SIGKILL
 
 from tests.lab.matrix import deeds, reuse
 from tests.lab.matrix.deeds import cut, in_turn, kill, kill_daemon, mute, restart_daemon, restore, revive, unmute
 from tests.lab.matrix.model import HEALS, NONE_LOST, Budget, Control, Detector, Event, Step, no_deed
-from tests.lab.matrix.site import Site
 from tests.lab.matrix.traffic import Loss
 
 CARRIER, BFD, PROBE = (Budget(detector=detector) for detector in (Detector.CARRIER, Detector.BFD, Detector.PROBE))
@@ -115,9 +113,7 @@ TOR_DEATH = Event(
     "ToR A loses its power: every cable of it loses carrier. It boots again.",
     (
         Step("ToR A dies", kill("r1a"), CARRIER, watch_s=12, facts="10 / 10 / 10 / 10 / 10"),
-        Step(
-            "... boots again", revive("r1a"), CARRIER, watch_s=20, limit_s=60, facts="0 / 0 / 0 / 0 / 0"
-        ),
+        Step("... boots again", revive("r1a"), CARRIER, watch_s=20, limit_s=60, facts="0 / 0 / 0 / 0 / 0"),
     ),
     undo=deeds.ensure_alive("r1a"),
 )
@@ -169,9 +165,7 @@ TOR_BGPD = Event(
     "The BGP daemon of ToR A is killed, and started again.",
     (
         Step("ToR A's bgpd killed", kill_daemon("r1a", "bgpd"), CARRIER, watch_s=10, facts="68 / 18 / 28 / 18 / 68"),
-        Step(
-            "... started", deeds.start_daemon("r1a", "bgpd"), CARRIER, watch_s=15, facts="0 / 0 / 0 / 0 / 0"
-        ),
+        Step("... started", deeds.start_daemon("r1a", "bgpd"), CARRIER, watch_s=15, facts="0 / 0 / 0 / 0 / 0"),
     ),
     undo=deeds.ensure_daemon("r1a", "bgpd"),
 )
@@ -258,7 +252,11 @@ GATEWAY_MAC = Event(
             limit_s=90,
         ),
         Step(
-            "... and back", deeds.change_gateway(deeds.GATEWAY_MAC, tell=True), Budget(within_s=1), watch_s=6, limit_s=90
+            "... and back",
+            deeds.change_gateway(deeds.GATEWAY_MAC, tell=True),
+            Budget(within_s=1),
+            watch_s=6,
+            limit_s=90,
         ),
     ),
     undo=deeds.change_gateway(deeds.GATEWAY_MAC, tell=True),

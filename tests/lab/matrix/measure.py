@@ -27,7 +27,7 @@ def usual(site: Site) -> Iterator[Directions]:
 
 
 def run(event: Event, site: Site, say: Say, *, repeat: int = 1, controls: bool = True) -> list[Row]:
-    """Measure an event's steps as often as asked for, then its controls once; the site is put right whatever happens."""
+    """Measure an event's steps as often as asked for, its controls once; the site is put right whatever happens."""
     runs: dict[str, list[Row]] = {step.title: [] for step in event.steps}
     for _ in range(repeat):
         with _put_right(event.undo, site), (event.scene or usual)(site) as directions:
@@ -44,7 +44,7 @@ def run(event: Event, site: Site, say: Say, *, repeat: int = 1, controls: bool =
 
 def measure(step: Step, site: Site, directions: Directions, event: str) -> Row:
     """Measure one step."""
-    with Traffic(directions) as traffic:
+    with Traffic(directions, site.rate_hz) as traffic:
         if not step.dark and not traffic.await_unbroken(STEADY_S, time.monotonic() + SETTLE_S):
             raise NotSteadyError(f"{step.title}: before it, nothing arrives: {', '.join(traffic.silent())}")
         site.traffic = traffic

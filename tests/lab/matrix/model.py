@@ -1,4 +1,4 @@
-"""What the matrix is made of, as values: events, their steps and budgets, controls; the rows that come of them. Pure."""
+"""What the matrix is made of, as values: events, their steps and budgets, controls, and the rows of them. Pure."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Budget:
         else:
             what = f"≤ {limit:.0f} ms"
         where = "" if self.directions is None else f", {', '.join(self.directions)}"
-        return f"{what} ({self.detector} × {FACTOR:g}){where}" if self.detector else f"{what}{where}"
+        return f"{what} ({self.detector} times {FACTOR:g}){where}" if self.detector else f"{what}{where}"
 
 
 NONE_LOST = Budget(packets=0)

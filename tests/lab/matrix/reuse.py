@@ -1,7 +1,8 @@
 """A pod ends and another server of the rack uses its address: does the traffic follow?
 
-Shares of the pools do not overlap, so an operator has to move a range from one server to the other in the rack file; the
-scene does that on the other server beforehand. Losses count from the new pod's ADD on: before it, nobody has the address.
+Shares of the pools do not overlap, so an operator has to move a range from one server to the other in the rack file;
+the scene does that on the other server beforehand. Losses count from the new pod's ADD on: before it, nobody has the
+address.
 """
 
 from __future__ import annotations
@@ -28,21 +29,21 @@ CABLES = ("r1a:s11", "r1b:s11")
 def moved_range(site: Site) -> Iterator[Directions]:
     """Start the pod whose address will move, and let the other server own that address from now on."""
     [old] = site.tested.add(1)
-    flows = site.directions(old)
+    flows = site.directions([old])
     share = f'owns: [{old.address(4)}/32, "{old.address(6)}/128"]'
     try:
         with site.neighbour.configured({OWNS["s12"]: share, OWNS["s11"]: OWNS["s12"]}):
             yield {name: flows[name] for name in ("in", "rack_in", "bystander", FABRIC)}
-            site.neighbour.clean_up(keep={site.rack.id, site.bystander.id})
+            site.neighbour.clean_up(keep={pod.id for pod in site.pods["s12"]})
     finally:
         deeds.restore(*CABLES)(site)
         if not site.tested.agent.alive():
             site.tested.start()
-        site.tested.clean_up(keep={site.one.id})
+        site.tested.clean_up(keep={pod.id for pod in site.pods["s11"]})
 
 
 def _old(site: Site) -> Pod:
-    [old] = [pod for pod in site.tested.pods.values() if pod is not site.one]
+    [old] = [pod for pod in site.tested.pods.values() if pod not in site.pods["s11"]]
     return old
 
 

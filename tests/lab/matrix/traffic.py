@@ -1,13 +1,13 @@
 """The traffic of the matrix: many flows in every direction that matters, and what an event made of them.
 
-Every direction has flows enough for ECMP and for the bonds' hash to spread them over all paths; `Site.spread` shows
-that they do. A direction is judged by its worst flow.
+Every direction has flows enough for ECMP and for the servers' choice of an uplink to spread them over all paths; the
+shares of the bond's members, which the report tells, show that they do. A direction is judged by its worst flow.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -65,17 +65,24 @@ class Loss:
         return f"{'>' if self.open else ''}{self.worst_ms:.0f} ms ({self.hit}/{self.flows}, {self.packets} pkt)"
 
 
-def between(source: Place, target: Place) -> list[Flow]:
-    """Return the flows of one direction."""
-    return [Flow(source, target, version) for version, number in FLOWS.items() for _ in range(number)]
+def between(sources: Sequence[Place], targets: Sequence[Place], share: int = 1) -> list[Flow]:
+    """Return the flows of one direction, or one of `share` equal parts of them, each between another pair if possible.
+
+    Ports alone would not spread them: Open vSwitch's symmetric hash, which picks the uplink, leaves UDP ports out.
+    """
+    versions = [version for version, number in FLOWS.items() for _ in range(number // share)]
+    return [
+        Flow(sources[number % len(sources)], targets[(number + number // len(sources)) % len(targets)], version)
+        for number, version in enumerate(versions)
+    ]
 
 
 class Traffic:
     """Packets on all flows, from construction to `stop`."""
 
-    def __init__(self, directions: Mapping[str, list[Flow]]) -> None:
+    def __init__(self, directions: Mapping[str, list[Flow]], rate_hz: float = RATE_HZ) -> None:
         self._names = [name for name, flows in directions.items() for _ in flows]
-        self.probe = Probe([flow for flows in directions.values() for flow in flows], RATE_HZ)
+        self.probe = Probe([flow for flows in directions.values() for flow in flows], rate_hz)
 
     def __enter__(self) -> Self:
         return self
