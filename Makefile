@@ -6,7 +6,7 @@ PY    := $(VENV)/bin/python
 STAMP := $(VENV)/.stamp-$(shell sha256sum requirements/dev.txt | cut -c1-12)
 KEEP  ?=
 
-.PHONY: help install system demo test lint format bench lock clean
+.PHONY: help install system demo test lint format bench lock samples clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -52,6 +52,15 @@ lock: install ## refresh the hash-locked requirement files
 	@$(VENV)/bin/pip install --quiet uv
 	@$(VENV)/bin/uv pip compile -q pyproject.toml --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 -o requirements/run.txt
 	@$(VENV)/bin/uv pip compile -q pyproject.toml --group dev --extra kubernetes --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 -o requirements/dev.txt
+
+samples: install ## render the lab's ToRs and deploy/tor anew from their rack files
+	@for tor in r1a r1b r2a r2b; do \
+		$(VENV)/bin/routed tor-config --vendor frr --tor $$tor containerlab/racks/$${tor%?}.yaml >containerlab/configs/$$tor/frr.conf || exit; \
+	done
+	@$(VENV)/bin/routed tor-config --vendor frr --output-dir deploy/tor/frr containerlab/racks/r1.yaml
+	@for vendor in sonic cumulus eos nxos junos srlinux; do \
+		$(VENV)/bin/routed tor-config --vendor $$vendor --output-dir deploy/tor/$$vendor deploy/tor/$$vendor/rack.yaml || exit; \
+	done
 
 clean: ## remove what a run left: fabric, caches, build output
 	@if [ -x $(PY) ]; then $(PY) -m containerlab.demo --down; $(PY) -m containerlab down --all; fi

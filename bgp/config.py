@@ -63,10 +63,13 @@ def section(config: SpeakerConfig, neighbor: Neighbor) -> str:
         "manual-eor true;",
         "group-updates true;",
         "adj-rib-out true;",
-        "adj-rib-in false;",
+        "adj-rib-in true;",
         "family { ipv4 unicast; ipv6 unicast; }",
         f"capability {{ asn4 enable; route-refresh enable; {restart}; }}",
-        "api { processes [ relay ]; neighbor-changes; negotiated; send { parsed; update; } }",
+        "api {",
+        "    processes [ relay ]; neighbor-changes; negotiated;",
+        "    receive { parsed; update; } send { parsed; update; }",
+        "}",
     ]
     digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
     lines.insert(0, f'description "{neighbor.name} {digest}";')

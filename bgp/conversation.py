@@ -105,7 +105,11 @@ class Conversation:
             if session is not None and state.established and not session.established:
                 session.negotiated(state.versions)
                 session.up(state.age_s)
-                self._on_session()
+        for address, prefix in map(text.parse_received, await self._channel.ask(text.SHOW_RECEIVED) or ()):
+            session = self._sessions.get(address)
+            if session is not None and session.established and not prefix.prefixlen:
+                session.received(frozenset({prefix.version}), frozenset())
+        self._on_session()
         for address, session in self._sessions.items():
             session.configured = address in generations
         await self._reread(foreign=True)
@@ -191,6 +195,9 @@ class Conversation:
             case events.UpdateSent(announced=announced, withdrawn=withdrawn):
                 session.updates_sent += 1
                 session.adjacency.sent(announced, withdrawn)
+            case events.DefaultsReceived(given=given, taken=taken):
+                if session.received(given, taken):
+                    self._on_session()
             case events.EndOfRibSent(version=version):
                 session.ended(version)
                 log.info("end_of_rib.sent", neighbor=session.neighbor.name, family=f"ipv{version}")

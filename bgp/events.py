@@ -58,6 +58,16 @@ class UpdateSent:
 
 
 @dataclass(frozen=True, slots=True)
+class DefaultsReceived:
+    """The neighbour began or ceased to give us default routes. What else it sends is not looked at."""
+
+    neighbor: IPAddress
+    given: frozenset[int]
+    """IP versions."""
+    taken: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
 class EndOfRibSent:
     """An End-of-RIB marker was handed to the TCP connection."""
 
@@ -76,7 +86,9 @@ class Session:
     """How long it has been established, or down."""
 
 
-Event = RelayConnected | Negotiated | SessionUp | SessionDown | UpdateSent | EndOfRibSent
+Event = RelayConnected | Negotiated | SessionUp | SessionDown | UpdateSent | DefaultsReceived | EndOfRibSent
+DEFAULTS = {"0.0.0.0/0": 4, "::/0": 6}
+"""The default route of each IP version."""
 
 
 def parse(line: bytes) -> Event | None:
@@ -120,7 +132,15 @@ def _event(message: dict[str, Any]) -> Event | None:
         if body["state"] == "up":
             return SessionUp(neighbor)
         return SessionDown(neighbor, body["reason"]) if body["state"] == "down" else None
-    return _sent(neighbor, body["message"]) if body["direction"] == "send" else None
+    return _sent(neighbor, body["message"]) if body["direction"] == "send" else _received(neighbor, body["message"])
+
+
+def _received(neighbor: IPAddress, message: dict[str, Any]) -> Event | None:
+    update = message.get("update", {})
+    told = [route["nlri"] for hops in update.get("announce", {}).values() for of in hops.values() for route in of]
+    gone = [route["nlri"] for routes in update.get("withdraw", {}).values() for route in routes]
+    given, taken = (frozenset(DEFAULTS[nlri] for nlri in some if nlri in DEFAULTS) for some in (told, gone))
+    return DefaultsReceived(neighbor, given, taken) if given or taken else None
 
 
 def _sent(neighbor: IPAddress, message: dict[str, Any]) -> Event:

@@ -140,5 +140,7 @@ class NeighborStatus:
     """UPDATE messages since this speaker started."""
     routes: dict[int, int]
     """Routes that the neighbour was told in this session, by IP version."""
+    defaults: frozenset[int]
+    """IP versions of which the neighbour gives us a default route: it has a way out."""
     end_of_rib: bool
     """The neighbour knows that it was told everything (RFC 4724 section 2)."""

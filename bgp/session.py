@@ -29,6 +29,7 @@ class Session:
         self._reason = ""
         self._asked_for_end = False
         self._ended: set[int] = set()
+        self._defaults: frozenset[int] = frozenset()
 
     @property
     def established(self) -> bool:
@@ -46,6 +47,7 @@ class Session:
         self.ups += 1
         self._asked_for_end = False
         self._ended.clear()
+        self._defaults = frozenset()
         self.adjacency.up(self._offered)
 
     def down(self, reason: str) -> bool:
@@ -55,6 +57,7 @@ class Session:
             self._change(SessionState.DOWN)
             self._reason = reason
             self._ended.clear()
+            self._defaults = frozenset()
             self.adjacency.down()
         return was
 
@@ -62,6 +65,11 @@ class Session:
         """Note that ExaBGP knows nothing of this neighbour any more: its routes are given anew."""
         self.down(reason)
         self.adjacency.reread({}, foreign=False)
+
+    def received(self, given: frozenset[int], taken: frozenset[int]) -> bool:
+        """Note the default routes that the neighbour gives and takes; tell whether that is news."""
+        before, self._defaults = self._defaults, (self._defaults - taken) | given
+        return self._defaults != before
 
     def ended(self, version: int) -> None:
         """Note that an End-of-RIB was sent."""
@@ -91,6 +99,7 @@ class Session:
             reason=self._reason,
             updates_sent=self.updates_sent,
             routes={version: routes[version] for version in (4, 6)},
+            defaults=self._defaults,
             end_of_rib=self.told_everything,
         )
 

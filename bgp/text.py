@@ -16,6 +16,7 @@ from bgp.model import Attributes, IPAddress, IPNetwork
 HEARTBEAT = "version"
 """Answered at once, without the queue that routes go through."""
 SHOW_ROUTES = "show adj-rib out extensive"
+SHOW_RECEIVED = "show adj-rib in"
 SHOW_SESSIONS = "show neighbor json"
 SHOW_CONFIGURATION = "show neighbor configuration"
 
@@ -67,6 +68,15 @@ def parse_route(line: str) -> tuple[IPAddress, IPNetwork, Attributes]:
         return ip_address(row["neighbor"]), ip_network(row["prefix"]), attributes
     except (ValueError, InvalidRouteError) as error:
         raise ProtocolError(f"not a row of adj-rib-out: {line!r}") from error
+
+
+def parse_received(line: str) -> tuple[IPAddress, IPNetwork]:
+    """Return neighbour and prefix of one row of `SHOW_RECEIVED`; ProtocolError when it is something else."""
+    try:
+        neighbor, _afi, _safi, prefix, *_rest = line.split()
+        return ip_address(neighbor), ip_network(prefix)
+    except ValueError as error:
+        raise ProtocolError(f"not a row of adj-rib-in: {line!r}") from error
 
 
 def parse_generations(lines: list[str]) -> dict[IPAddress, str]:

@@ -222,15 +222,15 @@ class Agent:
             vlan=self._settings.vlan,
             probe_s=settings.probe_s,
         )
-        steering = self._steering = Steering(
+        await members.first_look()  # else every side would begin as cut
+        self._steering = Steering(
             tuple(zip(self._rack.tors, bridge.members, strict=True)),
             hold_s=settings.hold_s,
             faults=members.faults,
             sessions=self._speaker.neighbors,
             publish=store.set_sides,
         )
-        await members.first_look()
-        steering.note_lacp(ports.lapsed)
+        self._steering.note_lacp(ports.lapsed)
         return (members,)
 
     def _askers(self) -> Sequence[Asker]:

@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from routed.domain.rack import Rack, Server, Subnet, Tor
+from routed.torconfig.settings import FabricSettings
 
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
@@ -158,6 +159,8 @@ class Settings(_Section):
     cni: CniSettings = CniSettings()
     paths: PathSettings = PathSettings()
     metrics: MetricsSettings = MetricsSettings()
+    fabric: FabricSettings | None = None
+    """What `routed tor-config` needs; agents ignore it."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -72,9 +72,9 @@ class Steering:
         if member in self._lapsed:
             faults += ("no LACP partner",)
         status = self._sessions().get(tor.address)
-        up = status is not None and status.state is SessionState.UP
-        age_s = (datetime.now(UTC) - status.since).total_seconds() if status is not None and up else None
-        return Sighting(faults, age_s)
+        if status is None or status.state is not SessionState.UP:
+            return Sighting(faults)
+        return Sighting(faults, (datetime.now(UTC) - status.since).total_seconds(), status.defaults)
 
     def _tell(self, before: Side, side: Side) -> None:
         if side.health < Health.HOLDING <= before.health:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from routed import __version__
-from routed.cli import doctor, show
+from routed.cli import doctor, show, torconfig
 from routed.cli.client import AgentUnreachableError, request
 from routed.cli.options import DEFAULT_CONFIG, Config, Server
 from routed.settings import SettingsError, load
@@ -24,6 +24,7 @@ app = typer.Typer(
 )
 app.add_typer(show.app, name="show")
 app.command(help=doctor.HELP)(doctor.doctor)
+app.command("tor-config", help=torconfig.HELP)(torconfig.tor_config)
 
 
 @app.command()

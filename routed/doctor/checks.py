@@ -30,6 +30,7 @@ CHECKS: tuple[Check, ...] = (
     fabric.check_addresses,
     fabric.check_gateways,
     fabric.check_tors,
+    fabric.check_sides,
 )
 
 

@@ -9,6 +9,13 @@ from routed.doctor.findings import Finding, error, ok, unknown, warning
 from routed.domain.workload import IPAddress
 from routed.settings import SubnetSettings, TorSettings
 
+_SIDES = {
+    "cut": "`routed show neighbors`; check the cable and the port between {member} and {tor}",
+    "silent": "see `bgp {tor}` above",
+    "holding": "nothing: it is trusted again when it has been well for steering.hold_s",
+}
+"""What to do about a side that is not good."""
+
 
 def check_addresses(facts: Facts) -> Iterator[Finding]:
     """The bridge's own device has the addresses that the rack file gives this server."""
@@ -88,6 +95,30 @@ def check_tors(facts: Facts) -> Iterator[Finding]:
         state, reason = _session(facts, tor)
         yield _reachability(tor, source, facts.echoes[tor.address], established=state == "established")
         yield _session_finding(facts, tor, state, reason)
+
+
+def check_sides(facts: Facts) -> Iterator[Finding]:
+    """The agent steers around a ToR that cannot be reached, and none has to be steered around now."""
+    settings = facts.settings
+    if len(settings.tors) < 2:
+        return
+    if settings.steering is None:
+        yield warning(
+            "steering",
+            "off: while this server reaches only one ToR, the other one still draws half of its pods' traffic",
+            "set steering in the rack file, and the route policy on the ToRs (`routed tor-config`, docs/stackless.md)",
+        )
+    elif isinstance(facts.agent, Unseen):
+        yield unknown("steering", "only a running agent watches the sides", "see `agent` above")
+    else:
+        for row in facts.agent.sessions:
+            check, side = f"side {row['tor']}", row["side"]
+            advice = _SIDES.get(side)
+            if advice is None:
+                yield ok(check, side)
+            else:
+                why = f": {row['side_reason']}" if row["side_reason"] else ""
+                yield warning(check, f"{side}{why}", advice.format(**row))
 
 
 def _reachability(tor: TorSettings, source: IPAddress, echo: Echo | Unseen, *, established: bool) -> Finding:

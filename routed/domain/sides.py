@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-RELAPSE_S = 60.0
-"""A side that fails again so soon after it got well has to hold twice as long as the last time."""
 LONGEST_HOLD_S = 60.0
+"""A side that fails again while it is on hold, or within as long again, has to hold twice as long as before."""
 
 
 class Health(IntEnum):
@@ -22,7 +21,7 @@ class Health(IntEnum):
     CUT = 0
     """Its link does not carry traffic both ways."""
     SILENT = 1
-    """Its link is good, but its ToR has no session with us while the other has."""
+    """Its link is good, but its ToR has no session with us, or no way out, while the other has."""
     HOLDING = 2
     """All is well again, for less than the hold time."""
     GOOD = 3
@@ -48,6 +47,8 @@ class Sighting:
     """Why its link cannot be used; empty when it can."""
     session_s: float | None = None
     """How long its session has been up; None while it is down."""
+    defaults: frozenset[int] = frozenset()
+    """IP versions of which its ToR gives us a default route: others are unreachable by it."""
 
 
 @dataclass(slots=True)
@@ -72,8 +73,8 @@ class Judge:
         """Return the sides as they are at `now`, seconds of any monotonic clock; one sighting per side."""
         self.review_at = math.inf
         for number, (history, seen) in enumerate(zip(self._histories, sightings, strict=True)):
-            others = [other.session_s for place, other in enumerate(sightings) if place != number]
-            health, reasons = self._ills(seen, others, now)
+            others = [other for place, other in enumerate(sightings) if place != number]
+            health, reasons = self._ills(history, seen, others, now)
             if health is Health.GOOD:
                 health = self._recovered(history, now)
             else:
@@ -81,20 +82,35 @@ class Judge:
             history.side = Side(history.side.tor, history.side.member, health, reasons)
         return tuple(history.side for history in self._histories)
 
-    def _ills(self, seen: Sighting, others: Sequence[float | None], now: float) -> tuple[Health, tuple[str, ...]]:
-        """Return what is wrong now. A session that is down counts once another has outlived the start of both."""
+    def _ills(
+        self, history: _History, seen: Sighting, others: Sequence[Sighting], now: float
+    ) -> tuple[Health, tuple[str, ...]]:
+        """Return what is wrong now, compared with the other side; what both lack says nothing.
+
+        In the first moments of sessions that started together one is ahead of the other: a side that was good until
+        then is not blamed for that before the older of the two is a hold time old.
+        """
         if seen.faults:
             return Health.CUT, seen.faults
-        longest = max((age for age in others if age is not None), default=None)
-        if seen.session_s is None and longest is not None:
-            if longest >= self._hold_s:
-                return Health.SILENT, ("no BGP session",)
-            self._review(now + self._hold_s - longest)
-        return Health.GOOD, ()
+        lacks = self._lacks(seen, others)
+        if not lacks:
+            return Health.GOOD, ()
+        oldest = max(other.session_s for other in (seen, *others) if other.session_s is not None)
+        if history.side.health is Health.GOOD and oldest < self._hold_s:
+            self._review(now + self._hold_s - oldest)
+            return Health.GOOD, ()
+        return Health.SILENT, lacks
+
+    @staticmethod
+    def _lacks(seen: Sighting, others: Sequence[Sighting]) -> tuple[str, ...]:
+        if seen.session_s is None:
+            return ("no BGP session",) if any(other.session_s is not None for other in others) else ()
+        missing = frozenset[int]().union(*(other.defaults for other in others)) - seen.defaults
+        return tuple(f"no IPv{version} default route" for version in sorted(missing))
 
     def _fell_ill(self, history: _History, now: float) -> None:
         if history.side.health >= Health.HOLDING:
-            soon = now - history.well_since < RELAPSE_S
+            soon = now - history.well_since < 2 * history.hold_s
             history.hold_s = min(2 * history.hold_s, LONGEST_HOLD_S) if soon else self._hold_s
 
     def _recovered(self, history: _History, now: float) -> Health:

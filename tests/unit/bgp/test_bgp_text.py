@@ -154,7 +154,24 @@ def test_end_of_rib_state_and_families() -> None:
 
 def test_what_others_sent_is_no_news_of_ours() -> None:
     assert event("update", '"direction": "receive", "message": { } } }') is None
+    other = '"update": { "announce": { "ipv4 unicast": { "10.255.1.1": [ { "nlri": "10.0.0.0/8" } ] } } }'
+    assert event("update", f'"direction": "receive", "message": {{ {other} }} }} }}') is None
     assert events.parse(b'{ "exabgp": "5.0.0", "type": "notification", "notification": "shutdown" }') is None
+
+
+def test_default_routes_that_a_neighbour_gives_or_takes_are_news() -> None:
+    given = '"update": { "announce": { "ipv4 unicast": { "10.255.1.1": [ { "nlri": "0.0.0.0/0" } ] } } }'
+    taken = '"update": { "withdraw": { "ipv6 unicast": [ { "nlri": "::/0" } ] } }'
+    four, six, none = frozenset({4}), frozenset({6}), frozenset[int]()
+    for message, expected in ((given, (four, none)), (taken, (none, six))):
+        found = event("update", f'"direction": "receive", "message": {{ {message} }} }} }}')
+        assert found == events.DefaultsReceived(TOR, *expected)
+
+
+def test_received_routes_are_read_and_junk_is_not() -> None:
+    assert text.parse_received("10.99.0.11 ipv6 unicast ::/0") == (TOR, ip_network("::/0"))
+    with pytest.raises(ProtocolError):
+        text.parse_received("10.99.0.11 ipv6")
 
 
 @pytest.mark.parametrize("line", [b"{", b"{}", b'{"type": "update"}', b'{"type": "relay"}'])

@@ -7,11 +7,12 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routed.domain.sides import LONGEST_HOLD_S, RELAPSE_S, Health, Judge, Side, Sighting
+from routed.domain.sides import LONGEST_HOLD_S, Health, Judge, Side, Sighting
 
 HOLD_S = 3.0
 LONG = 1000.0
-WELL = Sighting((), LONG)
+BOTH = frozenset({4, 6})
+WELL = Sighting((), LONG, BOTH)
 DARK = Sighting(("no carrier",), LONG)
 MUTE = Sighting((), None)
 
@@ -58,7 +59,7 @@ def test_a_link_that_flaps_is_trusted_later_each_time_and_forgiven_in_the_end() 
         by.judge((WELL, WELL), now)
     assert holds[:4] == [HOLD_S, 2 * HOLD_S, 4 * HOLD_S, 8 * HOLD_S]
     assert holds[-1] <= LONGEST_HOLD_S
-    now += RELAPSE_S + LONGEST_HOLD_S
+    now += LONGEST_HOLD_S
     by.judge((DARK, WELL), now)
     by.judge((WELL, WELL), now + 1)
     assert by.review_at == now + 1 + HOLD_S
@@ -74,7 +75,12 @@ def test_a_missing_session_counts_only_while_the_other_one_is_well_established()
 
 def test_a_speaker_that_restarts_makes_neither_side_bad() -> None:
     by = judge()
-    steps = [(MUTE, MUTE), (Sighting((), 0.0), MUTE), (Sighting((), 2.0), Sighting((), 0.0)), (WELL, WELL)]
+    steps = [
+        (MUTE, MUTE),
+        (Sighting((), 0.0, BOTH), MUTE),
+        (Sighting((), 2.0, BOTH), Sighting((), 0.0, BOTH)),
+        (WELL, WELL),
+    ]
     for second, (first, other) in enumerate(steps):
         assert healths(by, first, other, second) == (Health.GOOD, Health.GOOD)
 
@@ -82,8 +88,27 @@ def test_a_speaker_that_restarts_makes_neither_side_bad() -> None:
 def test_a_session_that_comes_back_holds() -> None:
     by = judge()
     by.judge((MUTE, WELL), 0)
-    assert healths(by, Sighting((), 0.0), WELL, 5) == (Health.HOLDING, Health.GOOD)
-    assert healths(by, Sighting((), 3.0), WELL, 8) == (Health.GOOD, Health.GOOD)
+    assert healths(by, Sighting((), 0.0, BOTH), WELL, 5) == (Health.HOLDING, Health.GOOD)
+    assert healths(by, Sighting((), 3.0, BOTH), WELL, 8) == (Health.GOOD, Health.GOOD)
+
+
+def test_a_tor_that_gives_fewer_default_routes_than_the_other_has_no_way_out() -> None:
+    first, second = judge().judge((Sighting((), LONG, frozenset({4})), WELL), 0)
+    assert (first.health, first.reasons) == (Health.SILENT, ("no IPv6 default route",))
+    assert second.health is Health.GOOD
+
+
+def test_a_rack_that_is_given_no_default_routes_at_all_is_fine() -> None:
+    neither = Sighting((), LONG)
+    assert healths(judge(), neither, neither, 0) == (Health.GOOD, Health.GOOD)
+
+
+def test_a_default_route_that_comes_a_moment_later_is_waited_for_at_the_start_and_not_after_a_failure() -> None:
+    by, young, early = judge(), Sighting((), 0.1), Sighting((), 0.5, BOTH)
+    assert healths(by, young, early, 0) == (Health.GOOD, Health.GOOD)
+    assert by.review_at == HOLD_S - 0.5
+    by.judge((DARK, WELL), 10)
+    assert healths(by, young, WELL, 20) == (Health.SILENT, Health.GOOD)
 
 
 def test_a_link_fault_outweighs_a_session() -> None:

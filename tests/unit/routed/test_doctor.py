@@ -83,8 +83,17 @@ NETWORK = Network(
     sysctls=sysctls(),
 )
 SESSIONS = tuple(
-    {"tor": name, "address": address, "state": "established", "reason": None}
-    for name, address in (("r1a", "10.255.1.1"), ("r1b", "10.255.1.2"))
+    {
+        "tor": name,
+        "address": address,
+        "state": "established",
+        "reason": None,
+        "member": member,
+        "side": "good",
+        "side_reason": None,
+        "steers": False,
+    }
+    for name, address, member in (("r1a", "10.255.1.1", "etha"), ("r1b", "10.255.1.2", "ethb"))
 )
 
 
@@ -335,6 +344,22 @@ def test_is_fine(edit: Edit, check: str, found: str) -> None:
 def test_is_found_and_told_what_to_do(edit: Edit, check: str, found: str, command: str) -> None:
     got = finding(edit(healthy()), check)
     assert got.level is (Level.WARNING if "ICMP" in command else Level.ERROR)
+    assert found in got.found
+    assert command in got.advice
+
+
+@pytest.mark.parametrize(
+    ("edit", "check", "found", "command"),
+    [
+        (with_session(side="cut", side_reason="no carrier"), "side r1a", "cut: no carrier", "between etha and r1a"),
+        (with_session(side="silent", side_reason="no BGP session"), "side r1a", "silent", "`bgp r1a` above"),
+        (with_session(side="holding"), "side r1a", "holding", "well for steering.hold_s"),
+        (with_file(lambda rack: rack.update(steering=None)), "steering", "off", "set steering"),
+    ],
+)
+def test_a_side_that_is_steered_around_is_a_warning(edit: Edit, check: str, found: str, command: str) -> None:
+    got = finding(edit(healthy()), check)
+    assert got.level is Level.WARNING
     assert found in got.found
     assert command in got.advice
 

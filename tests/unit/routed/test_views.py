@@ -94,7 +94,7 @@ def test_a_neighbour_is_shown_with_the_time_in_its_state() -> None:
     place = Place(RACK, SERVER, UPLINK)
     now = datetime(2026, 1, 1, tzinfo=UTC)
     down = NeighborStatus(
-        "r1a", 65011, SessionState.DOWN, now - timedelta(seconds=7), 1, "hold timer", 3, {4: 2}, False
+        "r1a", 65011, SessionState.DOWN, now - timedelta(seconds=7), 1, "hold timer", 3, {4: 2}, frozenset(), False
     )
     (row,) = views.neighbors(Snapshot(1, place, 1), {ip_address("10.255.1.1"): down}, now)
     assert (row["state"], row["for_s"], row["reason"]) == ("down", 7, "hold timer")
@@ -104,13 +104,14 @@ def test_a_neighbour_is_shown_with_the_time_in_its_state() -> None:
 
 def test_a_neighbour_is_shown_with_what_keeps_its_side_from_working_and_who_steers() -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
-    up = NeighborStatus("", 65011, SessionState.UP, now, 1, "", 3, {4: 2}, True)
+    up = NeighborStatus("", 65011, SessionState.UP, now, 1, "", 3, {4: 2}, frozenset({4}), True)
     sides = (Side("r1a", "etha", Health.CUT, ("no carrier",)), Side("r1b", "ethb"))
     snapshot = Snapshot(1, Place(replace(RACK, steering="65000:911"), SERVER, UPLINK, sides), 1)
     statuses = {tor.address: replace(up, name=tor.name) for tor in RACK.tors}
     cut, good = views.neighbors(snapshot, statuses, now)
     assert (cut["member"], cut["side"], cut["side_reason"], cut["steers"]) == ("etha", "cut", "no carrier", False)
     assert (good["member"], good["side"], good["side_reason"], good["steers"]) == ("ethb", "good", None, True)
+    assert good["defaults"] == ["IPv4"]
 
 
 def test_a_table_shows_values_as_they_stand() -> None:

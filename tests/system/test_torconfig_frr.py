@@ -1,0 +1,207 @@
+"""The rendered text on real FRR: every line accepted, and the policy at work, for the three vendors that speak FRR."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from containerlab.topology import TWO_RACKS
+from routed.settings import load
+from routed.torconfig.plan import Plan, plan
+from routed.torconfig.render import render
+from routed.torconfig.vendor_name import VendorName
+from tests.fixtures.rendered import Rig, Server
+from tests.fixtures.tors import until
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
+
+SAMPLES = Path(__file__).parents[2] / "deploy" / "tor"
+DIALECTS = {
+    VendorName.FRR: TWO_RACKS.parent / "racks" / "r1.yaml",
+    VendorName.SONIC: SAMPLES / "sonic" / "rack.yaml",
+    VendorName.CUMULUS: SAMPLES / "cumulus" / "rack.yaml",
+}
+NEIGHBOURS = {4: "proto 200", 6: "proto 200"}
+"""Where the host routes go that a daemon makes of the neighbour table."""
+HOPS = {4: "10.1.0.11", 6: "fd00:1::11"}
+OTHER = {4: "10.1.0.12", 6: "fd00:1::12"}
+POD = {4: "10.101.0.20/32", 6: "fd00:101::20/128"}
+STEERED = {4: "10.101.1.21/32", 6: "fd00:101::21/128"}
+AGGREGATES = {4: {"10.101.0.0/24", "10.101.1.0/24"}, 6: {"fd00:101::/64"}}
+REFUSED = {
+    4: [
+        "10.102.0.20/32",  # another rack's pool
+        "10.101.0.0/24",  # a whole pool
+        "10.101.0.22/31",
+        "0.0.0.0/0",
+        "10.1.0.12/32",  # another host
+        "10.255.1.2/32",  # the other ToR
+        "10.101.0.0/32",  # network, gateway, broadcast
+        "10.101.0.1/32",
+        "10.101.1.255/32",
+    ],
+    6: ["fd00:102::20/128", "fd00:101::/64", "fd00:101::22/127", "::/0", "fd00:1::12/128"]
+    + ["fd00:101::/128", "fd00:101::1/128", "fd00:101::2/128", "fd00:101::3/128"],
+}
+
+
+def configuration(found: Plan, vendor: VendorName) -> str:
+    return next(file.text for file in render(found, vendor) if file.name.endswith("frr.conf"))
+
+
+def check(tmp_path: Path, text: str) -> subprocess.CompletedProcess[str]:
+    file = tmp_path / "frr.conf"
+    file.write_text(text)
+    return subprocess.run(["vtysh", "-C", "-f", str(file)], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("vendor", DIALECTS)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"passive": True, "md5": "s3cret", "restart_s": 0},
+        {"community": "65000:9:11"},
+        {"community": None},
+    ],
+    ids=["as it is", "passive with MD5", "large community", "no steering"],
+)
+def test_frr_knows_every_line(tmp_path: Path, vendor: VendorName, change: dict[str, Any]) -> None:
+    found = check(tmp_path, configuration(replace(plan(load(DIALECTS[vendor]), "r1a"), **change), vendor))
+    assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
+
+
+def test_a_line_that_frr_does_not_know_is_noticed(tmp_path: Path) -> None:
+    text = configuration(plan(load(DIALECTS[VendorName.FRR]), "r1a"), VendorName.FRR)
+    assert check(tmp_path, text.replace("advertisement-interval", "advertising-interval")).returncode != 0
+
+
+@pytest.fixture(scope="module", params=[vendor.value for vendor in DIALECTS])
+def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
+    """A ToR of one dialect, with both servers in its neighbour table."""
+    vendor = VendorName(request.param)
+    found = plan(load(DIALECTS[vendor]), "r1a")
+    with Rig(found, configuration(found, vendor)) as up:
+        up.table = NEIGHBOURS | ({4: "table 10"} if vendor is VendorName.CUMULUS else {})
+        up.neighbour("add", "s11")
+        up.neighbour("add", "s12")
+        until(lambda: "0.0.0.0/0" in up.tor.routes(4) and "::/0" in up.tor.routes(6), "the spine's default routes")
+        yield up
+
+
+@pytest.fixture
+def s11(rig: Rig) -> Iterator[Server]:
+    """A speaker that has announced a plain and a steered pod of each family; forgotten by the ToR afterwards."""
+    server = rig.servers["s11"]
+    server.start()
+    for version in (4, 6):
+        server.tell(f"announce route {POD[version]} next-hop {HOPS[version]}")
+        server.tell(f"announce route {STEERED[version]} next-hop {HOPS[version]} community [65000:911]")
+    until(lambda: all({POD[v], STEERED[v]} <= accepted(rig, v) for v in (4, 6)), "the pods' routes on the ToR", 30)
+    yield server
+    server.kill()
+    server.forget()
+    rig.tor.vtysh(f"clear bgp {server.me.peer}")
+    until(lambda: not accepted(rig, 4), "the ToR forgetting")
+
+
+def accepted(rig: Rig, version: int) -> set[str]:
+    """What passed the ToR's policy, from s11."""
+    return set(rig.tor.show(f"show bgp ipv{version} unicast neighbors 10.1.0.11 routes").get("routes", {}))
+
+
+def heard(rig: Rig, version: int) -> set[str]:
+    command = f"show bgp ipv{version} unicast neighbors 10.1.0.11 received-routes"
+    return set(rig.tor.show(command).get("receivedRoutes", {}))
+
+
+def valid(rig: Rig, version: int, prefix: str) -> bool:
+    return any(path.get("valid") for path in rig.tor.routes(version).get(prefix, []))
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_only_own_host_routes_with_the_announcing_server_as_next_hop(rig: Rig, s11: Server, version: int) -> None:
+    foreign = {4: "10.101.0.23/32", 6: "fd00:101::23/128"}[version]
+    s11.tell(*(f"announce route {prefix} next-hop {HOPS[version]}" for prefix in REFUSED[version]))
+    s11.tell(f"announce route {foreign} next-hop {OTHER[version]}")
+    until(lambda: heard(rig, version) >= {*REFUSED[version], foreign}, "the ToR hearing all of it")
+    assert accepted(rig, version) == {POD[version], STEERED[version]}
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_pods_leave_the_rack_as_aggregates_and_steered_ones_without_their_community(
+    rig: Rig, s11: Server, version: int
+) -> None:
+    pods = {POD[version], STEERED[version]}
+    until(lambda: AGGREGATES[version] | {STEERED[version]} <= set(rig.spine.routes(version)), "the spine hearing")
+    own = {4: {"10.255.1.1/32", "10.1.0.0/24", "10.1.0.11/32", "10.1.0.12/32"}}
+    own[6] = {"fd00:1::/64", "fd00:1::11/128", "fd00:1::12/128"}
+    assert set(rig.spine.routes(version)) == own[version] | AGGREGATES[version] | {STEERED[version]}
+    path = rig.spine.show(f"show bgp ipv{version} unicast {STEERED[version]}")["paths"][0]
+    assert "community" not in path
+
+    s11.tell(f"announce route {STEERED[version]} next-hop {HOPS[version]}")
+    until(lambda: not pods & set(rig.spine.routes(version)), "the spine losing it with the community")
+    assert AGGREGATES[version] <= set(rig.spine.routes(version))
+    assert accepted(rig, version) == pods
+
+    s11.tell(f"announce route {POD[version]} next-hop {HOPS[version]} community [65000:911 65000:1]")
+    until(lambda: POD[version] in rig.spine.routes(version), "the other one going out")
+    path = rig.spine.show(f"show bgp ipv{version} unicast {POD[version]}")["paths"][0]
+    assert path["community"]["string"] == "65000:1", "no other community is touched"
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_pod_counts_only_while_its_server_is_a_neighbour(rig: Rig, s11: Server, version: int) -> None:
+    assert s11.me.name == "s11"
+    assert valid(rig, version, POD[version])
+    rig.neighbour("del", "s11")
+    try:
+        until(lambda: not valid(rig, version, POD[version]), "the pod's route losing its next hop")
+        assert POD[version] in accepted(rig, version), "told all the same"
+    finally:
+        rig.neighbour("add", "s11")
+    until(lambda: valid(rig, version, POD[version]), "the pod's route coming back")
+
+
+def test_servers_get_the_default_routes_and_nothing_else(rig: Rig, s11: Server) -> None:
+    assert s11.me.name == "s11"
+    for version, default in ((4, "0.0.0.0/0"), (6, "::/0")):
+        command = f"show bgp ipv{version} unicast neighbors 10.1.0.11 advertised-routes"
+        until(lambda command=command: rig.tor.show(command).get("advertisedRoutes"), "a route to s11")
+        assert set(rig.tor.show(command)["advertisedRoutes"]) == {default}
+    text = rig.tor.vtysh("show bgp ipv6 unicast neighbors 10.1.0.11 advertised-routes")
+    assert "fd00:1::1" in text, "the gateway is the next hop"
+
+
+def test_a_crashed_speakers_routes_are_kept_and_leave_with_the_end_of_rib(rig: Rig, s11: Server) -> None:
+    s11.kill()
+    until(lambda: any(path.get("stale") for path in rig.tor.routes(4)[POD[4]]), "the ToR noticing")
+    assert valid(rig, 4, POD[4])
+    s11.tell(f"withdraw route {POD[4]} next-hop {HOPS[4]}")
+    s11.start()
+    until(lambda: POD[4] not in accepted(rig, 4), "the End-of-RIB", 20)
+    assert STEERED[4] in accepted(rig, 4)
+
+
+def test_too_many_routes_close_the_session_which_opens_again(rig: Rig) -> None:
+    server = rig.servers["s12"]
+    flood = [f"fd00:101::{number:x}/128" for number in range(0x100, 0x100 + 610)]
+    server.tell(*(f"announce route {prefix} next-hop fd00:1::12" for prefix in flood))
+    server.start()
+
+    def session() -> dict[str, Any]:
+        found: dict[str, Any] = rig.tor.show("show bgp neighbors 10.1.0.12").get("10.1.0.12", {})
+        return found
+
+    until(lambda: session().get("reducePrefixNumFrom") is not None, "the ToR closing the session", 30)
+    server.kill()
+    server.forget()
+    server.start()
+    assert session()["bgpState"] == "Idle"
+    assert 0 < session()["restartInTimerMsec"] <= 60_000
