@@ -16,7 +16,7 @@ from statistics import median
 
 from rich.console import Console
 
-from containerlab.lab import Lab
+from containerlab.lab import Lab, silent
 from tests.bench import machine
 from tests.lab.matrix import anatomy, catalog, measure
 from tests.lab.matrix.model import Detection, Detector, Event, Row
@@ -43,6 +43,7 @@ def main() -> int:
     described = machine.describe()
     with Lab.up(name=f"matrix-{os.getpid()}", report=say) as lab:
         lab.wait_ready()
+        lab.report = silent
         site = Site.build(lab)
         report = _measure(site, chosen, say, described, repeat=arguments.repeat)
     Console(width=None if sys.stdout.isatty() else 240).print(report.table())
@@ -68,10 +69,9 @@ def _measure(site: Site, chosen: list[Event], say: Say, described: dict[str, str
     milestones = anatomy.link_cut(site)
     # The reference comes first, whatever was chosen: every budget that a detector sets is a multiple of it.
     cuts = [measure.run(catalog.LINK_CUT, site, say, controls=False)[0] for _ in range(3)]
-    silent = anatomy.probe_ms(site)
     times = {
         Detector.CARRIER: median(row.losses[FABRIC].worst_ms for row in cuts),
-        Detector.PROBE: silent,
+        Detector.PROBE: anatomy.probe_ms(site),
         Detector.LACP: LACP_MS,
         Detector.BFD: anatomy.bfd_ms(site.lab),
     }
