@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,14 +46,14 @@ def run(event: Event, site: Site, say: Say, *, repeat: int = 1, controls: bool =
 def measure(step: Step, site: Site, directions: Directions, event: str) -> Row:
     """Measure one step."""
     with Traffic(directions, site.rate_hz) as traffic:
-        if not step.dark and not traffic.await_unbroken(STEADY_S, time.monotonic() + SETTLE_S):
-            raise NotSteadyError(f"{step.title}: before it, nothing arrives: {', '.join(traffic.silent())}")
+        if not step.dark and not traffic.await_arrival(STEADY_S, time.monotonic() + SETTLE_S, share=1):
+            raise NotSteadyError(f"{step.title}: packets are lost before it: {', '.join(traffic.lossy(STEADY_S))}")
         site.traffic = traffic
         traffic.probe.mark()
         begin = time.monotonic()
         step.do(site)
         took_s = time.monotonic() - begin
-        healed = traffic.await_unbroken(
+        healed = traffic.await_arrival(
             HEALED_S, begin + max(step.limit_s, took_s + HEALED_S), not_before=begin + step.watch_s
         )
         losses = traffic.stop()
@@ -62,6 +63,7 @@ def measure(step: Step, site: Site, directions: Directions, event: str) -> Row:
         losses=losses,
         healed=healed or step.stays_dark,
         took_s=round(took_s, 2),
+        load=round(os.getloadavg()[0], 1),
         budget=step.budget,
         facts=step.facts,
     )
@@ -86,6 +88,7 @@ def _control(control: Control, event: Event, site: Site, say: Say) -> Row:
         losses=row.losses,
         healed=row.healed,
         took_s=row.took_s,
+        load=row.load,
         control=True,
         bites=bites,
         facts=row.facts,

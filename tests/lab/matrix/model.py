@@ -134,6 +134,8 @@ class Row:
     healed: bool
     took_s: float
     """How long the deed itself took."""
+    load: float = 0
+    """Of the machine, over the minute that ended with it."""
     budget: Budget = HEALS
     facts: str = ""
     control: bool = False
@@ -157,6 +159,7 @@ def worst(rows: Sequence[Row]) -> Row:
         losses=losses,
         healed=all(row.healed for row in rows),
         took_s=max(row.took_s for row in rows),
+        load=max(row.load for row in rows),
         bites=all(row.bites for row in rows) if rows[0].control else None,
         runs=len(rows),
         error="; ".join(row.error for row in rows if row.error),

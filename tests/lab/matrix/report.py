@@ -62,6 +62,7 @@ class Report:
                     "control": row.control,
                     "runs": row.runs,
                     "took_s": row.took_s,
+                    "load": row.load,
                     "losses": {name: asdict(loss) for name, loss in row.losses.items()},
                     "healed": row.healed,
                     "budget": None if row.control else row.budget.text(times),

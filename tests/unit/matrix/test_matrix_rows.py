@@ -50,14 +50,16 @@ def test_what_never_ends_is_missed_whatever_the_budget() -> None:
 
 def test_only_the_named_directions_count() -> None:
     budget = Budget(packets=0, directions=("bystander",))
-    dark = Row("server-off", "both cables cut", {"in": lost(9000, still=True), "bystander": NOTHING}, True, 1, budget)
+    dark = Row(
+        "server-off", "both cables cut", {"in": lost(9000, still=True), "bystander": NOTHING}, True, 1, budget=budget
+    )
     assert dark.met(TIMES)
 
 
 def test_a_control_is_as_it_should_be_when_it_bites() -> None:
-    control = Row("link-cut", "no steering", {}, False, 1, control=True, bites=True)
+    control = Row("link-cut", "no steering", {}, healed=False, took_s=1, control=True, bites=True)
     assert control.met(TIMES)
-    assert not Row("link-cut", "no steering", {}, True, 1, control=True, bites=False).met(TIMES)
+    assert not Row("link-cut", "no steering", {}, healed=True, took_s=1, control=True, bites=False).met(TIMES)
 
 
 def test_of_several_runs_the_worst_counts() -> None:
@@ -72,7 +74,13 @@ def test_of_several_runs_the_worst_counts() -> None:
 @pytest.fixture
 def report() -> Report:
     control = Row(
-        "link-cut", "cable cut, no steering", {"in": lost(9000, still=True)}, False, 1, control=True, bites=True
+        "link-cut",
+        "cable cut, no steering",
+        {"in": lost(9000, still=True)},
+        healed=False,
+        took_s=1,
+        control=True,
+        bites=True,
     )
     rows = [row(Budget(detector=Detector.CARRIER), **{"in": lost(120), FABRIC: lost(170)}), control]
     share = {"etha": {"rx": 0.4, "tx": 0.5}}
