@@ -236,8 +236,8 @@ VSWITCHD = Event(
 )
 OVSDB = Event(
     "ovsdb-server",
-    "ovsdb-server on the server is killed and started again at once.",
-    (Step("ovsdb-server kill -9, started", restart_daemon("s11", "ovsdb-server"), NONE_LOST, watch_s=6),),
+    "ovsdb-server on the server is killed and started again at once: the switch reads its whole configuration anew.",
+    (Step("ovsdb-server kill -9, started", restart_daemon("s11", "ovsdb-server"), Budget(within_s=2), watch_s=6),),
     undo=deeds.ensure_daemon("s11", "ovsdb-server"),
 )
 GATEWAY_MAC = Event(

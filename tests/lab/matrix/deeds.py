@@ -224,8 +224,8 @@ def change_gateway(mac: str, *, tell: bool) -> Deed:
     def deed(site: Site) -> None:
         for tor in TORS:
             node = site.lab.node(tor)
-            for family, setting in (("ipv4", "arp_notify"), ("ipv6", "ndisc_notify")):
-                node.path(f"/proc/sys/net/{family}/conf/gw/{setting}").write_text(str(int(tell)))
+            for key in ("ipv4.conf.gw.arp_notify", "ipv6.conf.gw.ndisc_notify"):
+                node.run(["sysctl", "-q", f"net.{key}={int(tell)}"])
             node.run(["ovs-vsctl", "set", "bridge", "gw", f'other_config:hwaddr="{mac}"'])
 
     return deed

@@ -14,7 +14,6 @@ from tests.fabric import eventually
 from tests.lab.matrix import deeds
 from tests.lab.matrix.model import Budget, Control, Directions, Event, Step
 from tests.lab.matrix.site import Site
-from tests.lab.matrix.traffic import FABRIC
 from tests.servers import Pod
 
 OWNS = {
@@ -33,7 +32,7 @@ def moved_range(site: Site) -> Iterator[Directions]:
     share = f'owns: [{old.address(4)}/32, "{old.address(6)}/128"]'
     try:
         with site.neighbour.configured({OWNS["s12"]: share, OWNS["s11"]: OWNS["s12"]}):
-            yield {name: flows[name] for name in ("in", "rack_in", "bystander", FABRIC)}
+            yield {name: flows[name] for name in ("in", "rack_in", "bystander")}
             site.neighbour.clean_up(keep={pod.id for pod in site.pods["s12"]})
     finally:
         deeds.restore(*CABLES)(site)
