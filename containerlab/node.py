@@ -36,6 +36,9 @@ PIDFILES = {
     "zebra": "/run/frr/zebra.pid",
     "bgpd": "/run/frr/bgpd.pid",
     "bfdd": "/run/frr/bfdd.pid",
+    "bird": "/run/bird/bird.pid",
+    "gobgpd": "/run/gobgpd.pid",
+    "fibd": "/run/fibd.pid",
     "tord": "/run/tord.pid",
 }
 """Where the images' daemons write their process id, as the node counts."""

@@ -23,6 +23,16 @@ case $1 in
         frr zebra -f /etc/frr/zebra.conf -s 16777216 # a large netlink buffer: bursts of routes must not be lost
         ;;
     bgpd | bfdd) frr "$1" ;;
+    bird) # BIRD 2 with /etc/bird/bird.conf: all of routing in one daemon
+        install -d /run/bird
+        "${realtime[@]}" bird -P /run/bird/bird.pid
+        ;;
+    gobgpd) # GoBGP with /etc/gobgpd.toml; fibd is its hand in the kernel
+        rm -f /run/gobgpd.sock # one that was killed leaves it, and the next would not start
+        "${realtime[@]}" gobgpd -f /etc/gobgpd.toml --api-hosts=unix:///run/gobgpd.sock --pprof-disable \
+            >>/var/log/gobgpd.log 2>&1 </dev/null &
+        echo $! >/run/gobgpd.pid
+        ;;
     ovsdb-server)
         install -d /run/openvswitch /var/log/openvswitch
         database=/etc/openvswitch/conf.db
@@ -39,9 +49,9 @@ case $1 in
             ovs-ofctl add-flows br0 /run/standalone.flows
         fi
         ;;
-    tord)
-        "${realtime[@]}" /srv/tor/tord.py >>/var/log/tord.log 2>&1 </dev/null &
-        echo $! >/run/tord.pid
+    tord | fibd)
+        "${realtime[@]}" "/srv/tor/$1.py" >>"/var/log/$1.log" 2>&1 </dev/null &
+        echo $! >"/run/$1.pid"
         ;;
     *)
         echo "daemon.sh: no daemon called $1" >&2

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Health of a node, asked from inside it: healthy.py spine|tor|server. Exit 0, or 1 with what is missing.
+"""Health of a node, asked from inside it: healthy.py spine|tor|other-tor|server. Exit 0, or 1 with what is missing.
 
 Servers' BGP sessions do not count: the fabric is ready before any agent runs. Only the standard library is used.
 """
@@ -45,7 +45,7 @@ def daemon() -> Iterator[str]:
 def way_out() -> Iterator[str]:
     """Yield the families that this ToR has no default route for."""
     for family in ("-4", "-6"):
-        if not run("ip", family, "route", "show", "default", "proto", "bgp"):
+        if not re.search(r"proto (bgp|bird)\b", run("ip", family, "route", "show", "default")):
             yield f"no IPv{family[1]} default route"
 
 
@@ -80,6 +80,7 @@ def gateways() -> Iterator[str]:
 CHECKS = {
     "spine": [fabric_sessions],
     "tor": [fabric_sessions, way_out, daemon, host_routes],
+    "other-tor": [way_out, daemon, host_routes],  # not FRR; the spine looks at the other end of its sessions
     "server": [bond, gateways],
 }
 

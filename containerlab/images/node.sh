@@ -12,7 +12,7 @@ routing_start() {
     local seed=/proc/sys/net/ipv4/fib_multipath_hash_seed
     if [ -w $seed ]; then cksum <<<"$HOSTNAME" | cut -d ' ' -f 1 >$seed; fi
     local daemon
-    for daemon in zebra bfdd bgpd; do /srv/daemon.sh $daemon; done
+    for daemon in ${ROUTING:-zebra bfdd bgpd}; do /srv/daemon.sh $daemon; done
 }
 
 # A veth that belongs to the userspace datapath. OVS cannot complete partial checksums; and the node's own IP stack sees

@@ -6,6 +6,7 @@ run.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from ipaddress import ip_network
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from routed.torconfig.plan import Placeholder, Plan, PlanError
+from routed.torconfig.model import Placeholder, Plan
+from routed.torconfig.plan import PlanError
 from routed.torconfig.vendor_name import VendorName
 from routed.torconfig.vendors import VENDORS, Document, Vendor, problems, vlan
 
@@ -63,6 +65,7 @@ def _notice(rendered: Rendered, document: Document) -> Iterator[str]:
         yield from (f"{begin}  {placeholder}{end}\n" for placeholder in rendered.placeholders)
 
 
+@functools.cache
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("routed.torconfig"),

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from routed.torconfig.plan import Placeholder, Plan
+from routed.torconfig.model import Placeholder, Plan
 from routed.torconfig.vendor_name import VendorName
 
 

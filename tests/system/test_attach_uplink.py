@@ -5,63 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
-from ipaddress import ip_address
-from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
 from routed.attach import hostfacts
-from routed.attach.announce import Announcer, Asker
+from routed.attach.announce import Announcer
 from routed.attach.errors import KernelError
 from routed.attach.gateway import Gateway
 from routed.attach.monitor import Monitor
-from tests.fixtures.pods import Pod, Pods, run, server
+from tests.fixtures.pods import run
+from tests.fixtures.uplinks import ASKERS, GATEWAY_MAC, HOST_MAC, Rack, monitor, pods, rack
+
+__all__ = ["monitor", "pods", "rack"]
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(60)]
 
-HOST_MAC, GATEWAY_MAC = "02:aa:00:00:00:10", "02:00:00:00:01:01"
-ASKERS = (
-    Asker(ip_address("10.1.0.11"), ip_address("10.1.0.1")),
-    Asker(ip_address("fd00:1::11"), ip_address("fd00:1::1")),
-)
 GATEWAYS = tuple(asker.gateway for asker in ASKERS)
 FOREVER_S = 3600.0
-
-
-@dataclass
-class Rack:
-    """The server's members ``etha`` and ``ethb``, each wired to ``eth0`` of a ToR; ``br0`` has the host's address."""
-
-    tors: tuple[Pod, Pod]
-
-
-@pytest.fixture
-def pods(tmp_path: Path) -> Iterator[Pods]:
-    made = Pods(tmp_path)
-    with contextlib.closing(made):
-        yield made
-
-
-@pytest.fixture
-def rack(pods: Pods) -> Iterator[Rack]:
-    with server():
-        run("ip", "link", "add", "br0", "address", HOST_MAC, "type", "bridge")
-        run("ip", "link", "set", "br0", "up")
-        tors = (pods.make(), pods.make())
-        for member, tor in zip(("etha", "ethb"), tors, strict=True):
-            run("ip", "link", "add", member, "type", "veth", "peer", "name", "eth0", "netns", tor.path)
-            run("ip", "link", "set", member, "up")
-            tor.run("ip", "link", "set", "eth0", "address", GATEWAY_MAC, "up")
-        yield Rack(tors)
-
-
-@pytest_asyncio.fixture
-async def monitor(rack: Rack) -> AsyncIterator[Monitor]:  # noqa: ARG001  # it listens in the server's namespace
-    async with Monitor() as listening:
-        yield listening
 
 
 def listen(member: str) -> socket.socket:

@@ -6,6 +6,8 @@
 #   LACP_SYSTEM_ID        the same on both ToRs too, so that a server bonds across the two
 #   LACP_PORT_OFFSET      added to the port's LACP key to make its port number, different on the two
 #   UPLINK_DELAY_S        how long a way to the spines must be back before server ports come up
+#   ROUTING               daemons that route, in the order of their start; FRR's when it is not set
+#   /etc/tor/addresses.conf   addresses per interface, for a daemon that configures none
 set -euo pipefail
 . /srv/node.sh
 
@@ -37,6 +39,14 @@ for family in ipv4 ipv6; do # a silent server is noticed within seconds
     done
 done
 ip link set gw up
+
+if [ -e /etc/tor/addresses.conf ]; then
+    while read -r interface addresses; do
+        [[ $interface == "" || $interface == "#"* ]] && continue
+        wait_for_interfaces "$interface"
+        for address in $addresses; do ip address replace "$address" dev "$interface"; done
+    done </etc/tor/addresses.conf
+fi
 
 routing_start
 /srv/daemon.sh tord

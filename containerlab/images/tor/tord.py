@@ -94,7 +94,7 @@ def routes() -> set[str]:
 
 def way_out() -> bool:
     """Tell whether BGP gave us a default route."""
-    return "default" in ip("-4", "route", "show", "default", "proto", "bgp")
+    return re.search(r"proto (bgp|bird)\b", ip("-4", "route", "show", "default")) is not None
 
 
 def has_carrier(port: str) -> bool:

@@ -6,8 +6,10 @@ import struct
 from ipaddress import ip_address
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from routed.attach.frames import question
+from routed.attach.frames import answered, question
 
 MAC = "02:aa:00:00:00:10"
 
@@ -53,3 +55,29 @@ def test_a_tag_goes_between_the_addresses_and_the_rest(address: str, target: str
 def test_one_family_cannot_ask_for_the_other() -> None:
     with pytest.raises(ValueError, match="another family"):
         question(MAC, ip_address("10.1.0.11"), ip_address("fd00:1::1"), None)
+
+
+ARP_REPLY = bytes.fromhex(
+    "02aa00000010 020000000101 0806 0001 0800 06 04 0002 020000000101 0a010001 02aa00000010 0a01000b"
+)
+ADVERTISEMENT = bytes.fromhex("02aa00000010 020000000101 86dd 60000000 0018 3aff") + b"".join(
+    (
+        ip_address("fd00:1::1").packed,
+        ip_address("fd00:1::11").packed,
+        bytes.fromhex("8800 0000 e0000000"),
+        ip_address("fd00:1::1").packed,
+    )
+)
+
+
+def test_answers_tell_whom_they_are_about_and_questions_do_not() -> None:
+    assert answered(ARP_REPLY) == ip_address("10.1.0.1")
+    assert answered(ADVERTISEMENT) == ip_address("fd00:1::1")
+    for asker, gateway in (("10.1.0.11", "10.1.0.1"), ("fd00:1::11", "fd00:1::1")):
+        assert answered(question(MAC, ip_address(asker), ip_address(gateway), None)) is None
+
+
+@given(st.binary(max_size=100), st.sampled_from((ARP_REPLY, ADVERTISEMENT)), st.integers(0, 80))
+def test_no_frame_is_too_odd_to_be_looked_at(noise: bytes, frame: bytes, cut: int) -> None:
+    answered(noise)
+    answered(frame[:cut])

@@ -12,7 +12,8 @@ import yaml
 
 from containerlab.topology import TWO_RACKS
 from routed.settings import Settings, SettingsError, load
-from routed.torconfig.plan import Placeholder, PlanError, plan
+from routed.torconfig.model import Placeholder
+from routed.torconfig.plan import PlanError, plan
 
 LAB = TWO_RACKS.parent / "racks" / "r1.yaml"
 EXAMPLE = Path(__file__).parents[3] / "rack.example.yaml"

@@ -15,7 +15,8 @@ import yaml
 
 from containerlab.topology import TWO_RACKS
 from routed.settings import load
-from routed.torconfig.plan import Placeholder, Plan, plan
+from routed.torconfig.model import Placeholder, Plan
+from routed.torconfig.plan import plan
 from routed.torconfig.render import Rendered, VendorError, render
 from routed.torconfig.vendor_name import VendorName
 
@@ -132,8 +133,8 @@ def test_junos_is_balanced_and_its_policies_are_defined_and_used() -> None:
         depth += {"{": 1, "}": -1}.get(line[-1], 0)
         assert depth >= 0
     assert depth == 0
-    defined = names(r"policy-statement (\S+)|community (\S+) members", found)
-    assert defined == names(r"(?:import|export|policy|delete|community) (\S+);", found)
+    defined = names(r"policy-statement (\S+)|community (\S+) members|as-path (\S+) \d", found)
+    assert defined == names(r"(?:import|export|policy|delete|community|as-path) (\S+);", found)
     assert len(defined) > 6
 
 
