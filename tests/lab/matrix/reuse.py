@@ -93,6 +93,8 @@ def crashed_and_rested(site: Site) -> None:
 def _crash(site: Site, old: Pod) -> None:
     site.tested.agent.kill()
     site.tested.agent.kill_speaker()
+    # The probe's sockets keep the namespace alive; what the pod had in it goes now, as with a real one.
+    site.tested.inside(old, "ip", "link", "delete", "eth0")
     site.tested.remove_netns([old.netns])
 
 
