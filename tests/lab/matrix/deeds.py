@@ -226,9 +226,9 @@ def change_gateway(mac: str, *, tell: bool) -> Deed:
             node = site.lab.node(tor)
             for key in ("ipv4.conf.gw.arp_notify", "ipv6.conf.gw.ndisc_notify"):
                 node.run(["sysctl", "-q", f"net.{key}={int(tell)}"])
-            # In the kernel first: Open vSwitch would take the interface down for it, and its routes with it.
+            # Not by Open vSwitch: that takes the interface down and up for it, the kernel drops the routes behind it,
+            # and FRR 8.4 does not notice. A switch keeps its routes.
             node.run(["ip", "link", "set", "gw", "address", mac])
-            node.run(["ovs-vsctl", "set", "bridge", "gw", f'other_config:hwaddr="{mac}"'])
 
     return deed
 
