@@ -106,6 +106,7 @@ class Server:
 
     def start(self, config: Path = RACK) -> None:
         """Start the agent, wait until it serves and speaks to both ToRs."""
+        self.config = config
         self.agent = Agent.start(self.node, env={"ROUTED_CONFIG": str(config)})
         self.agent.wait_ready()
         eventually(self.speaks, f"the sessions of {self.name}")
