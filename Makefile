@@ -5,11 +5,13 @@ VENV  := .venv
 PY    := $(VENV)/bin/python
 STAMP := $(VENV)/.stamp-$(shell sha256sum requirements/dev.txt | cut -c1-12)
 KEEP  ?=
+SECONDS ?= 120
+SEED  ?=
 
-.PHONY: help install system demo test lint format bench lock samples clean
+.PHONY: help install system demo test chaos lint format bench lock samples clean
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
 $(STAMP): requirements/dev.txt
 	python3 -m venv $(VENV)
@@ -28,6 +30,9 @@ demo: system install shim ## the main job on a fabric of two racks; KEEP=1 leave
 test: system install shim ## the whole suite, system tests on real components included; needs root
 	@$(PY) -m pytest
 
+chaos: system install shim ## random faults and pod churn on the fabric for SECONDS; SEED=n draws the same again; needs root
+	@$(PY) -m tests.lab.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+
 lint: install ## ruff, mypy --strict, import-linter
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
@@ -44,6 +49,10 @@ shim: build/routed-cni ## the CNI plugin: a static C program
 build/routed-cni: deploy/cni/shim.c
 	@mkdir -p build
 	$(CC) -std=c11 -Os -static -Wall -Wextra -Werror -o $@ $<
+
+.PHONY: kube-binaries
+kube-binaries: install ## kube-apiserver, kubelet, ... from pinned Go modules, once per release; ONLY="kube-apiserver" for some
+	@$(PY) -m tests.kube.binaries $(ONLY)
 
 bench: system install shim ## ratios to other plugins and BGP speakers; ARGS="--write docs/performance.md" keeps them
 	@$(PY) -m tests.bench $(ARGS)
