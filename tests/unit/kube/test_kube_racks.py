@@ -150,7 +150,7 @@ def test_of_two_racks_with_a_common_pool_the_older_one_is_right() -> None:
         "2026-01-02T00:00:00Z",
     )
     check(old, [old, new])
-    with pytest.raises(Malformed, match="Rack r1: spec.pools: 10.101.0.0/23 is in a pool of Rack r2"):
+    with pytest.raises(Malformed, match=r"Rack r1: spec.pools: 10.101.0.0/23 is in a pool of Rack r2"):
         check(new, [old, new])
     new["spec"]["pools"] = [{"prefix": "10.102.0.0/24", "gateway": "10.102.0.1"}]
     check(new, [old, new])
