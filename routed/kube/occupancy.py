@@ -50,11 +50,11 @@ def occupancy(pools: Sequence[Pool], leased: Iterable[IPAddress]) -> tuple[PoolU
     usable = {pool.prefix: pool.usable() for pool in pools}
     counts = dict.fromkeys(usable, 0)
     for address in leased:
-        for prefix in usable:
+        for prefix, addresses in usable.items():
             if address.version == prefix.version and address in prefix:
-                counts[prefix] += str(address) in usable[prefix]
+                counts[prefix] += str(address) in addresses
                 break
-    return tuple(PoolUse(prefix, usable[prefix].size, counts[prefix]) for prefix in usable)
+    return tuple(PoolUse(prefix, addresses.size, counts[prefix]) for prefix, addresses in usable.items())
 
 
 def status(rack: Document, uses: Sequence[PoolUse] | None, trouble: str | None, now: datetime) -> dict[str, Any]:

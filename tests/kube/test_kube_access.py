@@ -195,6 +195,7 @@ def test_what_no_agent_needs_is_refused_by_rbac(agent: Client, verb: str, path: 
 def test_an_agent_does_what_its_role_says(cluster: ControlPlane, agent: Client) -> None:
     cluster.admin.apply(rack("access")).granted()
     agent.patch(f"{RACKS}/access/status", {"status": {"capacity": 506}}).granted()
+    cluster.admin.delete(f"{RACKS}/access").granted()
     for path in (RACKS, ADDRESSES, f"{NODES}/s11", NODES, "/api/v1/pods?fieldSelector=spec.nodeName=s11"):
         agent.get(path).granted()
 
