@@ -58,6 +58,11 @@ async def watching(api: Api, memory: Path) -> AsyncIterator[Watched]:
             await task
 
 
+def writer(api: Api, watched: Watched, period_s: float = 60.0) -> RackStatus:
+    rng = Random(1)  # noqa: S311 - the same in each run
+    return RackStatus(api, watched.surroundings, rng, period_s=period_s)
+
+
 def put_rack(cluster: ControlPlane, name: str = "r1", **spec: Any) -> dict[str, Any]:
     made = rack(name)
     made["spec"].update(spec)
@@ -152,7 +157,7 @@ async def test_the_servers_of_a_rack_keep_its_status(cluster: ControlPlane, tmp_
         watching(api, tmp_path) as other,
         asyncio.TaskGroup() as tasks,
     ):
-        servers = [RackStatus(api, each.surroundings, Random(1), period_s=0.5) for each in (one, other)]
+        servers = [writer(api, each, period_s=0.5) for each in (one, other)]
         running = [tasks.create_task(server.run()) for server in servers]
         wanted = {"Name": "r1", "Accepted": "True", "Capacity": 506, "Leased": 2, "Free": 504}
         await until(lambda: shown() == wanted)
@@ -176,9 +181,8 @@ async def test_a_status_written_on_an_old_view_of_the_rack_is_given_up(cluster: 
         async with watching(api, tmp_path) as watched:
             await watched.surroundings.first(patience_s=30)
         put_rack(cluster, vlan=7)  # nobody watches any more
-        writer = RackStatus(api, watched.surroundings, Random(1))
-        assert not await writer.write()
+        assert not await writer(api, watched).write()
         assert "status" not in cluster.admin.get(f"{RACKS}/r1").granted()
         async with watching(api, tmp_path) as watched:
             await watched.surroundings.first(patience_s=30)
-        assert await RackStatus(api, watched.surroundings, Random(1)).write()
+        assert await writer(api, watched).write()
