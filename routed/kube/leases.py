@@ -26,7 +26,7 @@ from typing import Protocol
 import structlog
 
 from ipam.allocate import Share, shares
-from ipam.model import Holdings, IPAddress, IPNetwork, Pool
+from ipam.model import Holdings, IPAddress, IPNetwork, Pod, Pool
 from routed.domain.workload import host_network
 from routed.kube.addresses import Lease
 from routed.kube.cache import Cache
@@ -103,12 +103,12 @@ class KubeLeases:
         """Say that the ledger has changed; soon the stock follows and the API server learns who uses what."""
         self._wake.set()
 
-    async def more(self) -> None:
-        """Say that an ADD found no free address, and wait until something was done about it, or until it cannot be.
+    async def more(self, pod: Pod) -> None:
+        """Say that a pod found no free address, and wait until something was done about it, or until it cannot be.
 
         Worth another attempt afterwards. Returns at once while the API server does not answer.
         """
-        self._asks.add(self._clock())
+        self._asks.add(pod, self._clock())
         self._wake.set()
         if self.standing.reachable:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -159,7 +159,7 @@ class KubeLeases:
             if self._clock() >= self._look_at:
                 await self._look()
             held = await tenant.holdings()
-            self._asks.review(held.used.keys(), len(self._families), self._clock())
+            self._asks.review(frozenset(held.used.values()), self._clock())
             await self._keep_used(held, tenant)
             surplus = await self._balance(held)
         finally:
