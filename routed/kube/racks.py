@@ -123,7 +123,8 @@ def _settings(rack: Document, servers: Mapping[str, Any], local: Mapping[str, An
         settings = validated(document, _title(rack))
         check_pools(pools_of(settings))
     except SettingsError as error:
-        raise Malformed(str(error)) from error
+        _, *problems = (line.strip().removeprefix("the file: Value error, ") for line in str(error).splitlines())
+        raise Malformed(f"{_title(rack)}: {'; '.join(problems)}") from error
     except PoolError as error:
         raise Malformed(f"{_title(rack)}: spec.pools: {error}") from error
     return settings
