@@ -122,6 +122,26 @@ async def test_a_server_finds_its_place_and_follows_what_is_edited(cluster: Cont
         assert watched.sites[2].settings.rack == "r2"
 
 
+async def test_a_node_that_registers_anew_is_another_one(cluster: ControlPlane, tmp_path: Path) -> None:
+    put_rack(cluster)
+    async with (
+        api_of(cluster, agent_of(cluster, NODE), tmp_path) as api,
+        watching(api, tmp_path) as watched,
+    ):
+        first = await watched.surroundings.first(patience_s=30)
+        before = cluster.admin.get(f"{NODES}/{NODE}").granted()["metadata"]
+        cluster.admin.delete(f"{NODES}/{NODE}").granted()
+        await until(lambda: watched.troubles == ["Node site-1 does not exist"])
+        assert watched.surroundings.site == first  # whoever deleted it may have been wrong
+        add_node(cluster, NODE, **before["labels"])
+        said = {"metadata": {"annotations": before["annotations"]}}
+        cluster.admin.patch(f"{NODES}/{NODE}", said).granted()
+        await until(lambda: len(watched.sites) == 2)
+        await until(lambda: watched.troubles[-1] is None)
+        assert watched.sites[1].settings == first.settings
+        assert watched.sites[1].node_uid != first.node_uid
+
+
 @pytest.mark.parametrize(
     ("wrong", "complaint"),
     [
