@@ -128,7 +128,6 @@ async def test_a_pod_of_the_same_name_is_not_the_same_pod(cluster: ControlPlane,
             await pods.wishes(first, patience_s=0)
 
 
-@pytest.mark.xfail(strict=True, reason="Api.follow tells objects apart by name alone, not by namespace")
 async def test_pods_of_the_same_name_in_two_namespaces_are_two(
     cluster: ControlPlane, namespace: str, other_namespace: str, api: Api
 ) -> None:

@@ -239,10 +239,28 @@ async def test_rights_that_come_later_are_used(cluster: ControlPlane, tmp_path: 
     with without_rights(cluster):
         eventually(lambda: agent.get(RACKS), lambda answer: answer.status == 403)
         async with api_of(cluster, agent, tmp_path) as api:
-            looks = followed(api, RACK_OBJECTS, again_s=0.1)
+            looks = followed(api, RACK_OBJECTS, again_s=(0.1, 0.1))
             first = asyncio.create_task(anext(looks))
             await asyncio.wait([first], timeout=0.5)
             assert not first.done()
             cluster.admin.apply(BINDING).granted()
             assert [found["metadata"]["name"] for found in await first] == ["r1"]
             await looks.aclose()
+
+
+async def test_an_api_server_that_was_away_is_followed_again(cluster: ControlPlane, tmp_path: Path) -> None:
+    put_rack(cluster)
+    async with (
+        api_of(cluster, agent_of(cluster, NODE), tmp_path) as api,
+        watching(api, tmp_path) as watched,
+    ):
+        first = await watched.surroundings.first(patience_s=30)
+        cluster.stop()
+        try:
+            assert watched.surroundings.site == first
+        finally:
+            cluster.start()
+            await asyncio.to_thread(cluster.wait_ready)
+        put_rack(cluster, vlan=7)
+        await until(lambda: watched.sites[-1].settings.vlan == 7)
+        assert watched.troubles == []
