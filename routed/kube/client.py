@@ -37,9 +37,11 @@ async def connect(kubeconfig: Path | None = None) -> AsyncIterator[Api]:
     configuration.connection_pool_maxsize = _CONNECTIONS
     try:
         if kubeconfig is None:
-            load_incluster_config(client_configuration=configuration)
+            load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]  # has no types
         else:
-            await load_kube_config(str(kubeconfig), client_configuration=configuration, persist_config=False)
+            await load_kube_config(  # type: ignore[no-untyped-call]  # has no types
+                str(kubeconfig), client_configuration=configuration, persist_config=False
+            )
         client = ApiClient(configuration)
         client.user_agent = f"routed/{__version__}"
     except (ConfigException, OSError, ValueError) as error:
