@@ -118,6 +118,10 @@ class KubeLeases:
             self._waiting.append(waiter)
             await waiter
 
+    def served(self, pod: Pod) -> None:
+        """Say that a pod that asked has an address; nothing is kept for it any more."""
+        self._asks.drop(pod)
+
     async def start(self) -> None:
         """Take up the leases of earlier runs: what the API server says or, while it is away, what the file says.
 

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from ipam.errors import PoolExhausted
 from tests.fixtures.pools import pool
 from tests.kube.control_plane import ControlPlane
 from tests.kube.servants import Servant, owners, twice, until
@@ -41,23 +40,15 @@ async def judged(control: ControlPlane, servants: list[Servant]) -> AsyncIterato
 
 
 async def fill(servants: list[Servant], count: int) -> None:
-    """Start pods on all these servers at once until there are so many."""
-    began, number = time.perf_counter(), sum(len(servant.pods()) for servant in servants)
+    """Start so many pods on these servers, all of them at once, each server as many as it can get."""
+    began, tickets = time.perf_counter(), iter(range(count))
 
     async def crowd(servant: Servant) -> None:
-        nonlocal number
-        pod = servant.new_pod()
-        while number < count:
-            try:
-                await servant.add(pod)
-            except PoolExhausted:
-                await asyncio.sleep(0.1)  # kubelet's next attempt
-            else:
-                number += 1
-                pod = servant.new_pod()
+        for _ in tickets:
+            await servant.insist()
 
     async with asyncio.TaskGroup() as group:
-        for servant in servants:
+        for servant in servants * (SERVERS // len(servants)):
             group.create_task(crowd(servant))
     sys.__stderr__.write(f"{count} pods on {len(servants)} servers: {time.perf_counter() - began:.1f} s\n")
 
