@@ -36,12 +36,14 @@ from routed.kube.view import View
 log = structlog.get_logger(__name__)
 _PACE_S = 0.1
 """Least time between two passes: what happens meanwhile goes into one."""
+_PATIENCE_S = 10.0
+"""How long an ADD waits for the API server."""
 _RETRY_S = (1.0, 15.0)
 """Shortest and longest pause after a pass that failed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class LeaseState:
     """How the leases are, for people and metrics."""
 
     reachable: bool = False
@@ -98,25 +100,28 @@ class KubeLeases:
         """Return the leased addresses as prefixes of one address each; from any thread."""
         return self._owned
 
-    def standing(self) -> Standing:
+    def state(self) -> LeaseState:
         """Return how the leases are."""
-        return Standing(self._reachable, self._view.servers, self._view.idle(), self._taken)
+        return LeaseState(self._reachable, self._view.servers, self._view.idle(), self._taken)
 
     def nudge(self) -> None:
         """Say that the ledger has changed; soon the stock follows and the API server learns who uses what."""
         self._wake.set()
 
-    async def more(self, pod: Pod) -> None:
+    async def more(self, pod: Pod) -> bool:
         """Say that a pod found no free address, and wait until something was done about it, or until it cannot be.
 
-        Worth another attempt afterwards. Returns at once while the API server does not answer.
+        Returns at once while the API server does not answer. Another attempt is always worthwhile.
         """
         self._asks.add(pod, self._clock())
         self._wake.set()
         if self._reachable:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(waiter)
-            await waiter
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_PATIENCE_S):
+                    await waiter
+        return True
 
     def served(self, pod: Pod) -> None:
         """Say that a pod that asked has an address; nothing is kept for it any more."""

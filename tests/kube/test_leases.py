@@ -255,7 +255,7 @@ async def test_adds_need_no_api_server_while_the_stock_lasts(fickle: ControlPlan
             assert servant.pods() == stock
             servant.delete(records.pop())
             records.append(await servant.add())
-            await until(lambda: not servant.leases.standing().reachable, "it knows that nobody answers")
+            await until(lambda: not servant.leases.state().reachable, "it knows that nobody answers")
             began = time.monotonic()
             with pytest.raises(PoolExhausted):
                 await servant.add()
@@ -263,7 +263,7 @@ async def test_adds_need_no_api_server_while_the_stock_lasts(fickle: ControlPlan
         finally:
             fickle.start()
             fickle.wait_ready()
-        await until(lambda: servant.leases.standing().reachable, "it knows that the API server is back")
+        await until(lambda: servant.leases.state().reachable, "it knows that the API server is back")
         await servant.add()
         await until(lambda: len(servant.claims()) >= len(servant.pods()) + marks.low, "a stock again")
         assert owners(fickle, "away").keys() == servant.claims()

@@ -2,8 +2,8 @@
 
 Four servers share a pool of thirteen addresses. Each lives again and again, for some milliseconds, until it is
 cancelled at whatever it awaits; then it starts from its files. Requests are carried out, and the answer is lost; or
-they are carried out later, when the server that sent them has died and lives again. After each life: whatever any server could
-hand out or uses is its own according to the API server. In the end nothing is left that nobody knows of.
+they are carried out later, when the server that sent them has died and lives again. After each life: whatever any
+server could hand out or uses is its own according to the API server. In the end nothing is left that nobody knows of.
 """
 
 from __future__ import annotations
