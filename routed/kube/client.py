@@ -36,9 +36,11 @@ _ATTEMPTS = 4
 @asynccontextmanager
 async def connect(kubeconfig: Path | None = None) -> AsyncIterator[Api]:
     """Yield the API server that a kubeconfig names, or that of the cluster which this pod is in; raises NoAccess."""
-    from kubernetes.aio.client import ApiClient, Configuration  # noqa: PLC0415 - see above
-    from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config  # noqa: PLC0415
-
+    try:
+        from kubernetes.aio.client import ApiClient, Configuration  # noqa: PLC0415 - see above
+        from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config  # noqa: PLC0415
+    except ImportError as error:
+        raise NoAccess("the Python package kubernetes is not installed; install routed[kubernetes]") from error
     configuration = Configuration()
     configuration.connection_pool_maxsize = _CONNECTIONS
     try:
