@@ -26,7 +26,7 @@ from ipam.allocate import choose, remaining, shares, surplus, usage
 from ipam.database import Database
 from ipam.errors import AddressRefused, Leaving, LedgerFileError, NotLeaving, Refused
 from ipam.memory import Memory
-from ipam.model import check_pools
+from ipam.model import Holdings, check_pools
 
 if TYPE_CHECKING:
     import os
@@ -65,7 +65,7 @@ class Ledger:
         """
         check_pools(pools)
         self._pools = tuple(pools)
-        self._leases = leases
+        self.leases = leases
         self._cooldown_s = cooldown_s
         self._remembered = remembered
         self._owned: tuple[IPNetwork, ...] | None = None
@@ -174,6 +174,11 @@ class Ledger:
         }
         return {address: wait for address, wait in sorted(waits.items(), key=lambda item: item[1]) if wait > 0}
 
+    def holdings(self, now: float) -> Holdings:
+        """Return what no lease source may give back; asked by a writer's thread, it tells of every write before."""
+        used = {address: record.pod for record in self._memory.records.values() for address in record.addresses}
+        return Holdings(used, frozenset(self.cooling(now)))
+
     def outside(self) -> dict[IPAddress, Holder]:
         """Return the addresses in use that would not be handed out today.
 
@@ -205,7 +210,7 @@ class Ledger:
 
     def _families(self) -> dict[int, tuple[Share, ...]]:
         """Return by IP version what may be handed out, computed anew only when the leases have changed."""
-        owned = self._leases.owned()
+        owned = self.leases.owned()
         if owned != self._owned:
             self._shares, self._owned = shares(self._pools, owned), owned
         return self._shares

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -141,6 +141,25 @@ class MetricsSettings(_Section):
     port: Port = 9201
 
 
+class KubernetesSettings(_Section):
+    """Leases of addresses on the Kubernetes API, instead of shares in this file."""
+
+    kubeconfig: Path | None = None
+    """None: the agent runs in a pod, with a service account."""
+    stock_low: int = Field(default=8, ge=0)
+    """With fewer unused leases, this server gets more."""
+    stock_high: int = Field(default=32, ge=0)
+    """With more, it gives some back."""
+    reclaim_after_s: float = Field(default=600.0, ge=60)
+    """How long the Node of a server has to be gone before others may have its addresses."""
+
+    @model_validator(mode="after")
+    def _marks_in_order(self) -> Self:
+        if self.stock_low > self.stock_high:
+            raise ValueError(f"stock_low ({self.stock_low}) must not exceed stock_high ({self.stock_high})")
+        return self
+
+
 class Settings(_Section):
     """A whole rack file."""
 
@@ -161,6 +180,8 @@ class Settings(_Section):
     cni: CniSettings = CniSettings()
     paths: PathSettings = PathSettings()
     metrics: MetricsSettings = MetricsSettings()
+    kubernetes: KubernetesSettings | None = None
+    """None where the servers' shares of the pools stand in this file."""
     fabric: FabricSettings | None = None
     """What `routed tor-config` needs; agents ignore it."""
 
@@ -189,6 +210,8 @@ class Settings(_Section):
     def _check_servers(self) -> None:
         taken = {host.gateway: "the gateway" for host in self.hosts}
         for name, server in self.servers.items():
+            if self.kubernetes is not None and server.owns is not None:
+                raise ValueError(f"servers.{name}.owns: with `kubernetes`, the API server grants leases; remove this")
             for address in server.addresses:
                 if not any(address.version == host.prefix.version and address in host.prefix for host in self.hosts):
                     raise ValueError(f"servers.{name}.addresses: {address} is in no subnet of hosts")
@@ -239,11 +262,16 @@ def load(path: Path) -> Settings:
         raise SettingsError(f"{path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: not YAML: {error}") from error
+    return validated(document, str(path))
+
+
+def validated(document: Any, source: str) -> Settings:
+    """Return a rack file's content, checked; SettingsError names the source and what is wrong with which key."""
     try:
         return Settings.model_validate(document)
     except ValidationError as error:
         problems = "\n".join(f"  {_key(item['loc'])}: {item['msg']}" for item in error.errors())
-        raise SettingsError(f"{path}: {error.error_count()} problem(s)\n{problems}") from error
+        raise SettingsError(f"{source}: {error.error_count()} problem(s)\n{problems}") from error
 
 
 def _key(location: tuple[int | str, ...]) -> str:
