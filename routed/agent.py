@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
@@ -47,6 +46,7 @@ from routed.domain.intent import Owner, owners, plan
 from routed.domain.rack import Rack, Server, Uplink
 from routed.domain.sides import Hold
 from routed.domain.workload import AttachmentId
+from routed.kube.cluster import Cluster
 from routed.kube.errors import KubeError
 from routed.kube.leases import LeaseState
 from routed.leasing import Leasing, leasing
@@ -71,17 +71,23 @@ _PERMANENT = (InvalidNetns, InvalidName, InterfaceExists, MarkTooLong, InvalidRo
 class Agent:
     """One server's agent."""
 
-    def __init__(self, settings: Settings, server: Server) -> None:
-        """Check what the files say; nothing is opened or changed yet. Raises what `ipam` and `bgp` find wrong."""
-        self._settings, self._server = settings, server
+    def __init__(self, settings: Settings, server: Server, cluster: Cluster | None = None) -> None:
+        """Check what the files say; nothing is opened or changed yet. Raises what `ipam` and `bgp` find wrong.
+
+        With a cluster, the API server grants the leases, says what pods ask for, and is told what users must see.
+        """
+        self._settings, self._server, self._cluster = settings, server, cluster
         self._rack = settings.domain_rack()
         self._pools = tuple(Pool(pool.prefix, pool.gateway, pool.reserved) for pool in settings.pools)
         check_leases(settings, server.name, self._pools)
         self._leasing: Leasing | None = None
         self._telemetry = Telemetry()
         self._stopping = asyncio.Event()
+        self.serving = asyncio.Event()
+        """Set once pods are attached."""
+        self.dismissed = False
+        """Whether it was told to end for good, by a signal or by `routed drain`."""
         self._bridge_changed = asyncio.Event()
-        self._serving = False
         self._loop: Loop[Owner] | None = None
         self._steering: Steering | None = None
         self._ovsdb = Ovsdb(
@@ -95,7 +101,7 @@ class Agent:
         """Run until SIGTERM or SIGINT, or until drained."""
         running = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            running.add_signal_handler(number, self._stopping.set)
+            running.add_signal_handler(number, self._dismiss)
         self._settings.paths.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._settings.paths.run.mkdir(mode=0o755, parents=True, exist_ok=True)
         main = asyncio.create_task(self._run())
@@ -108,14 +114,21 @@ class Agent:
         except asyncio.CancelledError:
             log.info("agent.stopped", server=self._server.name)
 
+    def stop(self) -> None:
+        """Let `run` end, as on SIGTERM; another agent is to follow."""
+        self._stopping.set()
+
+    def _dismiss(self) -> None:
+        self.dismissed = True
+        self._stopping.set()
+
     async def _run(self) -> None:
         """Connect to Open vSwitch, then run the rest; what was opened last is closed first."""
         paths = self._settings.paths
         async with asyncio.TaskGroup() as connection:
             connection.create_task(self._ovsdb.run())
             async with AsyncExitStack() as stack:
-                node = os.environ.get("NODE_NAME") or self._server.name
-                leases = await stack.enter_async_context(leasing(self._settings, self._server.name, node, self._pools))
+                leases = await leasing(self._settings, self._server.name, self._cluster, self._pools)
                 self._leasing = leases
                 ledger = Ledger(
                     paths.state / "ledger.db", self._pools, leases.source, cooldown_s=self._settings.ipam.cooldown_s
@@ -172,7 +185,7 @@ class Agent:
                 tasks.create_task(self._declare_authority(loop))
                 tasks.create_task(cni.serve())
                 await cni.ready.wait()
-                self._serving = True
+                self.serving.set()
                 gc.freeze()  # what is here stays; looking through it again and again would stop ADDs for tens of ms
                 sys.setswitchinterval(_TURN_S)
                 log.info("agent.serving", server=self._server.name, attachments=len(store.snapshot.attachments))
@@ -282,7 +295,7 @@ class Agent:
 
     def _ailment(self, store: Store, loop: Loop[Owner]) -> str | None:
         """Return why no pod could be attached now, None when one could."""
-        if not self._serving:
+        if not self.serving.is_set():
             return "the agent is starting: not every plane has been seen, not every pod confirmed yet"
         return views.ailment(store.snapshot, loop)
 
@@ -308,7 +321,7 @@ class Agent:
             """Withdraw every route, wait until both ToRs were told, end ExaBGP, then the agent."""
             store.drain()
             await self._speaker.drain()
-            self._stopping.set()
+            self._dismiss()
 
         return serve_control(
             self._settings.control_socket,
@@ -325,6 +338,15 @@ class Agent:
 
 def _uplink(ports: UplinkPorts, gateway: Gateway) -> Uplink:
     return Uplink(ofports=ports.ofports, devices=ports.devices, mac=ports.mac, gateway_mac=gateway.mac, mtu=ports.mtu)
+
+
+def reasons(group: BaseExceptionGroup[BaseException]) -> Iterator[str]:
+    """Yield what went wrong, a line each."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from reasons(error)
+        else:
+            yield str(error)
 
 
 def speaker_config(settings: Settings, rack: Rack, server: Server) -> SpeakerConfig:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
-from collections.abc import Iterator
 from typing import Annotated
 
 import typer
@@ -14,7 +13,7 @@ from routed import __version__
 from routed.cli import doctor, show, torconfig
 from routed.cli.client import AgentUnreachableError, request
 from routed.cli.options import DEFAULT_CONFIG, Config, Server
-from routed.settings import SettingsError, load
+from routed.settings import SettingsError, is_local, load, local, read
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -33,17 +32,27 @@ def agent(
     server: Server = "",
     debug: Annotated[bool, typer.Option(help="Log more.")] = False,
 ) -> None:
-    """Run the agent of this server until SIGTERM; pods, flows and routes stay when it ends."""
-    from routed.agent import EXPECTED, Agent  # noqa: PLC0415 - takes most of a second to import; `show` needs none of it
+    """Run the agent of this server until SIGTERM; pods, flows and routes stay when it ends.
+
+    With a file that has the section `kubernetes` and no rack, the rack is the one whose Rack object selects this server's
+    Node, and the agent follows it.
+    """
+    from routed import recompose  # noqa: PLC0415 - see below
+    from routed.agent import EXPECTED, Agent, reasons  # noqa: PLC0415 - takes most of a second to import; `show` needs none of it
     from routed.logs import configure  # noqa: PLC0415 - see above
 
     configure(debug=debug, readable=sys.stderr.isatty())
-    settings = load(config)
+    document, name = read(config), server or socket.gethostname()
+    if is_local(document):
+        work = recompose.run(local(document, str(config)), name)
+    else:
+        settings = load(config)
+        work = Agent(settings, settings.domain_server(name)).run()
     try:
-        asyncio.run(Agent(settings, settings.domain_server(server or socket.gethostname())).run())
+        asyncio.run(work)
     except* EXPECTED as errors:
-        for error in _leaves(errors):
-            typer.echo(f"routed: {error}", err=True)
+        for reason in reasons(errors):
+            typer.echo(f"routed: {reason}", err=True)
         raise typer.Exit(1) from None
 
 
@@ -58,14 +67,6 @@ def drain(config: Config = DEFAULT_CONFIG) -> None:
 def version() -> None:
     """Print the version."""
     typer.echo(__version__)
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error
 
 
 def main() -> None:
