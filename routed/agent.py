@@ -15,6 +15,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
 from ipaddress import IPv4Address
+from pathlib import Path
 
 import structlog
 
@@ -39,6 +40,7 @@ from routed.attach.monitor import Monitor
 from routed.attach.slots import SlotSpace
 from routed.attach.veth import MacvlanWay
 from routed.attach.wires import Wires
+from routed.cni.install import publish
 from routed.cni.queue import DeletionQueue
 from routed.cni.server import AddressInUseError
 from routed.cni.server import Server as CniServer
@@ -66,9 +68,14 @@ _PERMANENT = (InvalidNetns, InvalidName, InterfaceExists, MarkTooLong, InvalidRo
 class Agent:
     """One server's agent."""
 
-    def __init__(self, settings: Settings, server: Server) -> None:
-        """Check what the files say; nothing is opened or changed yet. Raises what `ipam` and `bgp` find wrong."""
-        self._settings, self._server = settings, server
+    def __init__(
+        self, settings: Settings, server: Server, *, cni_conf_dir: Path | None = None, bgp_user: str = "root"
+    ) -> None:
+        """Check what the files say; nothing is opened or changed yet. Raises what `ipam` and `bgp` find wrong.
+
+        `cni_conf_dir` is where runtimes are told of the plugin once pods can be attached; `bgp_user` runs ExaBGP.
+        """
+        self._settings, self._server, self._cni_conf_dir = settings, server, cni_conf_dir
         self._rack = settings.domain_rack()
         self._pools = tuple(Pool(pool.prefix, pool.gateway, pool.reserved) for pool in settings.pools)
         check_shares(self._pools, {name: one.owns for name, one in settings.servers.items()})
@@ -83,7 +90,10 @@ class Agent:
             settings.paths.ovs / "db.sock", settings.bridge.name, settings.bridge.uplink, self._on_bridge_change
         )
         self._speaker = Speaker(
-            speaker_config(settings, self._rack, server), settings.paths.run / "bgp", self._on_session_change
+            speaker_config(settings, self._rack, server),
+            settings.paths.run / "bgp",
+            self._on_session_change,
+            user=bgp_user,
         )
 
     async def run(self) -> None:
@@ -163,6 +173,8 @@ class Agent:
                 tasks.create_task(cni.serve())
                 await cni.ready.wait()
                 self._serving = True
+                if self._cni_conf_dir is not None:
+                    publish(self._cni_conf_dir)
                 gc.freeze()  # what is here stays; looking through it again and again would stop ADDs for tens of ms
                 sys.setswitchinterval(_TURN_S)
                 log.info("agent.serving", server=self._server.name, attachments=len(store.snapshot.attachments))
@@ -276,6 +288,7 @@ class Agent:
 
     def _health(self, store: Store, loop: Loop[Owner]) -> AbstractAsyncContextManager[None]:
         return serve_health(
+            self._settings.metrics.address,
             self._settings.metrics.port,
             metrics=lambda: self._telemetry.render(
                 store.snapshot,

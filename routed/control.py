@@ -1,13 +1,14 @@
-"""The agent's two doors for people and machines: HTTP on loopback (metrics, health), HTTP on a root-only socket.
+"""The agent's two doors for people and machines: HTTP for metrics and health, HTTP on a root-only socket.
 
-Loopback tells and never changes anything. What names pods or changes something goes through the control socket, which
-only root can open.
+The first one, on loopback unless the rack file says otherwise, tells and never changes anything. What names
+pods or changes something goes through the control socket, which only root can open.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ Ailment = Callable[[], str | None]
 
 
 @asynccontextmanager
-async def serve_health(port: int, *, metrics: Callable[[], bytes], ready: Ailment) -> AsyncIterator[None]:
-    """Serve /metrics, /healthz (the loop answers) and /readyz (an ADD could be served) on loopback."""
+async def serve_health(
+    address: IPv4Address | IPv6Address, port: int, *, metrics: Callable[[], bytes], ready: Ailment
+) -> AsyncIterator[None]:
+    """Serve /metrics, /healthz (the loop answers) and /readyz (an ADD could be served)."""
 
     async def show_metrics(_: web.Request) -> web.Response:
         return web.Response(body=metrics(), headers={"Content-Type": CONTENT_TYPE})
@@ -40,7 +43,7 @@ async def serve_health(port: int, *, metrics: Callable[[], bytes], ready: Ailmen
         [web.get("/metrics", show_metrics), web.get("/healthz", show_health), web.get("/readyz", show_readiness)]
     )
     async with _running(app) as runner:
-        await web.TCPSite(runner, "127.0.0.1", port).start()
+        await web.TCPSite(runner, str(address), port).start()
         yield
 
 
