@@ -5,8 +5,10 @@ VENV  := .venv
 PY    := $(VENV)/bin/python
 STAMP := $(VENV)/.stamp-$(shell sha256sum requirements/dev.txt | cut -c1-12)
 KEEP  ?=
+SECONDS ?= 120
+SEED  ?=
 
-.PHONY: help install system demo test lint format bench lock samples clean
+.PHONY: help install system demo test chaos lint format bench lock samples clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -27,6 +29,9 @@ demo: system install shim ## the main job on a fabric of two racks; KEEP=1 leave
 
 test: system install shim ## the whole suite, system tests on real components included; needs root
 	@$(PY) -m pytest
+
+chaos: system install shim ## random faults and pod churn on the fabric for SECONDS; SEED=n draws the same again; needs root
+	@$(PY) -m tests.lab.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 lint: install ## ruff, mypy --strict, import-linter
 	@$(VENV)/bin/ruff check .

@@ -1,9 +1,8 @@
 """One connection to one ExaBGP, through its relay: commands out, answers and events in.
 
 ExaBGP answers each command with ``done`` or ``error``, in order, but for one thing: an ``error`` found while the line
-is parsed overtakes the answers of routes that still wait in its queue. So well-formed routes are pipelined, up to
-`WINDOW` (ExaBGP takes quadratic time over a longer queue), and every other command is asked alone, with nothing else
-on its way.
+is parsed overtakes the answers of routes that still wait in its queue. So well-formed routes are pipelined, and every
+other command is asked alone, with nothing else on its way.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from bgp.errors import ProtocolError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-WINDOW = 200
 LINE_LIMIT = 4 << 20
 """Bytes of the longest line: an UPDATE with all its prefixes as JSON."""
 

@@ -10,20 +10,24 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from functools import partial
+from itertools import groupby, islice
 from typing import TYPE_CHECKING
 
 import structlog
 
 from bgp import events, text
-from bgp.channel import WINDOW, Channel
+from bgp.channel import Channel
 from bgp.errors import UnavailableError
 from bgp.model import Attributes, IPAddress, IPNetwork, RouteKey
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from bgp.adjacency import Command
     from bgp.session import Session
+
+WINDOW = 200
+"""Routes on their way at once; ExaBGP takes quadratic time over a longer queue."""
 
 log = structlog.get_logger()
 
@@ -47,6 +51,7 @@ class Conversation:
         self._closed = False
         self._doubt = False
         self._cautious = 0
+        self._on_their_way = 0
         self.authoritative = False
         """Whether all that is desired is known, so that an End-of-RIB would be true."""
         self.ready = asyncio.Event()
@@ -137,13 +142,14 @@ class Conversation:
     def _give(self) -> None:
         window = 1 if self._cautious else WINDOW
         for address, session in self._sessions.items():
-            while session.configured and self._channel.waiting < window:
-                command = session.adjacency.next()
-                if command is None:
-                    break
-                verb = text.announce if command.announces else text.withdraw
-                line = verb(address, command.prefix, command.attributes)
-                self._channel.give(line, partial(self._on_answer, session, command))
+            if session.configured:
+                due = list(islice(iter(session.adjacency.next, None), window - self._on_their_way))
+                for (announces, attributes), alike in groupby(due, lambda one: (one.announces, one.attributes)):
+                    commands = list(alike)
+                    verb = text.announce if announces else text.withdraw
+                    line = verb(address, [command.prefix for command in commands], attributes)
+                    self._channel.give(line, partial(self._on_answer, session, commands))
+                self._on_their_way += len(due)
         self._channel.flush()
 
     async def _one_question(self) -> bool:
@@ -168,23 +174,27 @@ class Conversation:
             return False
         return True
 
-    def _on_answer(self, session: Session, command: Command, ok: bool) -> None:
-        """Note an answer.
+    def _on_answer(self, session: Session, commands: Sequence[Command], ok: bool) -> None:
+        """Note an answer to commands that were given in one line.
 
-        An ``error`` may belong to any of the commands on their way. So adj-rib-out is read again once all are answered,
+        An ``error`` may belong to any of the lines on their way. So adj-rib-out is read again once all are answered,
         and what is missing then is tried one by one, where an ``error`` is about the one.
         """
+        self._on_their_way -= len(commands)
         if ok:
-            session.adjacency.taken(command)
-        elif self._cautious:
+            for command in commands:
+                session.adjacency.taken(command)
+        elif self._cautious and not self._doubt:
+            (command,) = commands
             log.error("route.rejected", neighbor=session.neighbor.name, prefix=str(command.prefix))
             session.adjacency.refused(command.prefix)
         else:
             self._doubt = True
             self._cautious = 2 * WINDOW
-        self._cautious = max(0, self._cautious - 1)
-        if not self._doubt and session.adjacency.settled(command.prefix):
-            self._on_settled(RouteKey(session.neighbor.address, command.prefix))
+        self._cautious = max(0, self._cautious - len(commands))
+        for command in () if self._doubt else commands:
+            if session.adjacency.settled(command.prefix):
+                self._on_settled(RouteKey(session.neighbor.address, command.prefix))
         self._kick.set()
 
     def _on_event(self, event: events.Event) -> None:

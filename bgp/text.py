@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import re
 from ipaddress import ip_address, ip_network
+from typing import TYPE_CHECKING
 
 from bgp.errors import InvalidRouteError, ProtocolError
 from bgp.model import Attributes, IPAddress, IPNetwork
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 HEARTBEAT = "version"
 """Answered at once, without the queue that routes go through."""
@@ -29,25 +33,25 @@ _MED = re.compile(r" med (\d+)")
 _COMMUNITIES = re.compile(r" (?:large-)?community (\[[^]]*\]|\S+)")
 
 
-def announce(neighbor: IPAddress, prefix: IPNetwork, attributes: Attributes) -> str:
-    """Return the command that announces a route to one neighbour."""
-    return _route(neighbor, "announce", prefix, attributes)
+def announce(neighbor: IPAddress, prefixes: Sequence[IPNetwork], attributes: Attributes) -> str:
+    """Return the command that announces routes to one neighbour; ExaBGP answers it once."""
+    return _routes(neighbor, "announce", prefixes, attributes)
 
 
-def withdraw(neighbor: IPAddress, prefix: IPNetwork, attributes: Attributes) -> str:
-    """Return the command that withdraws a route which was announced with these very attributes."""
-    return _route(neighbor, "withdraw", prefix, attributes)
+def withdraw(neighbor: IPAddress, prefixes: Sequence[IPNetwork], attributes: Attributes) -> str:
+    """Return the command that withdraws routes which were announced with these very attributes."""
+    return _routes(neighbor, "withdraw", prefixes, attributes)
 
 
-def _route(neighbor: IPAddress, verb: str, prefix: IPNetwork, attributes: Attributes) -> str:
-    words = [f"neighbor {neighbor} {verb} route {prefix} next-hop {attributes.next_hop}"]
+def _routes(neighbor: IPAddress, verb: str, prefixes: Sequence[IPNetwork], attributes: Attributes) -> str:
+    words = [f"neighbor {neighbor} {verb} attributes next-hop {attributes.next_hop}"]
     if attributes.med is not None:
         words.append(f"med {attributes.med}")
     for keyword, colons in (("community", 1), ("large-community", 2)):
         chosen = [text for text in attributes.communities if text.count(":") == colons]
         if chosen:
             words.append(f"{keyword} [{' '.join(chosen)}]")
-    return " ".join(words)
+    return " ".join((*words, "nlri", *map(str, prefixes)))
 
 
 def end_of_rib(neighbor: IPAddress, version: int) -> str:

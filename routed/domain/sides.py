@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 LONGEST_HOLD_S = 60.0
-"""A side that fails again while it is on hold, or within as long again, has to hold twice as long as before."""
+"""A side that fails again soon after it was found good, within two holds, has to hold twice as long as before."""
+LACKING_S = 0.2
+"""A session or a default route has to be missing for so long: those that end together end one after the other."""
 
 
 class Health(IntEnum):
@@ -56,6 +58,10 @@ class _History:
     side: Side
     well_since: float = -math.inf
     """Since when nothing is wrong; when it last began, while something is."""
+    good_since: float = -math.inf
+    """When it was last found good."""
+    lacking_since: float = -math.inf
+    """Since when it lacks what the other side has; always, until it was seen to have it."""
     hold_s: float = 0.0
 
 
@@ -94,10 +100,14 @@ class Judge:
             return Health.CUT, seen.faults
         lacks = self._lacks(seen, others)
         if not lacks:
+            if seen.session_s is not None:
+                history.lacking_since = math.inf
             return Health.GOOD, ()
+        history.lacking_since = min(history.lacking_since, now)
         oldest = max(other.session_s for other in (seen, *others) if other.session_s is not None)
-        if history.side.health is Health.GOOD and oldest < self._hold_s:
-            self._review(now + self._hold_s - oldest)
+        blamed_at = max(history.lacking_since + LACKING_S, now + self._hold_s - oldest)
+        if history.side.health is Health.GOOD and now < blamed_at:
+            self._review(blamed_at)
             return Health.GOOD, ()
         return Health.SILENT, lacks
 
@@ -109,8 +119,8 @@ class Judge:
         return tuple(f"no IPv{version} default route" for version in sorted(missing))
 
     def _fell_ill(self, history: _History, now: float) -> None:
-        if history.side.health >= Health.HOLDING:
-            soon = now - history.well_since < 2 * history.hold_s
+        if history.side.health is Health.GOOD:
+            soon = now - history.good_since < 2 * history.hold_s
             history.hold_s = min(2 * history.hold_s, LONGEST_HOLD_S) if soon else self._hold_s
 
     def _recovered(self, history: _History, now: float) -> Health:
@@ -118,6 +128,8 @@ class Judge:
             history.well_since = now
         good_at = history.well_since + history.hold_s
         if now >= good_at:
+            if history.side.health is not Health.GOOD:
+                history.good_since = now
             return Health.GOOD
         self._review(good_at)
         return Health.HOLDING

@@ -25,13 +25,13 @@ communities = st.lists(
 
 def test_announce_and_withdraw_differ_in_one_word() -> None:
     attributes = Attributes(HOP, 100, ("65001:1:2", "65001:9", "65001:10"))
-    prefix = IPv4Network("10.101.0.1/32")
-    announce = text.announce(TOR, prefix, attributes)
+    prefixes = [IPv4Network("10.101.0.1/32"), IPv4Network("10.101.0.2/32")]
+    announce = text.announce(TOR, prefixes, attributes)
     assert announce == (
-        "neighbor 10.99.0.11 announce route 10.101.0.1/32 next-hop 10.99.0.1 med 100 "
-        "community [65001:9 65001:10] large-community [65001:1:2]"
+        "neighbor 10.99.0.11 announce attributes next-hop 10.99.0.1 med 100 "
+        "community [65001:9 65001:10] large-community [65001:1:2] nlri 10.101.0.1/32 10.101.0.2/32"
     )
-    assert text.withdraw(TOR, prefix, attributes) == announce.replace("announce", "withdraw")
+    assert text.withdraw(TOR, prefixes, attributes) == announce.replace("announce", "withdraw")
 
 
 def test_end_of_rib_names_its_family() -> None:
@@ -44,7 +44,8 @@ def test_a_row_of_adj_rib_out_is_read_as_it_was_announced(
 ) -> None:
     attributes = Attributes(hop, med, some)
     prefix = ip_network(f"{hop}/{hop.max_prefixlen}")
-    line = text.announce(TOR, prefix, attributes).partition("announce route ")[2]
+    said, _, of = text.announce(TOR, [prefix], attributes).partition("announce attributes ")[2].partition(" nlri ")
+    line = f"{of} {said}"
     # ExaBGP leaves the brackets out around a single community.
     shown = line.replace("[", "[ ").replace("]", " ]")
     for count in (1, 2):

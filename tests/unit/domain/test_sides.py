@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routed.domain.sides import LONGEST_HOLD_S, Health, Judge, Side, Sighting
+from routed.domain.sides import LACKING_S, LONGEST_HOLD_S, Health, Judge, Side, Sighting
 
 HOLD_S = 3.0
 LONG = 1000.0
@@ -48,21 +48,30 @@ def test_a_side_that_is_well_again_holds_before_it_is_good() -> None:
     assert by.review_at == math.inf
 
 
-def test_a_link_that_flaps_is_trusted_later_each_time_and_forgiven_in_the_end() -> None:
+def test_a_link_that_fails_each_time_it_was_found_good_is_trusted_later_and_forgiven_in_the_end() -> None:
     by = judge()
     now, holds = 0.0, []
     for _ in range(8):
         by.judge((DARK, WELL), now)
         by.judge((WELL, WELL), now + 1)
         holds.append(by.review_at - (now + 1))
-        now = by.review_at + 1
+        now = by.review_at
         by.judge((WELL, WELL), now)
+        now += 1
     assert holds[:4] == [HOLD_S, 2 * HOLD_S, 4 * HOLD_S, 8 * HOLD_S]
-    assert holds[-1] <= LONGEST_HOLD_S
-    now += LONGEST_HOLD_S
+    assert holds[-1] == LONGEST_HOLD_S
+    now += 2 * LONGEST_HOLD_S
     by.judge((DARK, WELL), now)
     by.judge((WELL, WELL), now + 1)
     assert by.review_at == now + 1 + HOLD_S
+
+
+def test_a_plug_that_bounces_is_one_failure() -> None:
+    by = judge()
+    for tenth in range(5):
+        by.judge((DARK, WELL), tenth / 10)
+        by.judge((WELL, WELL), tenth / 10 + 0.05)
+    assert by.review_at == 0.45 + HOLD_S
 
 
 def test_a_missing_session_counts_only_while_the_other_one_is_well_established() -> None:
@@ -71,6 +80,27 @@ def test_a_missing_session_counts_only_while_the_other_one_is_well_established()
     assert healths(by, MUTE, Sighting((), 0.5), 1) == (Health.GOOD, Health.GOOD)
     assert by.review_at == 1 + HOLD_S - 0.5, "it counts from then on"
     assert healths(by, MUTE, Sighting((), HOLD_S), by.review_at) == (Health.SILENT, Health.GOOD)
+
+
+def test_sessions_that_end_one_right_after_the_other_make_neither_side_bad() -> None:
+    by = judge()
+    by.judge((WELL, WELL), 0)
+    assert healths(by, MUTE, WELL, 1) == (Health.GOOD, Health.GOOD)
+    assert healths(by, MUTE, MUTE, 1.005) == (Health.GOOD, Health.GOOD)
+    assert healths(by, MUTE, MUTE, 9) == (Health.GOOD, Health.GOOD)
+
+
+def test_a_session_that_stays_away_alone_is_blamed_soon() -> None:
+    by = judge()
+    by.judge((WELL, WELL), 0)
+    by.judge((MUTE, WELL), 1)
+    assert by.review_at == 1 + LACKING_S
+    assert healths(by, MUTE, WELL, 1 + LACKING_S) == (Health.SILENT, Health.GOOD)
+
+
+def test_an_agent_that_finds_a_session_missing_when_it_starts_blames_it_at_once() -> None:
+    """It goes on steering: the one before it did."""
+    assert healths(judge(), MUTE, WELL, 0) == (Health.SILENT, Health.GOOD)
 
 
 def test_a_speaker_that_restarts_makes_neither_side_bad() -> None:
