@@ -11,7 +11,7 @@ SEED  ?=
 .PHONY: help install system demo test chaos lint format bench lock samples clean
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
 $(STAMP): requirements/dev.txt
 	python3 -m venv $(VENV)
@@ -49,6 +49,10 @@ shim: build/routed-cni ## the CNI plugin: a static C program
 build/routed-cni: deploy/cni/shim.c
 	@mkdir -p build
 	$(CC) -std=c11 -Os -static -Wall -Wextra -Werror -o $@ $<
+
+.PHONY: kube-binaries
+kube-binaries: install ## kube-apiserver, kubelet, ... from pinned Go modules, once per release; ONLY="kube-apiserver" for some
+	@$(PY) -m tests.kube.binaries $(ONLY)
 
 bench: system install shim ## ratios to other plugins and BGP speakers; ARGS="--write docs/performance.md" keeps them
 	@$(PY) -m tests.bench $(ARGS)
