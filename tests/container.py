@@ -8,92 +8,99 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from containerlab.agents import LOG, Agent
 from containerlab.node import Node
 from containerlab.pods import SHIM
+from tests.fabric import eventually
+from tests.manifests import container, pod_spec
 
 ROOT = Path(__file__).parents[1]
-MANIFEST = ROOT / "deploy/kustomize/base/routed.yaml"
 USER = "nobody"
 """Whom ExaBGP runs as; the image has a user of its own."""
 _PROPAGATION = {None: "rprivate", "HostToContainer": "rslave", "Bidirectional": "rshared"}
-_READ_ONLY = ["rbind", "ro", "nosuid", "nodev", "rprivate"]
 _MASKED = ["/proc/kcore", "/proc/keys", "/proc/timer_list"]
 _FROZEN = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
 """What containerd hides from a container without privileges, and what it makes read-only."""
+_GRACE_S = 10.0
 
 
-def pod_spec() -> dict[str, Any]:
-    """Return the pod template's spec of the DaemonSet."""
-    documents = yaml.safe_load_all(MANIFEST.read_text())
-    found = next(document for document in documents if document["kind"] == "DaemonSet")
-    spec: dict[str, Any] = found["spec"]["template"]["spec"]
-    return spec
-
-
-def container(name: str) -> dict[str, Any]:
-    """Return one of its containers, init containers included."""
-    spec = pod_spec()
-    return next(one for one in (*spec["initContainers"], *spec["containers"]) if one["name"] == name)
-
-
-class Pod:
-    """The DaemonSet's pod on one server; `racks` is the folder that stands for its ConfigMap."""
+class DaemonPod:
+    """The DaemonSet's pod on one server, over and over; `racks` is the folder that stands for its ConfigMap."""
 
     def __init__(self, node: Node, scratch: Path, racks: Path) -> None:
         self.node, self._scratch = node, scratch
-        self._sources = {volume["name"]: volume["hostPath"]["path"] for volume in pod_spec()["volumes"] if "hostPath" in volume}
+        self._sources = {one["name"]: one["hostPath"]["path"] for one in pod_spec()["volumes"] if "hostPath" in one}
         self._sources["racks"] = str(racks)
+        for source in self._sources.values():
+            node.path(source).mkdir(parents=True, exist_ok=True)
+        node.run(["mount", "--make-rshared", "/run"])  # as systemd has it
 
     def prepare(self) -> str:
-        """Run the init container to its end and return what it printed."""
+        """Run the init container to its end and return what it printed; CommandError."""
         return self.node.run(self._command("prepare")).stdout
 
     @contextlib.contextmanager
-    def agent(self) -> Iterator[subprocess.Popen[bytes]]:
-        """Run the agent's container; what is left of it at the end is killed, with everything in it."""
-        with (self._scratch / "agent.log").open("ab") as log:
-            process = self.node.popen(self._command("agent"), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    def agent(self, without: str | None = None) -> Iterator[Agent]:
+        """Run the agent's container, less one of its capabilities; it is killed with all that is in it at the end."""
+        with self.node.path(LOG.parent / "container.log").open("ab") as log:
+            running = self.node.popen(
+                self._command("agent", without), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            )
         try:
-            yield process
+            eventually(lambda: self._pid() or running.poll() is not None, "the container")
+            yield Agent(self.node, self._pid() or 0)
         finally:
-            self.kill("KILL")
-            process.wait()
+            self.signal(signal.SIGKILL)
+            running.wait()
 
-    def kill(self, signal: str) -> None:
+    def stop(self, agent: Agent) -> None:
+        """End the agent's container as a kubelet does; it must not need to be killed."""
+        self.signal(signal.SIGTERM)
+        eventually(lambda: not agent.alive(), "its end by itself", _GRACE_S)
+
+    def signal(self, number: signal.Signals) -> None:
         """Signal the container's first process, which takes all others along when it ends."""
-        self.node.run(["runc", "kill", self._name("agent"), signal], check=False)
+        self.node.run(["runc", "kill", self._name("agent"), number.name], check=False)
 
     def inside(self, *command: str) -> str:
-        """Run a command in the agent's container."""
+        """Run a command in the agent's container and return what it printed; CommandError."""
         return self.node.run(["runc", "exec", self._name("agent"), *command]).stdout
 
     def log(self) -> str:
-        """Return what the agent wrote."""
-        return (self._scratch / "agent.log").read_text()
+        """Return what all of its agents wrote."""
+        return self.node.path(LOG.parent / "container.log").read_text()
+
+    def _pid(self) -> int | None:
+        """Return the first process of the agent's container, as the server counts; None while there is none."""
+        asked = self.node.run(["runc", "state", self._name("agent")], check=False)
+        state = json.loads(asked.stdout or "{}")
+        return state["pid"] if state.get("status") == "running" else None
 
     def _name(self, name: str) -> str:
-        return f"{self.node.name}-{name}-{self._scratch.name}"
+        return f"{self._scratch.name}-{name}"
 
-    def _command(self, name: str) -> list[str]:
+    def _command(self, name: str, without: str | None = None) -> list[str]:
         bundle = self._scratch / name
         (bundle / "root").mkdir(parents=True, exist_ok=True)
-        (bundle / "config.json").write_text(json.dumps(self._oci(container(name))))
+        (bundle / "config.json").write_text(json.dumps(self._oci(container(name), without)))
         return ["runc", "run", "--bundle", str(bundle), self._name(name)]
 
-    def _oci(self, one: dict[str, Any]) -> dict[str, Any]:
+    def _oci(self, one: dict[str, Any], without: str | None) -> dict[str, Any]:
         """Translate a container of the manifest as containerd does (OCI runtime specification 1.0)."""
         security = one["securityContext"]
         privileged = security.get("privileged", False)
-        capabilities = _every_capability() if privileged else [f"CAP_{name}" for name in security["capabilities"]["add"]]
-        assert privileged or security["capabilities"]["drop"] == ["ALL"]
+        if privileged:
+            capabilities = _every_capability()
+        else:
+            assert security["capabilities"]["drop"] == ["ALL"]
+            capabilities = [f"CAP_{name}" for name in security["capabilities"]["add"] if name != without]
         environment = {variable["name"]: variable.get("value", self.node.name) for variable in one["env"]}
         environment |= {"PATH": "/usr/sbin:/usr/bin", "ROUTED_BGP_USER": USER, "ROUTED_PLUGIN": str(SHIM)}
         return {
@@ -118,9 +125,8 @@ class Pod:
 
     def _volumes(self, one: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for mount in one["volumeMounts"]:
-            source = self._sources[mount["name"]]
-            self.node.path(source).mkdir(parents=True, exist_ok=True)
             flags = ["rbind", "ro" if mount.get("readOnly") else "rw", _PROPAGATION[mount.get("mountPropagation")]]
+            source = self._sources[mount["name"]]
             yield {"destination": mount["mountPath"], "type": "bind", "source": source, "options": flags}
 
 
@@ -129,10 +135,11 @@ def _image() -> Iterator[dict[str, Any]]:
     yield {"destination": "/proc", "type": "proc", "source": "proc"}
     yield {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755", "size=64k"]}
     yield {"destination": "/sys", "type": "none", "source": "/sys", "options": ["rbind", "ro", "rslave"]}
+    read_only = ["rbind", "ro", "nosuid", "nodev", "rprivate"]
     folders = ["/usr", "/lib", "/lib64", "/bin", "/sbin", "/etc/passwd", "/etc/group", "/etc/ld.so.cache"]
     for path in [*folders, sys.base_prefix, str(ROOT)]:
         if Path(path).exists():
-            yield {"destination": path, "type": "bind", "source": path, "options": _READ_ONLY}
+            yield {"destination": path, "type": "bind", "source": path, "options": read_only}
 
 
 def _every_capability() -> list[str]:
@@ -140,4 +147,3 @@ def _every_capability() -> list[str]:
     printed = subprocess.run(["capsh", "--print"], capture_output=True, text=True, check=True).stdout
     line = next(line for line in printed.splitlines() if line.startswith("Bounding set"))
     return [name.upper() for name in line.partition("=")[2].split(",")]
-
