@@ -36,10 +36,12 @@ class DaemonPod:
 
     def __init__(self, node: Node, scratch: Path, racks: Path) -> None:
         self.node, self._scratch = node, scratch
+        self.plugins = scratch / "plugins"
+        """Stands for /opt/cni/bin, which the lab's servers share with this machine."""
         self._sources = {one["name"]: one["hostPath"]["path"] for one in pod_spec()["volumes"] if "hostPath" in one}
-        self._sources["racks"] = str(racks)
-        for source in self._sources.values():
-            node.path(source).mkdir(parents=True, exist_ok=True)
+        self._sources |= {"racks": str(racks), "cni-bin": str(self.plugins)}
+        for folder in (*self._sources.values(), LOG.parent):
+            node.path(folder).mkdir(parents=True, exist_ok=True)
         node.run(["mount", "--make-rshared", "/run"])  # as systemd has it
 
     def prepare(self) -> str:
@@ -47,12 +49,11 @@ class DaemonPod:
         return self.node.run(self._command("prepare")).stdout
 
     @contextlib.contextmanager
-    def agent(self, without: str | None = None) -> Iterator[Agent]:
-        """Run the agent's container, less one of its capabilities; it is killed with all that is in it at the end."""
-        with self.node.path(LOG.parent / "container.log").open("ab") as log:
-            running = self.node.popen(
-                self._command("agent", without), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
-            )
+    def agent(self, *, without: str = "", also: str = "") -> Iterator[Agent]:
+        """Run the agent's container, less a capability or with one more; ends it at the end, with all that is in it."""
+        command = self._command("agent", without, also)
+        with self.node.path(LOG).open("wb") as log:
+            running = self.node.popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
         try:
             eventually(lambda: self._pid() or running.poll() is not None, "the container")
             yield Agent(self.node, self._pid() or 0)
@@ -74,8 +75,8 @@ class DaemonPod:
         return self.node.run(["runc", "exec", self._name("agent"), *command]).stdout
 
     def log(self) -> str:
-        """Return what all of its agents wrote."""
-        return self.node.path(LOG.parent / "container.log").read_text()
+        """Return what the last agent wrote."""
+        return self.node.path(LOG).read_text()
 
     def _pid(self) -> int | None:
         """Return the first process of the agent's container, as the server counts; None while there is none."""
@@ -86,13 +87,13 @@ class DaemonPod:
     def _name(self, name: str) -> str:
         return f"{self._scratch.name}-{name}"
 
-    def _command(self, name: str, without: str | None = None) -> list[str]:
+    def _command(self, name: str, without: str = "", also: str = "") -> list[str]:
         bundle = self._scratch / name
         (bundle / "root").mkdir(parents=True, exist_ok=True)
-        (bundle / "config.json").write_text(json.dumps(self._oci(container(name), without)))
+        (bundle / "config.json").write_text(json.dumps(self._oci(container(name), without, also)))
         return ["runc", "run", "--bundle", str(bundle), self._name(name)]
 
-    def _oci(self, one: dict[str, Any], without: str | None) -> dict[str, Any]:
+    def _oci(self, one: dict[str, Any], without: str, also: str) -> dict[str, Any]:
         """Translate a container of the manifest as containerd does (OCI runtime specification 1.0)."""
         security = one["securityContext"]
         privileged = security.get("privileged", False)
@@ -100,7 +101,8 @@ class DaemonPod:
             capabilities = _every_capability()
         else:
             assert security["capabilities"]["drop"] == ["ALL"]
-            capabilities = [f"CAP_{name}" for name in security["capabilities"]["add"] if name != without]
+            granted = {*security["capabilities"]["add"], also} - {without, ""}
+            capabilities = [f"CAP_{name}" for name in granted]
         environment = {variable["name"]: variable.get("value", self.node.name) for variable in one["env"]}
         environment |= {"PATH": "/usr/sbin:/usr/bin", "ROUTED_BGP_USER": USER, "ROUTED_PLUGIN": str(SHIM)}
         return {

@@ -44,7 +44,9 @@ def install(control: ControlPlane) -> None:
         eventually(lambda path=path: admin.get(path), lambda answer: answer.ok)
     agent = agent_of(control, "first")
     foreign = address("192.0.2.1", node="another")
-    eventually(lambda: agent.post(f"{ADDRESSES}?dryRun=All", foreign), lambda answer: "spec.node must be" in answer.message)
+    eventually(
+        lambda: agent.post(f"{ADDRESSES}?dryRun=All", foreign), lambda answer: "spec.node must be" in answer.message
+    )
 
 
 def agent_of(control: ControlPlane, node: str, **labels: str) -> Client:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import re
 import shutil
-import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from containerlab.errors import CommandError
 from containerlab.lab import Lab
+from containerlab.ping import ping
 from containerlab.pods import CONFLIST, SHIM
 from containerlab.probe import Probe, both_ways
 from tests.container import USER, DaemonPod
@@ -22,8 +23,9 @@ from tests.servers import RACK, Residents, RouteWatch, Server, losses
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
-PLUGIN, CONFIGURATION = Path("/opt/cni/bin/routed"), Path("/etc/cni/net.d/10-routed.conflist")
+CONFIGURATION = Path("/etc/cni/net.d/10-routed.conflist")
 SLOTS = "/run/routed/slots"
+SPEAKER_LOG = Path("/run/routed/bgp/exabgp.log")
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +61,9 @@ def serve(server: Server) -> None:
 
 def test_the_init_container_makes_a_server_ready(s22: Server, daemon_pod: DaemonPod) -> None:
     assert "prepared s22 of rack r2" in daemon_pod.prepare()
-    assert s22.node.path(PLUGIN).read_bytes() == SHIM.read_bytes()
-    assert s22.node.path(PLUGIN).stat().st_mode & 0o777 == 0o755
+    plugin = daemon_pod.plugins / "routed"
+    assert plugin.read_bytes() == SHIM.read_bytes()
+    assert plugin.stat().st_mode & 0o777 == 0o755
     slots = s22.node.run(["stat", "-f", "-c", "%T", SLOTS]).stdout.strip()
     assert slots == "nsfs", "the slots' namespace is mounted on the server, where it outlives the container"
     assert not s22.node.path(CONFIGURATION).exists(), "no pod may start before the agent serves"
@@ -81,13 +84,135 @@ def test_a_pod_reaches_the_other_rack_through_the_installed_plugin(
     with daemon_pod.agent() as s22.agent:
         serve(s22)
         assert s22.node.path(CONFIGURATION).read_bytes() == CONFLIST.read_bytes()
-        s22.plugin.program = s22.node.path(PLUGIN)
+        s22.plugin = replace(s22.plugin, binary=daemon_pod.plugins / "routed")
         (pod,) = s22.add(1)
         s22.await_routes([pod])
-        with Probe(both_ways([(pod.place, residents.one.place)])) as probe:
-            eventually(lambda: probe.sent > 200, "packets")
-            assert losses(probe.stop()) == []
-        users = {line.split()[0] for line in daemon_pod.inside("ps", "-eo", "user,args").splitlines() if "launch.py" in line}
-        assert users == {USER}, "ExaBGP is no root"
+        assert ping(both_ways([(pod.place, residents.one.place)])) == []
+        assert user_of(s22, "launch.py server") == USER, "ExaBGP is not root"
         s22.delete([pod])
         s22.await_routes([])
+
+
+def user_of(server: Server, program: str) -> str:
+    """Return the user of a process."""
+    return server.node.run(["ps", "-o", "user=", "-p", pid_of(server, program)]).stdout.strip()
+
+
+def pid_of(server: Server, program: str) -> str:
+    """Return the id of the process with these words in its command line, as the server counts."""
+    return server.node.run(["pgrep", "--newest", "--full", program]).stdout.strip()
+
+
+# ---- an upgrade
+
+
+def upgrade(server: Server, daemon_pod: DaemonPod, others: Residents) -> tuple[list[str], set[str]]:
+    """Replace the pod under traffic; returns the flows that lost packets, and the routes that a ToR lost."""
+    with contextlib.ExitStack() as traffic:
+        watches = {tor: traffic.enter_context(RouteWatch(server.lab, tor)) for tor in server.tors}
+        with daemon_pod.agent() as server.agent:
+            serve(server)
+            pods = server.add(2)
+            server.await_routes(pods)
+            sessions = server.sessions()
+            pairs = [
+                (pods[0].place, pods[1].place),
+                (pods[0].place, others.one.place),
+                (pods[1].place, others.far.place),
+            ]
+            probe = traffic.enter_context(Probe(both_ways(pairs)))
+            daemon_pod.stop(server.agent)
+        daemon_pod.prepare()
+        with daemon_pod.agent() as server.agent:
+            serve(server)
+            after = server.sessions()
+            assert all(after[tor] > sessions[tor] for tor in server.tors), "ExaBGP ends with its container"
+            server.await_routes(pods)
+            eventually(lambda: with_stale_routes(server) == [], "no route that a ToR only remembers")
+            lost = losses(probe.stop())
+            deleted = {route for watch in watches.values() for route in watch.deleted()}
+            for pod in pods:
+                server.check(pod)
+            server.delete(pods)
+            server.await_routes([])
+    return lost, deleted & {prefix for pod in pods for prefix in pod.prefixes}
+
+
+def with_stale_routes(server: Server) -> list[str]:
+    """Return the ToRs that hold routes of a session that ended, not announced again since (RFC 4724)."""
+    shown = {tor: server.lab.vtysh(tor, "show bgp ipv4 unicast json") for tor in server.tors}
+    return [tor for tor, text in shown.items() if "stale" in text]
+
+
+def test_an_upgrade_loses_nothing(s22: Server, daemon_pod: DaemonPod, residents: Residents) -> None:
+    daemon_pod.prepare()
+    lost, deleted = upgrade(s22, daemon_pod, residents)
+    assert lost == []
+    assert deleted == set()
+
+
+def test_without_graceful_restart_an_upgrade_loses_packets(
+    s22: Server, racks: Path, tmp_path: Path, residents: Residents
+) -> None:
+    """Negative control of the one before."""
+    changed = tmp_path / "racks"
+    shutil.copytree(racks, changed)
+    file = changed / "rack-of-s22.yaml"
+    file.write_text(file.read_text().replace("graceful_restart_s: 30", "graceful_restart_s: 0"))
+    daemon_pod = DaemonPod(s22.node, tmp_path, changed)
+    daemon_pod.prepare()
+    lost, deleted = upgrade(s22, daemon_pod, residents)
+    assert lost
+    assert deleted
+
+
+# ---- no right too many
+
+SYMPTOMS = {
+    "NET_ADMIN": r"routed: \[Errno 1\] Operation not permitted",
+    "NET_RAW": "open a packet socket: Operation not permitted",
+    "SYS_ADMIN": "enter a network namespace: Operation not permitted",
+    "NET_BIND_SERVICE": r"could not listen on 10\.2\.0\.22:179",
+    "SETUID": f"could not drop privileges to '{USER}'",
+    "SETGID": f"could not drop privileges to '{USER}'",
+    "CHOWN": r"Operation not permitted: '/run/routed/bgp/relay\.sock'",
+    "KILL": r"PermissionError.*speaker\.ended",
+}
+"""Of an agent, or of its ExaBGP, that lacks a capability."""
+
+
+def test_every_capability_of_the_manifest_has_a_symptom() -> None:
+    assert set(SYMPTOMS) == set(container("agent")["securityContext"]["capabilities"]["add"])
+
+
+@pytest.mark.parametrize("capability", SYMPTOMS)
+def test_it_cannot_do_without(s22: Server, daemon_pod: DaemonPod, capability: str) -> None:
+    """The other tests of this file are the control: with all of them there is no such symptom."""
+    daemon_pod.prepare()
+    s22.node.path(SPEAKER_LOG).unlink(missing_ok=True)
+    with daemon_pod.agent(without=capability) as s22.agent:
+        if capability == "KILL":
+            serve(s22)
+            s22.node.run(["kill", "-STOP", pid_of(s22, "launch.py server")])
+        eventually(lambda: re.search(SYMPTOMS[capability], said(s22, daemon_pod)), capability)
+
+
+def said(server: Server, daemon_pod: DaemonPod) -> str:
+    """Return what the agent and its ExaBGP wrote."""
+    with contextlib.suppress(FileNotFoundError):
+        return daemon_pod.log() + server.node.path(SPEAKER_LOG).read_text()
+    return daemon_pod.log()
+
+
+def test_sockets_of_another_user_need_the_optional_capability(s22: Server, daemon_pod: DaemonPod) -> None:
+    """As Red Hat's packages run Open vSwitch."""
+    daemon_pod.prepare()
+    try:
+        s22.node.run(["sh", "-c", f"chown -R {USER} /run/openvswitch; chmod 0750 /run/openvswitch/*"])
+        with daemon_pod.agent() as agent:
+            eventually(lambda: "XPermission denied" in daemon_pod.log(), daemon_pod.log(), 3)
+            assert not agent.ready()
+        with daemon_pod.agent(also="DAC_OVERRIDE") as s22.agent:
+            serve(s22)
+    finally:
+        s22.node.run(["chown", "-R", "root", "/run/openvswitch"])
