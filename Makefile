@@ -5,10 +5,11 @@ VENV  := .venv
 PY    := $(VENV)/bin/python
 STAMP := $(VENV)/.stamp-$(shell sha256sum requirements/dev.txt | cut -c1-12)
 KEEP  ?=
+RUNNER ?= netns
 SECONDS ?= 120
 SEED  ?=
 
-.PHONY: help install system demo test chaos lint format bench lock samples clean
+.PHONY: help install system demo test lab chaos containers images lint format bench lock samples clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -33,6 +34,18 @@ test: system install shim ## the whole suite, system tests on real components in
 chaos: system install shim ## random faults and pod churn on the fabric for SECONDS; SEED=n draws the same again; needs root
 	@$(PY) -m tests.lab.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
+lab: system install shim ## the fabric's tests; RUNNER=containerlab has containerlab and Docker run the fabric
+	@$(if $(filter containerlab,$(RUNNER)),bash containerlab/packages.sh containers)
+	@$(PY) -m pytest tests/lab --runner $(RUNNER) $(ARGS)
+
+containers: ## Debian packages that containerlab and the nodes' images need, where they are missing; needs root
+	@bash containerlab/packages.sh containers
+
+images: containers install shim ## the nodes' images, for `containerlab deploy`; BASE=debian:bookworm-slim builds on that
+	@host=$$(containerlab/docker.sh start) && DOCKER_HOST=$$host BASE=$(BASE) containerlab/images/build.sh && \
+		echo "export DOCKER_HOST=$$host" && \
+		echo "$$(containerlab/fetch.sh) deploy -t containerlab/two-racks.clab.yml"
+
 lint: install ## ruff, mypy --strict, import-linter
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
@@ -54,6 +67,10 @@ build/routed-cni: deploy/cni/shim.c
 kube-binaries: install ## kube-apiserver, kubelet, ... from pinned Go modules, once per release; ONLY="kube-apiserver" for some
 	@$(PY) -m tests.kube.binaries $(ONLY)
 
+.PHONY: matrix
+matrix: system install shim ## every failure and what it costs; ARGS="--write docs/failure-matrix.md" keeps the figures
+	@$(PY) -m tests.lab.matrix $(ARGS)
+
 bench: system install shim ## ratios to other plugins and BGP speakers; ARGS="--write docs/performance.md" keeps them
 	@$(PY) -m tests.bench $(ARGS)
 
@@ -73,4 +90,5 @@ samples: install ## render the lab's ToRs and deploy/tor anew from their rack fi
 
 clean: ## remove what a run left: fabric, caches, build output
 	@if [ -x $(PY) ]; then $(PY) -m containerlab.demo --down; $(PY) -m containerlab down --all; fi
+	@containerlab/docker.sh stop --all
 	@rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -10,7 +10,6 @@ import json
 import shlex
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,7 +19,8 @@ from containerlab.errors import NodeError, NotReadyError
 from containerlab.netns import socket_in
 from containerlab.node import Node
 
-ROUTED = Path(sys.executable).with_name("routed")
+ROUTED = Path("routed")
+"""In the PATH of a server."""
 LOG = Path("/var/log/routed/agent.log")
 """In the node; every agent of the node appends to it."""
 SPEAKER_PIDFILE = Path("/run/routed/bgp/exabgp.pid")

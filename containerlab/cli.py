@@ -13,7 +13,10 @@ import typer
 from rich.console import Console
 
 from containerlab.errors import LabError
+from containerlab.generate import write
+from containerlab.graph import mermaid
 from containerlab.lab import Lab
+from containerlab.runners import Runner, find, named
 from containerlab.status import collect, page
 from containerlab.topology import TWO_RACKS, load
 
@@ -44,11 +47,15 @@ def _root() -> None:
 
 
 @app.command()
-def up(topology: TopologyOption = TWO_RACKS, name: NameOption = None) -> None:
+def up(
+    topology: TopologyOption = TWO_RACKS,
+    name: NameOption = None,
+    runner: Annotated[Runner, typer.Option(help="Who realises the file.")] = Runner.netns,
+) -> None:
     """Bring a lab up and wait until every node is healthy."""
     _root()
     start = time.monotonic()
-    lab = Lab.up(
+    lab = runner.lab.up(
         topology, name=name, report=lambda line: print(f"{time.monotonic() - start:5.1f} s  {line}", flush=True)
     )
     option = "" if lab.name == DEFAULT_NAME else f" --name {lab.name}"
@@ -72,7 +79,7 @@ def down(
     """Take a lab down: also what a crash left, and again when nothing is there."""
     _root()
     for each in Lab.names() if everything else [name]:
-        Lab.named(each).down()
+        named(each).down()
         print(f"lab {each} is down")
 
 
@@ -82,7 +89,7 @@ def status(
 ) -> None:
     """Show bonds, BGP sessions and routes on one page."""
     _root()
-    found = collect(Lab.find(name))
+    found = collect(find(name))
     if output is Output.json:
         print(found.as_json())
     else:
@@ -97,17 +104,26 @@ def exec_(
 ) -> None:
     """Run a command inside a node, with your terminal."""
     _root()
-    Lab.find(name).node(node).exec(command)
+    find(name).node(node).exec(command)
+
+
+@app.command()
+def generate(
+    output: Annotated[Path, typer.Option(help="Folder to write to.")],
+    racks: Annotated[int, typer.Option(help="How many racks, each with two ToRs.")] = 3,
+    servers: Annotated[int, typer.Option(help="How many servers in each rack.")] = 4,
+    name: NameOption = None,
+) -> None:
+    """Write a fabric of another size: topology, router configurations, rack files."""
+    path = write(output, name or f"racks-{racks}x{servers}", racks, servers)
+    print(f"{path}: {racks} racks, {racks * servers} servers. Bring it up:")
+    print(f"  python -m containerlab up -t {path}")
 
 
 @app.command()
 def graph(topology: TopologyOption = TWO_RACKS) -> None:
     """Print the topology as a Mermaid diagram."""
-    plan = load(topology)
-    print("graph TD")
-    for link in plan.links:
-        left, right = link.ends
-        print(f'  {left.node} ---|"{left.interface} : {right.interface}"| {right.node}')
+    print(mermaid(load(topology)))
 
 
 def main() -> int:

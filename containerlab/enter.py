@@ -10,6 +10,7 @@ import ctypes
 import os
 import signal
 import sys
+import warnings  # noqa: F401 - os.execvp imports it, and inside a container this Python's library is out of sight
 
 NAMESPACES = 0x00020000 | 0x04000000 | 0x08000000 | 0x20000000 | 0x40000000  # mount, UTS, IPC, PID, network (setns(2))
 PR_SET_PDEATHSIG = 1

@@ -47,10 +47,14 @@ def revive(lab: Lab, name: str) -> None:
 
 
 def mute(lab: Lab, *endpoints: str) -> None:
-    """Lose every frame that leaves at "node:interface", carrier and the other direction untouched."""
+    """Lose every frame that leaves at "node:interface", carrier and the other direction untouched.
+
+    The sender must not notice, so a frame is not dropped, which would fail the send, but carried off to the loopback
+    device, where nobody takes it: it is addressed to somebody else's MAC.
+    """
     for node, interfaces in _by_node(endpoints).items():
         chains = "".join(
-            f"chain {interface} {{ type filter hook egress device {interface} priority 0; policy drop; }}\n"
+            f"chain {interface} {{ type filter hook egress device {interface} priority 0; fwd to lo; }}\n"
             for interface in interfaces
         )
         lab.node(node).run(["nft", "-f", "-"], input=f"table netdev {TABLE} {{\n{chains}}}\n")

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_network
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from containerlab.errors import LabError, NotReadyError
 from containerlab.node import Node
@@ -28,6 +28,8 @@ from containerlab.topology import TWO_RACKS, Endpoint, Healthcheck, Link, NodeSp
 
 STATE = Path("/run/routed-lab")
 FIRST_IFINDEX = 1000
+LOOK_S = 1.0
+"""How often a health check is run at least while somebody waits for it; `interval` is for Docker, which never ends."""
 Report = Callable[[str], None]
 
 
@@ -37,6 +39,8 @@ def silent(_line: str) -> None:
 
 class Lab:
     """A lab: `Lab.up` makes one, `Lab.find` returns one that runs. As a context manager it ends with its block."""
+
+    node_type: ClassVar[type[Node]] = Node
 
     def __init__(self, folder: Path, report: Report = silent) -> None:
         self.folder = folder
@@ -100,7 +104,7 @@ class Lab:
             # A holder that is being started cannot write its pid file into a folder that has moved, so it gives up.
             self.folder.rename(self.folder.with_name(f"{self.name}~{os.getpid()}-{time.monotonic_ns()}"))
         for folder in STATE.glob(f"{self.name}~*"):
-            nodes = [Node(self.folder / path.name, state=path) for path in folder.glob("*/")]
+            nodes = [self.node_type(self.folder / path.name, state=path) for path in folder.glob("*/")]
             with ThreadPoolExecutor(8) as pool:
                 list(pool.map(Node.stop, nodes))
             shutil.rmtree(folder, ignore_errors=True)
@@ -110,19 +114,19 @@ class Lab:
     @property
     def nodes(self) -> dict[str, Node]:
         """All nodes, by name."""
-        return {path.name: Node(path) for path in sorted(self.folder.iterdir()) if path.is_dir()}
+        return {path.parent.name: self.node_type(path.parent) for path in sorted(self.folder.glob("*/spec.json"))}
 
     def node(self, name: str) -> Node:
         """Return a node. LabError when the lab has none of that name."""
         if not (self.folder / name).is_dir():
             raise LabError(f"lab {self.name} has no node {name!r}, but {', '.join(self.nodes)}")
-        return Node(self.folder / name)
+        return self.node_type(self.folder / name)
 
     def wait_ready(self, timeout: float | None = None) -> float:
         """Wait until every node's health check passes. Returns the seconds since the lab was started.
 
         Raises:
-            NotReadyError: checks failed as often as the topology file allows, or for `timeout` seconds.
+            NotReadyError: checks failed for as long as the topology file allows, or for `timeout` seconds.
             NodeError: a node stopped.
         """
         checks = {name: Healthcheck.model_validate(check) for name, check in self._document()["healthchecks"].items()}
@@ -184,12 +188,15 @@ class Lab:
         document: dict[str, Any] = json.loads((self.folder / "lab.json").read_text())
         return document
 
-    def _build(self, plan: Topology) -> None:
+    def _write_document(self, plan: Topology, **more: str) -> None:
         checks = {
             name: spec.healthcheck.model_dump(by_alias=True) for name, spec in plan.nodes.items() if spec.healthcheck
         }
-        document = {"topology": str(plan.path), "started": time.time(), "healthchecks": checks}
+        document = {"topology": str(plan.path), "started": time.time(), "healthchecks": checks, **more}
         (self.folder / "lab.json").write_text(json.dumps(document, indent=1))
+
+    def _build(self, plan: Topology) -> None:
+        self._write_document(plan, runner="netns")
         with ThreadPoolExecutor(8) as pool:
             self.report(f"{self.name}: starting {len(plan.nodes)} nodes")
             list(pool.map(lambda spec: Node.start(self.folder / spec.name, spec), plan.nodes.values()))
@@ -247,5 +254,6 @@ class Lab:
 
 def _pauses(check: Healthcheck) -> Iterator[float]:
     yield check.start_period
-    for _ in range(check.retries):
-        yield check.interval
+    pause = min(check.interval, LOOK_S)
+    for _ in range(round(check.interval * check.retries / pause)):
+        yield pause

@@ -16,17 +16,19 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from containerlab.errors import CommandError, NodeError
 from containerlab.init import IMAGES
 from containerlab.topology import NodeSpec
 
 HERE = Path(__file__).parent
+PROGRAMS = Path(sys.executable).parent
+"""Where the agent and ExaBGP are: nodes have the machine's files."""
 PYTHON = (sys.executable, "-I", "-S")  # no site packages: a start takes milliseconds
 UNSHARE = ("unshare", "--fork", "--kill-child", "--mount", "--mount-proc", "--uts", "--ipc", "--net", "--pid")
 BASE_ENV = {
-    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "PATH": f"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:{PROGRAMS}",
     "HOME": "/root",
     "LANG": "C.UTF-8",
 }
@@ -48,6 +50,9 @@ _CHILDREN: list[subprocess.Popen[str]] = []
 
 class Node:
     """A node that was started; `folder` is its place in the lab's state, `state` where that is when it was moved."""
+
+    plugin: ClassVar[Path] = HERE.parent / "build" / "routed-cni"
+    """The CNI plugin, as the node sees it. The agent and ExaBGP are in its PATH."""
 
     def __init__(self, folder: Path, state: Path | None = None) -> None:
         self.born = str(folder)

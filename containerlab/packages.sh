@@ -1,6 +1,7 @@
 #!/bin/bash
-# Install the Debian packages of the real components that the lab, the tests and the benchmark run. Idempotent: when all
-# are there, nothing happens and no network is needed. No daemon is started, and the host's own policy is restored.
+# Install the Debian packages of the real components that the lab, the tests and the benchmark run; with `containers`, those
+# that real containerlab and the nodes' images need, if the machine has not got them from elsewhere. Idempotent: when all are
+# there, nothing happens and no network is needed. No daemon is started, and the host's own policy is restored.
 set -euo pipefail
 
 packages=(
@@ -13,6 +14,11 @@ packages=(
     openssl                                     # certificates of tests/kube, made at run time
     python3 python3-venv
 )
+if [[ ${1:-} == containers ]]; then
+    packages=()
+    command -v dockerd >/dev/null || packages+=(docker.io)
+    command -v debootstrap >/dev/null || packages+=(debootstrap)
+fi
 policy=/usr/sbin/policy-rc.d
 
 fail() {

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import select
 import socket
 import struct
 import threading
 import time
 from array import array
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
@@ -31,6 +33,8 @@ HEADER = struct.Struct("!IIQ")
 """Flow, sequence number, the probe's own number: another probe's packets do not count."""
 BURST_S = 0.01
 """How far the sender may fall behind and catch up; what it could not send in time beyond that is never sent."""
+ON_THE_WAY_S = 0.25
+"""A packet that was sent longer ago than this has arrived, or late enough to matter."""
 STRAGGLERS_S = 1.0
 """A packet that comes later than this after the last one was sent is lost."""
 RECEIVE_BUFFER = 4 << 20
@@ -119,10 +123,13 @@ class Probe:
         """How many packets it has sent so far, over all flows."""
         return sum(flow.sent for flow in self._flows)
 
-    def silences(self) -> list[float]:
-        """Return for how many seconds each flow has not been heard, in the order of the flows."""
+    def arrivals(self, for_s: float) -> list[float]:
+        """Return each flow's share of packets that arrived, of those sent in the last `for_s` seconds.
+
+        What was sent just now may still be on its way and does not count. In the order of the flows.
+        """
         now = time.monotonic()
-        return [now - flow.heard_at for flow in self._flows]
+        return [flow.share(now - for_s, now - ON_THE_WAY_S) for flow in self._flows]
 
     def listen(self, place: Place, version: int) -> None:
         """Take packets at another place too, that has the address of a target by now. OSError when it cannot."""
@@ -171,6 +178,8 @@ class Probe:
 
     def _run(self) -> None:
         """Send packet k of the probe at k steps after its start, as packet k // n of flow k % n; read in between."""
+        with contextlib.suppress(PermissionError):  # of this thread alone; a busy machine must not look like a loss
+            os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
         due = time.monotonic()
         for number in itertools.count():
             while (wait := due - time.monotonic()) > 0:
@@ -207,7 +216,6 @@ class _Counted:
     def __init__(self, flow: Flow) -> None:
         self.flow = flow
         self.to = (str(flow.target.address(flow.version)), PORT)
-        self.heard_at = time.monotonic()
         self.first = 0
         """Packets before this one are nobody's business any more."""
         self._sent_at = array("d")
@@ -229,7 +237,11 @@ class _Counted:
 
     def arrived(self, sequence: int) -> None:
         self._arrived[sequence] = 1
-        self.heard_at = time.monotonic()
+
+    def share(self, begin: float, end: float) -> float:
+        """Return the share that arrived of what was sent in a span of time; 0 when nothing was."""
+        lately = self._arrived[bisect_left(self._sent_at, begin) : bisect_left(self._sent_at, end)]
+        return lately.count(1) / len(lately) if lately else 0.0
 
     def report(self) -> Report:
         worst, lost_since = 0.0, None

@@ -47,6 +47,12 @@ class Healthcheck(_Strict):
         return tuple(arguments) if how == "CMD" else ("/bin/sh", "-c", *arguments)
 
 
+class _Management(_Strict):
+    """The management network: there is none, since no node has an interface for it."""
+
+    skip_when_unused: Annotated[Literal[True], Field(alias="skip-when-unused")]
+
+
 class _Settings(_Strict):
     """What `defaults`, `kinds`, `groups` and nodes may say."""
 
@@ -59,6 +65,12 @@ class _Settings(_Strict):
     sysctls: dict[str, Text] = {}
     network_mode: Annotated[Literal["none"] | None, Field(alias="network-mode")] = None
     """A node never has the management interface that containerlab adds unless this says none."""
+    privileged: bool | None = None
+    """For containers only, as are the next: a node of namespaces may do what this process may."""
+    cap_add: Annotated[tuple[str, ...], Field(alias="cap-add")] = ()
+    security_opts: Annotated[tuple[str, ...], Field(alias="security-opts")] = ()
+    devices: tuple[str, ...] = ()
+    restart_policy: Annotated[Literal["no"] | None, Field(alias="restart-policy")] = None
     healthcheck: Healthcheck | None = None
 
 
@@ -77,6 +89,7 @@ class _Body(_Strict):
 
 class _File(_Strict):
     name: Annotated[str, Field(pattern=NAME)]
+    mgmt: _Management | None = None
     topology: _Body
 
 
@@ -195,14 +208,16 @@ def _node(folder: Path, body: _Body, name: str, problems: list[str]) -> NodeSpec
 
 
 def _image(folder: Path, name: str, image: str | None, problems: list[str]) -> Path:
-    """Find what an image runs: image `anything/tor:tag` is the folder `images/tor` beside the topology file."""
+    """Find what an image runs: `anything/tor:tag` is the folder `images/tor`, beside the topology file or this one."""
     if image is None:
         problems.append(f"topology.nodes.{name}.image: missing, here and in its group")
         return folder
-    source = folder / "images" / image.rpartition("/")[2].partition(":")[0]
-    if not (source / "start.sh").is_file():
-        problems.append(f"topology.nodes.{name}.image: {image}: there is no {source / 'start.sh'}")
-    return source
+    script = Path("images", image.rpartition("/")[2].partition(":")[0], "start.sh")
+    places = (folder, TWO_RACKS.parent)
+    source = next((place for place in places if (place / script).is_file()), None)
+    if source is None:
+        problems.append(f"topology.nodes.{name}.image: {image}: there is no {folder / script}")
+    return (source or folder) / script.parent
 
 
 def _binds(folder: Path, name: str, binds: Iterable[str], problems: list[str]) -> tuple[Bind, ...]:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from containerlab.lab import Lab
+from containerlab.runners import Runner
 
-EXABGP = Path(sys.executable).with_name("exabgp")
+EXABGP = "exabgp"
+"""In the PATH of a server."""
 TORS = {"s11": ("r1a", "r1b"), "s12": ("r1a", "r1b"), "s21": ("r2a", "r2b"), "s22": ("r2a", "r2b")}
 ADDRESSES = {"s11": "10.1.0.11", "s12": "10.1.0.12", "s21": "10.2.0.21", "s22": "10.2.0.22"}
 LOOPBACKS = {"r1a": "10.255.1.1", "r1b": "10.255.1.2", "r2a": "10.255.2.1", "r2b": "10.255.2.2"}
@@ -25,9 +25,15 @@ ASNS = {"r1a": 65011, "r1b": 65012, "r2a": 65021, "r2b": 65022}
 
 
 @pytest.fixture(scope="session")
-def lab() -> Iterator[Lab]:
+def runner(pytestconfig: pytest.Config) -> Runner:
+    """Who realises the fabric."""
+    return Runner(pytestconfig.getoption("runner"))
+
+
+@pytest.fixture(scope="session")
+def lab(runner: Runner) -> Iterator[Lab]:
     """Two racks, converged; tests that disturb them put them right again."""
-    with Lab.up(name=f"test-{os.getpid()}") as up:
+    with runner.lab.up(name=f"test-{os.getpid()}") as up:
         up.wait_ready()
         yield up
 

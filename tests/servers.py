@@ -26,7 +26,6 @@ from containerlab.agents import Agent
 from containerlab.driver import CniError, Plugin, Result
 from containerlab.lab import Lab
 from containerlab.netns import socket_in
-from containerlab.pods import SHIM
 from containerlab.probe import Place, Report
 from routed.settings import Settings, load
 from tests.fabric import TORS, eventually
@@ -99,7 +98,7 @@ class Server:
         self.tors = TORS[name]
         self.rack: Settings = load(self.node.path(RACK))
         enter = ("nsenter", "-t", str(self.node.pid), "--mount", "--uts", "--ipc", "--net", "--pid")
-        self.plugin = Plugin(SHIM, CONF, prefix=enter)
+        self.plugin = Plugin(self.node.plugin, CONF, prefix=enter)
         self.pods: dict[str, Pod] = {}
         """Those that were added and not deleted through this object."""
 
@@ -107,6 +106,7 @@ class Server:
 
     def start(self, config: Path = RACK) -> None:
         """Start the agent, wait until it serves and speaks to both ToRs."""
+        self.config = config
         self.agent = Agent.start(self.node, env={"ROUTED_CONFIG": str(config)})
         self.agent.wait_ready()
         eventually(self.speaks, f"the sessions of {self.name}")

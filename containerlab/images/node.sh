@@ -1,5 +1,8 @@
 # Sourced by the start scripts.
 
+# A container that is not privileged has its kernel settings read-only, even those of its own network namespace.
+if [ ! -w /proc/sys/net/ipv4/ip_forward ]; then mount -o remount,bind,rw /proc/sys; fi
+
 wait_for_interfaces() { # NAME...: links arrive while the node boots
     local name
     for name; do

@@ -10,11 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from routed.domain.workload import IPAddress, PodRef
+from ipam.model import IPAddress, Pod
 from routed.kube.api import Document
 from routed.kube.errors import Malformed
 
 RACK_LABEL = "routed.dev/rack"
+CONFIRMED = "routed.dev/confirmed"
+"""Annotation: a random word of the owner, written when it took up an object that it did not expect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,15 +24,14 @@ class Lease:
     """A server's right to an address, as the API holds it."""
 
     address: IPAddress
-    rack: str
-    node: str
+    node: str = ""
     """The server's Node; empty when the object does not say."""
-    node_uid: str
+    node_uid: str = ""
     uid: str = ""
     """The object's own; empty for one that was never stored."""
     version: str = ""
     """The object's resource version; empty when the object was not read in this run of the agent."""
-    pod: PodRef | None = None
+    pod: Pod | None = None
     """Who uses the address, for people."""
 
     @property
@@ -62,7 +63,7 @@ def new_object(address: IPAddress, *, rack: str, node: str, node_uid: str) -> Do
     }
 
 
-def usage(pod: PodRef | None) -> Document:
+def usage(pod: Pod | None) -> Document:
     """Return the change of an object's status that says who uses the address, None for nobody."""
     said = None if pod is None else {"namespace": pod.namespace, "name": pod.name, "uid": pod.uid}
     return {"status": {"pod": said}}
@@ -76,12 +77,11 @@ def read(document: Document) -> Lease:
         pod = (document.get("status") or {}).get("pod")
         lease = Lease(
             address=address,
-            rack=spec["rack"],
             node=spec.get("node", ""),
             node_uid=spec.get("nodeUID", ""),
             uid=metadata["uid"],
             version=metadata["resourceVersion"],
-            pod=PodRef(pod["namespace"], pod["name"], pod.get("uid", "")) if pod else None,
+            pod=Pod(pod["namespace"], pod["name"], pod.get("uid", "")) if pod else None,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise Malformed(f"an Address cannot be read: {error!r} in {document.get('metadata')}") from error

@@ -52,7 +52,7 @@ class Resource:
     @property
     def root(self) -> str:
         """The path under which its objects are."""
-        return f"/apis/{self.group}/{self.version}/{self.plural}" if self.group else f"/api/{self.version}/{self.plural}"
+        return f"/{'apis' if self.group else 'api'}/{self.api_version}/{self.plural}"
 
     @property
     def api_version(self) -> str:

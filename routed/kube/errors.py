@@ -12,6 +12,7 @@ KubeError
 │   ├── Expired          410: what the request refers to has left the server's memory
 │   └── Invalid          400, 422: the object or the request makes no sense to it
 ├── NoAccess             there is no configuration to reach an API server with
+├── NoNode               this server's Node is not registered
 ├── Malformed            an object does not say what its kind has to say
 └── NoRack               no Rack, or more than one, selects this server's Node
 """
@@ -64,6 +65,10 @@ class Invalid(Refused):
 
 class NoAccess(KubeError):
     """Neither in a cluster nor given a kubeconfig that can be used."""
+
+
+class NoNode(KubeError):
+    """Without a Node that owns them there are no leases."""
 
 
 class Malformed(KubeError):

@@ -1,17 +1,21 @@
 """How many leased addresses a server keeps unused, and which ones it tries to get. Pure.
 
-A stock makes an ADD independent of the API server. Where addresses are plenty, everybody keeps what its marks say; where
-they get scarce, what is idle in the rack is shared: at most half of it lies in stocks, in equal parts, so that the last
-address of a rack can be used by whichever server needs it.
+A stock makes an ADD independent of the API server. Where addresses are plenty, everybody keeps what its marks say;
+where they get scarce, what is idle in the rack is shared: at most half of it lies in stocks, in equal parts, so that
+the last address of a rack can be used by whichever server needs it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Container, Sequence
 from dataclasses import dataclass
 from random import Random
 
 from ipam.allocate import Share
+from ipam.model import IPAddress
+
+ASK_S = 60.0
+"""How long an address is kept for a pod that found none: kubelet's next attempt comes sooner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +36,29 @@ class Marks:
 
     def shared(self, idle: int, servers: int) -> Marks:
         """Return the marks that hold while ``idle`` addresses of the rack serve no pod, leased or not."""
-        high = min(self.high, idle // (2 * max(servers, 1)))
+        high = min(self.high, max(idle, 0) // (2 * max(servers, 1)))
         return Marks(min(self.low, high // 2), high)
+
+
+class Asks:
+    """Pods that found no address, oldest first, until they have one or do not come back."""
+
+    def __init__(self) -> None:
+        self._until: list[float] = []
+        self._used: frozenset[IPAddress] = frozenset()
+
+    def __len__(self) -> int:
+        return len(self._until)
+
+    def add(self, now: float) -> None:
+        """Note that a pod found no address."""
+        self._until.append(now + ASK_S)
+
+    def review(self, used: Collection[IPAddress], families: int, now: float) -> None:
+        """Drop as many as there are new pods since the last review, and those that waited too long."""
+        met = len(set(used) - self._used) // max(families, 1)
+        self._until = [until for until in self._until[met:] if until > now]
+        self._used = frozenset(used)
 
 
 def change(stock: int, marks: Marks, asked: int) -> int:
@@ -49,7 +74,7 @@ def draw(family: Sequence[Share], known: Container[int], free: int, count: int, 
     """Return random addresses that are not ``known``, ``count`` of them if there are so many.
 
     Never the first free ones: servers that look for the same address get in each other's way (81 instead of 1,300
-    claims a second, with 40 servers). ``free`` is how many of the family are not known, or fewer.
+    claims a second, with 40 servers). ``free`` is how many of the family are not known.
     """
     drawn: dict[int, None] = {}
     capacity = sum(share.capacity for share in family)

@@ -54,6 +54,13 @@ class Client:
         """Read an object or a list."""
         return self._ask("GET", path)
 
+    def table(self, path: str, *, wide: bool = False) -> list[dict[str, Any]]:
+        """Return a list as kubectl shows it: a row per object, by column; `wide` as with ``-o wide``."""
+        table = self._ask("GET", path, accept="application/json;as=Table;v=v1;g=meta.k8s.io").granted()
+        names = [column["name"] for column in table["columnDefinitions"]]
+        shown = [number for number, column in enumerate(table["columnDefinitions"]) if wide or not column["priority"]]
+        return [{names[number]: row["cells"][number] for number in shown} for row in table["rows"]]
+
     def post(self, path: str, body: dict[str, Any]) -> Answer:
         """Create an object."""
         return self._ask("POST", path, body)
@@ -67,9 +74,10 @@ class Client:
         query = "?fieldManager=tests&force=true" if kind == "apply" else ""
         return self._ask("PATCH", path + query, body, _PATCHES[kind])
 
-    def delete(self, path: str, **preconditions: str) -> Answer:
+    def delete(self, path: str, *, dry_run: bool = False, **preconditions: str) -> Answer:
         """Delete an object, if it has the uid or the resourceVersion that is named."""
-        return self._ask("DELETE", path, {"preconditions": preconditions} if preconditions else None)
+        options = {"preconditions": preconditions} if preconditions else {}
+        return self._ask("DELETE", path, options | ({"dryRun": ["All"]} if dry_run else {}))
 
     def apply(self, manifest: dict[str, Any]) -> Answer:
         """Create or change the object of a manifest, by server-side apply."""
@@ -80,10 +88,17 @@ class Client:
         space = f"/namespaces/{manifest['metadata'].get('namespace', 'default')}" if kind["namespaced"] else ""
         return self.patch(f"{root}{space}/{kind['name']}/{name}", manifest, "apply")
 
-    def _ask(self, verb: str, path: str, body: Any = None, media: str = "application/json") -> Answer:
+    def _ask(
+        self,
+        verb: str,
+        path: str,
+        body: Any = None,
+        media: str = "application/json",
+        accept: str = "application/json",
+    ) -> Answer:
         if not self._pool:
             self._pool.append(self._connections())
-        headers = {"Accept": "application/json", "Content-Type": media}
+        headers = {"Accept": accept, "Content-Type": media}
         if self.token is not None:
             headers["Authorization"] = f"Bearer {self.token}"
         sent = None if body is None else json.dumps(body)

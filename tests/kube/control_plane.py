@@ -93,7 +93,6 @@ class ControlPlane:
             "client-key": client.key and str(client.key),
             "token": client.token,
         }
-        cluster = {"server": self.url, "certificate-authority": str(client.trusted)}
         document = {
             "apiVersion": "v1",
             "kind": "Config",

@@ -1,4 +1,4 @@
-"""The project's own resources on a control plane, and the users of them: agents with the tokens that kubelet gives them."""
+"""The project's own resources on a control plane, and their users: agents with the tokens that kubelet gives them."""
 
 from __future__ import annotations
 

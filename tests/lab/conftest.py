@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from containerlab.lab import Lab
-from tests.fabric import eventually, lab
+from tests.fabric import eventually, lab, runner
 from tests.servers import Residents, Server, each
 
-__all__ = ["lab"]
+__all__ = ["lab", "runner"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

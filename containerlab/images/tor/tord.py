@@ -134,9 +134,9 @@ def is_open(port: str) -> bool:
         return False
 
 
-def has_partner(port: str) -> bool:
-    """Tell whether LACP on the port has a live partner."""
-    return re.search(r"member: \S+: current\b", switch("lacp/show", port)) is not None
+def has_partner(lacp: str) -> bool:
+    """Tell from lacp/show whether the port's partner is heard, and says that it hears us (802.1AX: in sync)."""
+    return re.search(r"member: \S+: current\b.*?may_enable: true", lacp, re.DOTALL) is not None
 
 
 def probe(host: str) -> None:
@@ -172,7 +172,9 @@ class Daemon:
         wake = True
         while True:
             now = time.monotonic()
-            partners = {port.name: has_carrier(port.name) and has_partner(port.name) for port in self.ports}
+            partners = {
+                port.name: has_carrier(port.name) and has_partner(switch("lacp/show", port.name)) for port in self.ports
+            }
             self.probe_hosts(now)
             if wake or partners != self.partners or not self.monitor.open:
                 self.partners = partners

@@ -6,6 +6,7 @@ import pytest
 
 from containerlab.cli import graph
 from containerlab.errors import TopologyError
+from containerlab.graph import mermaid
 from containerlab.topology import TWO_RACKS, Endpoint, load
 
 SMALL = """
@@ -87,6 +88,8 @@ def test_links_have_containerlabs_mtu_unless_they_say_otherwise(folder: Path) ->
         (("lab/plain:latest", "lab/other"), "topology.nodes.left.image: lab/other: there is no"),
         ((" image: lab/plain:latest", ""), "topology.nodes.left.image: missing"),
         (("kind: linux, ", ""), "topology.nodes.left.kind: missing"),
+        (("kind: linux", "kind: linux, privileged: 7"), "topology.defaults.privileged: Input should be a valid bool"),
+        (("name: small", "name: small\nmgmt: {network: x}"), "mgmt.network: this runner does not know the key"),
         (("kind: linux", "kind: nokia_srlinux"), "topology.defaults.kind: Input should be 'linux'"),
         (("group: router, env", "group: routers, env"), "topology.nodes.left.group: there is no group 'routers'"),
         (
@@ -137,4 +140,9 @@ def test_the_graph_draws_every_link(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "graph TD"
     assert '  r1a ---|"s11 : etha"| s11' in lines
-    assert len(lines) == 1 + len(load(TWO_RACKS).links)
+    assert sum(" ---|" in line for line in lines) == len(load(TWO_RACKS).links)
+
+
+def test_the_graph_in_the_docs_is_the_files() -> None:
+    page = (TWO_RACKS.parents[1] / "docs" / "fabric.md").read_text()
+    assert f"```mermaid\n{mermaid(load(TWO_RACKS))}\n```\n" in page, "python -m containerlab graph prints it"

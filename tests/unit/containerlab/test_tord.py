@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from containerlab.images.tor.tord import MonitorLink, Port, parse_ports, prefix, wanted_hosts
+from containerlab.images.tor.tord import MonitorLink, Port, has_partner, parse_ports, prefix, wanted_hosts
 
 PORTS = (Port("s11", ("10.1.0.11", "fd00:1::11")), Port("s12", ("10.1.0.12",)))
 
@@ -40,3 +40,22 @@ def test_server_ports_close_at_once_and_the_wait_starts_again() -> None:
 
 def test_a_host_is_routed_alone() -> None:
     assert (prefix("10.1.0.11"), prefix("fd00:1::11")) == ("10.1.0.11/32", "fd00:1::11/128")
+
+
+HEARD = """
+---- s11 ----
+  status: active negotiated
+
+member: s11: {status} attached
+  port_id: 11
+  may_enable: {enabled}
+
+  partner state: activity timeout aggregation synchronized collecting distributing
+"""
+
+
+def test_a_partner_is_there_when_it_is_heard_and_hears_us() -> None:
+    assert has_partner(HEARD.format(status="current", enabled="true"))
+    assert not has_partner(HEARD.format(status="expired", enabled="false"))
+    assert not has_partner(HEARD.format(status="current", enabled="false")), "it says that it does not hear us"
+    assert not has_partner("")

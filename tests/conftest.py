@@ -1,0 +1,25 @@
+"""Options and marks of the whole suite."""
+
+from __future__ import annotations
+
+import pytest
+
+from containerlab.runners import Runner
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--runner",
+        choices=list(Runner),
+        default=Runner.netns,
+        help="who realises the fabric of tests/lab: network namespaces, or containerlab itself",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip on containers what only a fabric of namespaces can show; the mark says why."""
+    if Runner(config.getoption("runner")) is Runner.netns:
+        return
+    for item in items:
+        for mark in item.iter_markers("netns_only"):
+            item.add_marker(pytest.mark.skip(reason=f"not on containerlab: {mark.args[0]}"))
