@@ -63,13 +63,14 @@ build/routed-cni: deploy/cni/shim.c
 	@mkdir -p build
 	$(CC) -std=c11 -Os -static -Wall -Wextra -Werror -o $@ $<
 
-.PHONY: kube-binaries
-kube-binaries: install ## kube-apiserver, kubelet, ... from pinned Go modules, once per release; ONLY="kube-apiserver" for some
-	@$(PY) -m tests.kube.binaries $(ONLY)
+.PHONY: go-tools
+go-tools: install ## kube-apiserver, kubectl, helm, promtool, ... from pinned Go modules, once per release
+	@$(PY) -m tests.kube.binaries
+	@$(PY) -m tests.deploy.tools
 
-.PHONY: matrix
-matrix: system install shim ## every failure and what it costs; ARGS="--write docs/failure-matrix.md" keeps the figures
-	@$(PY) -m tests.lab.matrix $(ARGS)
+.PHONY: manifests
+manifests: install ## render deploy/kustomize anew from deploy/chart
+	@$(PY) -m tests.deploy.render
 
 bench: system install shim ## ratios to other plugins and BGP speakers; ARGS="--write docs/performance.md" keeps them
 	@$(PY) -m tests.bench $(ARGS)

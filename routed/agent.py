@@ -21,7 +21,7 @@ import structlog
 
 from bgp.config import read_password
 from bgp.errors import BgpError, InvalidRouteError
-from bgp.model import Neighbor, SpeakerConfig
+from bgp.model import Neighbor, SessionState, SpeakerConfig
 from bgp.speaker import Speaker
 from ipam.errors import IpamError
 from ipam.leases import EmbeddedLeases, check_shares
@@ -286,6 +286,12 @@ class Agent:
             return "the agent is starting: not every plane has been seen, not every pod confirmed yet"
         return views.ailment(store.snapshot, loop)
 
+    def _unheard(self) -> str | None:
+        """Return why no ToR can know of this server's pods, None when one can."""
+        if any(status.state is SessionState.UP for status in self._speaker.neighbors().values()):
+            return None
+        return "no ToR has a BGP session with this server"
+
     def _health(self, store: Store, loop: Loop[Owner]) -> AbstractAsyncContextManager[None]:
         return serve_health(
             self._settings.metrics.address,
@@ -298,6 +304,7 @@ class Agent:
                 {} if self._steering is None else self._steering.failures,
             ),
             ready=partial(self._ailment, store, loop),
+            started=lambda: self._ailment(store, loop) or self._unheard(),
         )
 
     def _control(self, store: Store, loop: Loop[Owner]) -> AbstractAsyncContextManager[None]:

@@ -210,7 +210,7 @@ def test_sockets_of_another_user_need_the_optional_capability(s22: Server, daemo
     try:
         s22.node.run(["sh", "-c", f"chown -R {USER} /run/openvswitch; chmod 0750 /run/openvswitch/*"])
         with daemon_pod.agent() as agent:
-            eventually(lambda: "XPermission denied" in daemon_pod.log(), daemon_pod.log(), 3)
+            eventually(lambda: "ovsdb.unreachable" in daemon_pod.log(), "the refusal")
             assert not agent.ready()
         with daemon_pod.agent(also="DAC_OVERRIDE") as s22.agent:
             serve(s22)
