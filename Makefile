@@ -8,6 +8,7 @@ KEEP  ?=
 RUNNER ?= netns
 SECONDS ?= 120
 SEED  ?=
+IMAGE ?= routed:$(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' routed/__init__.py)
 
 .PHONY: help install system demo test lab chaos containers images lint format bench lock samples clean
 
@@ -45,6 +46,10 @@ images: containers install shim ## the nodes' images, for `containerlab deploy`;
 	@host=$$(containerlab/docker.sh start) && DOCKER_HOST=$$host BASE=$(BASE) containerlab/images/build.sh && \
 		echo "export DOCKER_HOST=$$host" && \
 		echo "$$(containerlab/fetch.sh) deploy -t containerlab/two-racks.clab.yml"
+
+.PHONY: image
+image: containers install shim ## the agent's image, for deploy/; IMAGE=registry/routed:tag names it, BASE=debian:bookworm-slim builds on that
+	@host=$$(containerlab/docker.sh start) && DOCKER_HOST=$$host BASE=$(BASE) IMAGE=$(IMAGE) containerlab/images/build.sh agent
 
 lint: install ## ruff, mypy --strict, import-linter
 	@$(VENV)/bin/ruff check .

@@ -22,6 +22,7 @@ from tests.fabric import eventually
 from tests.manifests import container, pod_spec
 
 ROOT = Path(__file__).parents[1]
+PROGRAMS = Path(sys.executable).parent
 USER = "nobody"
 """Whom ExaBGP runs as; the image has a user of its own."""
 _PROPAGATION = {None: "rprivate", "HostToContainer": "rslave", "Bidirectional": "rshared"}
@@ -104,11 +105,11 @@ class DaemonPod:
             granted = {*security["capabilities"]["add"], also} - {without, ""}
             capabilities = [f"CAP_{name}" for name in granted]
         environment = {variable["name"]: variable.get("value", self.node.name) for variable in one["env"]}
-        environment |= {"PATH": "/usr/sbin:/usr/bin", "ROUTED_BGP_USER": USER, "ROUTED_PLUGIN": str(SHIM)}
+        environment |= {"PATH": f"{PROGRAMS}:/usr/sbin:/usr/bin", "ROUTED_BGP_USER": USER, "ROUTED_PLUGIN": str(SHIM)}
         return {
             "ociVersion": "1.0.2",
             "process": {
-                "args": [str(Path(sys.executable).with_name("routed")), *one["args"]],
+                "args": ["routed", *one["args"]],
                 "cwd": "/",
                 "env": [f"{name}={value}" for name, value in environment.items()],
                 "user": {"uid": 0, "gid": 0},

@@ -90,8 +90,8 @@ def test_a_pod_reaches_the_other_rack_through_the_installed_plugin(
         s22.await_routes([pod])
         assert ping(both_ways([(pod.place, residents.one.place)])) == []
         assert user_of(s22, "launch.py server") == USER, "ExaBGP is not root"
-        print(s22.node.run(["runc","exec",daemon_pod._name("agent"), str(ROUTED), "doctor"],check=False))
-        print(daemon_pod.inside(str(ROUTED),"show","neighbors"))
+        print(s22.node.run(["runc","exec",daemon_pod._name("agent"), "routed", "doctor"],check=False))
+        print(daemon_pod.inside("routed","show","neighbors"))
         print(s22.node.run(["ps","-eo","rss,nlwp,user,args"]).stdout)
         s22.delete([pod])
         s22.await_routes([])
