@@ -51,6 +51,10 @@ images: containers install shim ## the nodes' images, for `containerlab deploy`;
 image: containers install shim ## the agent's image, for deploy/; IMAGE=registry/routed:tag names it, BASE=debian:bookworm-slim builds on that
 	@host=$$(containerlab/docker.sh start) && DOCKER_HOST=$$host BASE=$(BASE) IMAGE=$(IMAGE) containerlab/images/build.sh agent
 
+.PHONY: image-test
+image-test: image ## the DaemonSet's tests with that image
+	@DOCKER_HOST=$$(containerlab/docker.sh start) tests/image.sh $(IMAGE) $(PY) -m pytest tests/lab/test_daemonset.py
+
 lint: install ## ruff, mypy --strict, import-linter
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .

@@ -1,17 +1,20 @@
 """The containers of deploy/'s DaemonSet on a server of the lab, run by runc as a kubelet would have them run.
 
 What makes a container narrow comes from the manifest: capabilities, privileges, mounts and their propagation, the
-environment, the read-only root. What an image would hold is mounted from this machine.
+environment, the read-only root. The image is the one that ROUTED_IMAGE names (`make image-test`); without it, what an
+image would hold is mounted from this machine.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +25,53 @@ from tests.fabric import eventually
 from tests.manifests import container, pod_spec
 
 ROOT = Path(__file__).parents[1]
-PROGRAMS = Path(sys.executable).parent
-USER = "nobody"
-"""Whom ExaBGP runs as; the image has a user of its own."""
 _PROPAGATION = {None: "rprivate", "HostToContainer": "rslave", "Bidirectional": "rshared"}
 _MASKED = ["/proc/kcore", "/proc/keys", "/proc/timer_list"]
 _FROZEN = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
 """What containerd hides from a container without privileges, and what it makes read-only."""
+_KERNEL: list[dict[str, Any]] = [
+    {"destination": "/proc", "type": "proc", "source": "proc"},
+    {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755", "size=64k"]},
+    {"destination": "/sys", "type": "none", "source": "/sys", "options": ["rbind", "ro", "rslave"]},
+]
 _GRACE_S = 10.0
+
+
+@dataclass(frozen=True)
+class Image:
+    """What a container finds at its root, besides the volumes."""
+
+    root: str
+    """The folder; relative to the bundle."""
+    environment: Mapping[str, str]
+    entrypoint: Sequence[str]
+    mounts: Sequence[Mapping[str, Any]] = ()
+
+    @classmethod
+    def built(cls, folder: Path) -> Image:
+        """Return an image that was built; the folder has its files in root/ and its configuration in config.json."""
+        configuration = json.loads((folder / "config.json").read_text())
+        environment = dict(line.split("=", 1) for line in configuration["Env"])
+        return cls(str(folder / "root"), environment, configuration["Entrypoint"])
+
+    @classmethod
+    def borrowed(cls) -> Image:
+        """Return this machine's programs and this checkout, in place of an image."""
+        programs = f"{Path(sys.executable).parent}:/usr/sbin:/usr/bin"
+        environment = {"PATH": programs, "ROUTED_BGP_USER": "nobody", "ROUTED_PLUGIN": str(SHIM)}
+        folders = ["/usr", "/lib", "/lib64", "/bin", "/sbin", "/etc/passwd", "/etc/group", "/etc/ld.so.cache"]
+        there = [path for path in (*folders, sys.base_prefix, str(ROOT)) if Path(path).exists()]
+        options = ["rbind", "ro", "nosuid", "nodev", "rprivate"]
+        mounts = [{"destination": path, "type": "bind", "source": path, "options": options} for path in there]
+        return cls("root", environment, ["routed"], mounts)
+
+    @property
+    def speaker(self) -> str:
+        """The user that ExaBGP runs as."""
+        return self.environment["ROUTED_BGP_USER"]
+
+
+IMAGE = Image.built(Path(os.environ["ROUTED_IMAGE"])) if "ROUTED_IMAGE" in os.environ else Image.borrowed()
 
 
 class DaemonPod:
@@ -105,19 +147,19 @@ class DaemonPod:
             granted = {*security["capabilities"]["add"], also} - {without, ""}
             capabilities = [f"CAP_{name}" for name in granted]
         environment = {variable["name"]: variable.get("value", self.node.name) for variable in one["env"]}
-        environment |= {"PATH": f"{PROGRAMS}:/usr/sbin:/usr/bin", "ROUTED_BGP_USER": USER, "ROUTED_PLUGIN": str(SHIM)}
+        environment = {**IMAGE.environment, **environment}
         return {
             "ociVersion": "1.0.2",
             "process": {
-                "args": ["routed", *one["args"]],
+                "args": [*IMAGE.entrypoint, *one["args"]],
                 "cwd": "/",
                 "env": [f"{name}={value}" for name, value in environment.items()],
                 "user": {"uid": 0, "gid": 0},
                 "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), capabilities),
                 "noNewPrivileges": not security.get("allowPrivilegeEscalation", True),
             },
-            "root": {"path": "root", "readonly": security["readOnlyRootFilesystem"]},
-            "mounts": [*_image(), *self._volumes(one)],
+            "root": {"path": IMAGE.root, "readonly": security["readOnlyRootFilesystem"]},
+            "mounts": [*_KERNEL, *IMAGE.mounts, *self._volumes(one)],
             "linux": {
                 "namespaces": [{"type": kind} for kind in ("pid", "mount", "ipc")],
                 "rootfsPropagation": "rshared" if privileged else "rslave",
@@ -131,18 +173,6 @@ class DaemonPod:
             flags = ["rbind", "ro" if mount.get("readOnly") else "rw", _PROPAGATION[mount.get("mountPropagation")]]
             source = self._sources[mount["name"]]
             yield {"destination": mount["mountPath"], "type": "bind", "source": source, "options": flags}
-
-
-def _image() -> Iterator[dict[str, Any]]:
-    """Yield the mounts that make up for an image: the system's programs, Python, the project."""
-    yield {"destination": "/proc", "type": "proc", "source": "proc"}
-    yield {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755", "size=64k"]}
-    yield {"destination": "/sys", "type": "none", "source": "/sys", "options": ["rbind", "ro", "rslave"]}
-    read_only = ["rbind", "ro", "nosuid", "nodev", "rprivate"]
-    folders = ["/usr", "/lib", "/lib64", "/bin", "/sbin", "/etc/passwd", "/etc/group", "/etc/ld.so.cache"]
-    for path in [*folders, sys.base_prefix, str(ROOT)]:
-        if Path(path).exists():
-            yield {"destination": path, "type": "bind", "source": path, "options": read_only}
 
 
 def _every_capability() -> list[str]:
