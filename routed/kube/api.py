@@ -7,7 +7,7 @@ Kubernetes API concepts: https://kubernetes.io/docs/reference/using-api/api-conc
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -111,6 +111,18 @@ class Api:
         path = _object(resource, name) + (f"/{subresource}" if subresource else "")
         return await self._transport.request("PATCH", path, body=change, content_type="application/merge-patch+json")
 
+    async def watch(
+        self, resource: Resource, version: str, *, labels: str = "", fields: str = ""
+    ) -> AsyncGenerator[tuple[str, Document], None]:
+        """Yield what happens after ``version``, as (kind, object), until the watch ends by itself; raises Expired."""
+        wanted = {"watch": 1, "allowWatchBookmarks": "true", "timeoutSeconds": _WATCH_S, "resourceVersion": version}
+        path = resource.root + _query(wanted, labels, fields)
+        async with aclosing(self._transport.stream(path, timeout_s=_WATCH_S + 15)) as events:  # type: ignore[type-var]
+            async for event in events:
+                if event["type"] == "ERROR":
+                    raise failure(event["object"].get("code", 500), event["object"])
+                yield event["type"], event["object"]
+
     async def follow(
         self, resource: Resource, *, labels: str = "", fields: str = ""
     ) -> AsyncIterator[Mapping[str, Document]]:
@@ -130,7 +142,7 @@ class Api:
                     if pause_s > _RETRY_S[0]:
                         log.info("kube.reachable", resource=resource.plural)
                     pause_s = _RETRY_S[0]
-                async with aclosing(self._watch(resource, version, labels, fields)) as changes:
+                async with aclosing(self.watch(resource, version, labels=labels, fields=fields)) as changes:
                     async for kind, item in changes:
                         version = item["metadata"]["resourceVersion"]
                         if kind == "BOOKMARK":
@@ -159,18 +171,6 @@ class Api:
             more = page["metadata"].get("continue", "")
             if not more:
                 return Listing(tuple(items), page["metadata"]["resourceVersion"])
-
-    async def _watch(
-        self, resource: Resource, version: str, labels: str, fields: str
-    ) -> AsyncIterator[tuple[str, Document]]:
-        """Yield what happens after ``version`` until the watch ends by itself."""
-        wanted = {"watch": 1, "allowWatchBookmarks": "true", "timeoutSeconds": _WATCH_S, "resourceVersion": version}
-        path = resource.root + _query(wanted, labels, fields)
-        async with aclosing(self._transport.stream(path, timeout_s=_WATCH_S + 15)) as events:  # type: ignore[type-var]
-            async for event in events:
-                if event["type"] == "ERROR":
-                    raise failure(event["object"].get("code", 500), event["object"])
-                yield event["type"], event["object"]
 
 
 def _object(resource: Resource, name: str) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
+from routed import __version__
 from routed.kube.api import Api, Document
 from routed.kube.errors import NoAccess, Unreachable, failure
 
@@ -36,10 +37,13 @@ async def connect(kubeconfig: Path | None = None) -> AsyncIterator[Api]:
     configuration.connection_pool_maxsize = _CONNECTIONS
     try:
         if kubeconfig is None:
-            load_incluster_config(client_configuration=configuration)
+            load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]  # has no types
         else:
-            await load_kube_config(str(kubeconfig), client_configuration=configuration, persist_config=False)
+            await load_kube_config(  # type: ignore[no-untyped-call]  # has no types
+                str(kubeconfig), client_configuration=configuration, persist_config=False
+            )
         client = ApiClient(configuration)
+        client.user_agent = f"routed/{__version__}"
     except (ConfigException, OSError, ValueError) as error:
         where = "inside a cluster" if kubeconfig is None else str(kubeconfig)
         raise NoAccess(f"no API server can be reached ({where}): {error}") from error
@@ -62,7 +66,7 @@ class _Http:
             answer = await self._send(method, path, timeout, body=body, content_type=content_type)
             text = await answer.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Unreachable(f"{method} {path}: {error or type(error).__name__}") from error
+            raise Unreachable(f"{method} {path}: {str(error) or type(error).__name__}") from error
         return _document(answer.status, text)
 
     async def stream(self, path: str, *, timeout_s: float) -> AsyncIterator[Document]:
@@ -78,7 +82,7 @@ class _Http:
             finally:
                 answer.close()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Unreachable(f"GET {path}: {error or type(error).__name__}") from error
+            raise Unreachable(f"GET {path}: {str(error) or type(error).__name__}") from error
 
     async def _send(
         self,

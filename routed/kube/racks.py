@@ -46,8 +46,12 @@ def selects(rack: Document, node: Document) -> bool:
     return all(labels.get(key) == value for key, value in wanted.items())
 
 
-def check(rack: Document, racks: Iterable[Document]) -> None:
-    """Raise Malformed unless any server could use this Rack beside the other ones; of two that overlap, the older may."""
+def check(rack: Document, racks: Iterable[Document]) -> tuple[Pool, ...]:
+    """Return a Rack's pools; Malformed unless any server could use it beside the other Racks.
+
+    Of two that overlap, the older one may be used. The answer is the same on all servers: neither the Node nor the
+    agent's own file is looked at.
+    """
     settings = _settings(rack, {"a-server": _stand_in(rack)}, {"bridge": {"members": _members(rack)}}, SECRETS)
     mine = prefix_set(pool.prefix for pool in settings.pools)
     for other in racks:
@@ -57,6 +61,7 @@ def check(rack: Document, racks: Iterable[Document]) -> None:
                 raise Malformed(
                     f"{_title(rack)}: spec.pools: {common} is in a pool of Rack {other['metadata']['name']}"
                 )
+    return pools_of(settings)
 
 
 def settings_of(rack: Document, node: Document, local: Mapping[str, Any], secrets: Path = SECRETS) -> Settings:
@@ -73,7 +78,7 @@ def settings_of(rack: Document, node: Document, local: Mapping[str, Any], secret
 
 
 def server_addresses(node: Document, hosts: Collection[IPNetwork]) -> tuple[IPAddress, ...]:
-    """Return a server's own addresses in its rack's subnets, IPv4 first; Malformed unless there is one, once a family."""
+    """Return a server's own addresses in its rack's subnets, IPv4 first; Malformed when none or too many are."""
     metadata = node["metadata"]
     said = (metadata.get("annotations") or {}).get(ADDRESSES_ANNOTATION)
     if said is not None:
@@ -118,7 +123,8 @@ def _settings(rack: Document, servers: Mapping[str, Any], local: Mapping[str, An
         settings = validated(document, _title(rack))
         check_pools(pools_of(settings))
     except SettingsError as error:
-        raise Malformed(str(error)) from error
+        _, *problems = (line.strip().removeprefix("the file: Value error, ") for line in str(error).splitlines())
+        raise Malformed(f"{_title(rack)}: {'; '.join(problems)}") from error
     except PoolError as error:
         raise Malformed(f"{_title(rack)}: spec.pools: {error}") from error
     return settings

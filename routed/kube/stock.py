@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from random import Random
 
 from ipam.allocate import Share
-from ipam.model import IPAddress
+from ipam.model import Pod
 
 ASK_S = 60.0
 """How long an address is kept for a pod that found none: kubelet's next attempt comes sooner."""
@@ -41,24 +41,21 @@ class Marks:
 
 
 class Asks:
-    """Pods that found no address, oldest first, until they have one or do not come back."""
+    """Pods that found no address, until they have one or do not come back."""
 
     def __init__(self) -> None:
-        self._until: list[float] = []
-        self._used: frozenset[IPAddress] = frozenset()
+        self._until: dict[Pod, float] = {}
 
     def __len__(self) -> int:
         return len(self._until)
 
-    def add(self, now: float) -> None:
-        """Note that a pod found no address."""
-        self._until.append(now + ASK_S)
+    def add(self, pod: Pod, now: float) -> None:
+        """Note that a pod found no address; the same one may ask again."""
+        self._until[pod] = now + ASK_S
 
-    def review(self, used: Collection[IPAddress], families: int, now: float) -> None:
-        """Drop as many as there are new pods since the last review, and those that waited too long."""
-        met = len(set(used) - self._used) // max(families, 1)
-        self._until = [until for until in self._until[met:] if until > now]
-        self._used = frozenset(used)
+    def review(self, served: Collection[Pod], now: float) -> None:
+        """Drop those who have an address by now, and those who waited too long."""
+        self._until = {pod: until for pod, until in self._until.items() if pod not in served and until > now}
 
 
 def change(stock: int, marks: Marks, asked: int) -> int:

@@ -76,8 +76,9 @@ class Client:
 
     def delete(self, path: str, *, dry_run: bool = False, **preconditions: str) -> Answer:
         """Delete an object, if it has the uid or the resourceVersion that is named."""
-        options = {"preconditions": preconditions} if preconditions else {}
-        return self._ask("DELETE", path, options | ({"dryRun": ["All"]} if dry_run else {}))
+        options: dict[str, Any] = {"preconditions": preconditions} if preconditions else {}
+        options |= {"dryRun": ["All"]} if dry_run else {}  # with a body, the server overlooks what the query says
+        return self._ask("DELETE", path, options or None)
 
     def apply(self, manifest: dict[str, Any], *, dry_run: bool = False) -> Answer:
         """Create or change the object of a manifest, by server-side apply; a dry run refuses unknown fields, too."""

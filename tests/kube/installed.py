@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from routed.kube.api import Api
+from routed.kube.client import connect
 from tests.kube.client import Answer, Client
 from tests.kube.control_plane import ControlPlane, bound_token
 
@@ -16,6 +20,13 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 NAMESPACE = ACCOUNT = "routed"
 RACKS, ADDRESSES = (f"/apis/routed.dev/v1alpha1/{plural}" for plural in ("racks", "addresses"))
 NODES = "/api/v1/nodes"
+BINDING = {
+    "apiVersion": "rbac.authorization.k8s.io/v1",
+    "kind": "ClusterRoleBinding",
+    "metadata": {"name": ACCOUNT},
+    "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "routed"},
+    "subjects": [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": NAMESPACE}],
+}
 _SEEN_S = 30.0
 _POLL_S = 0.1
 
@@ -34,12 +45,7 @@ def install(control: ControlPlane) -> None:
         admin.apply(manifest).granted()
     account = _named("v1", "ServiceAccount", ACCOUNT)
     admin.post(f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts", account).granted()
-    binding = {
-        **_named("rbac.authorization.k8s.io/v1", "ClusterRoleBinding", "routed"),
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "routed"},
-        "subjects": [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": NAMESPACE}],
-    }
-    admin.apply(binding).granted()
+    admin.apply(BINDING).granted()
     for path in (RACKS, ADDRESSES):
         eventually(lambda path=path: admin.get(path), lambda answer: answer.ok)
     agent = agent_of(control, "first")
@@ -85,6 +91,28 @@ def rack(name: str = "r1") -> dict[str, Any]:
     spec = {key: file[key] for key in ("tors", "hosts", "pools", "services", "vlan", "steering", "ipam")}
     bgp = {key: file["bgp"][key] for key in ("asn", "hold_time_s", "graceful_restart_s", "listen_port")}
     return {**_named("routed.dev/v1alpha1", "Rack", name), "spec": {**spec, "bgp": bgp}}
+
+
+@asynccontextmanager
+async def api_of(control: ControlPlane, client: Client, folder: Path) -> AsyncIterator[Api]:
+    """Yield the agent's own way to the API server, for one user of it."""
+    async with connect(control.kubeconfig(client, folder / "kubeconfig")) as api:
+        yield api
+
+
+def clear(control: ControlPlane, *paths: str) -> None:
+    """Delete all objects of some kinds."""
+    for path in paths:
+        control.admin.delete(path).granted()
+        eventually(lambda path=path: control.admin.get(path), lambda answer: not answer.body["items"])
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until something is so; AssertionError when that takes too long."""
+    deadline = time.monotonic() + _SEEN_S
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        await asyncio.sleep(_POLL_S / 10)  # between two looks
 
 
 def eventually(ask: Callable[[], Answer], wanted: Callable[[Answer], bool]) -> Answer:
