@@ -12,15 +12,17 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from ipaddress import IPv4Address
+from pathlib import Path
 
 import structlog
 
 from bgp.config import read_password
 from bgp.errors import BgpError, InvalidRouteError
-from bgp.model import Neighbor, SpeakerConfig
+from bgp.model import Neighbor, SessionState, SpeakerConfig
 from bgp.speaker import Speaker
 from ipam.errors import IpamError
 from ipam.ledger import Ledger
@@ -38,6 +40,7 @@ from routed.attach.monitor import Monitor
 from routed.attach.slots import SlotSpace
 from routed.attach.veth import MacvlanWay
 from routed.attach.wires import Wires
+from routed.cni.install import publish
 from routed.cni.queue import DeletionQueue
 from routed.cni.server import AddressInUseError
 from routed.cni.server import Server as CniServer
@@ -68,15 +71,28 @@ _PERMANENT = (InvalidNetns, InvalidName, InterfaceExists, MarkTooLong, InvalidRo
 """Failures that trying again does not mend."""
 
 
+@dataclass(frozen=True, slots=True)
+class Container:
+    """What is different in a container."""
+
+    cni_conf_dir: Path | None = None
+    """Where runtimes are told of the plugin once pods can be attached; None: that is the operator's to do."""
+    bgp_user: str = "root"
+    """Who runs ExaBGP."""
+
+
 class Agent:
     """One server's agent."""
 
-    def __init__(self, settings: Settings, server: Server, cluster: Cluster | None = None) -> None:
+    def __init__(
+        self, settings: Settings, server: Server, cluster: Cluster | None = None, container: Container | None = None
+    ) -> None:
         """Check what the files say; nothing is opened or changed yet. Raises what `ipam` and `bgp` find wrong.
 
         With a cluster, the API server grants the leases, says what pods ask for, and is told what users must see.
         """
         self._settings, self._server, self._cluster = settings, server, cluster
+        self._container = container or Container()
         self._rack = settings.domain_rack()
         self._pools = tuple(Pool(pool.prefix, pool.gateway, pool.reserved) for pool in settings.pools)
         check_leases(settings, server.name, self._pools)
@@ -94,7 +110,10 @@ class Agent:
             settings.paths.ovs / "db.sock", settings.bridge.name, settings.bridge.uplink, self._on_bridge_change
         )
         self._speaker = Speaker(
-            speaker_config(settings, self._rack, server), settings.paths.run / "bgp", self._on_session_change
+            speaker_config(settings, self._rack, server),
+            settings.paths.run / "bgp",
+            self._on_session_change,
+            user=self._container.bgp_user,
         )
 
     async def run(self) -> None:
@@ -186,6 +205,8 @@ class Agent:
                 tasks.create_task(cni.serve())
                 await cni.ready.wait()
                 self.serving.set()
+                if self._container.cni_conf_dir is not None:
+                    publish(self._container.cni_conf_dir)
                 gc.freeze()  # what is here stays; looking through it again and again would stop ADDs for tens of ms
                 sys.setswitchinterval(_TURN_S)
                 log.info("agent.serving", server=self._server.name, attachments=len(store.snapshot.attachments))
@@ -302,8 +323,15 @@ class Agent:
     def _lease_state(self) -> LeaseState | None:
         return None if self._leasing is None else self._leasing.state()
 
+    def _unheard(self) -> str | None:
+        """Return why no ToR can know of this server's pods, None when one can."""
+        if any(status.state is SessionState.UP for status in self._speaker.neighbors().values()):
+            return None
+        return "no ToR has a BGP session with this server"
+
     def _health(self, store: Store, loop: Loop[Owner]) -> AbstractAsyncContextManager[None]:
         return serve_health(
+            self._settings.metrics.address,
             self._settings.metrics.port,
             metrics=lambda: self._telemetry.render(
                 store.snapshot,
@@ -314,6 +342,7 @@ class Agent:
                 state=self._lease_state(),
             ),
             ready=partial(self._ailment, store, loop),
+            started=lambda: self._ailment(store, loop) or self._unheard(),
         )
 
     def _control(self, store: Store, loop: Loop[Owner]) -> AbstractAsyncContextManager[None]:

@@ -14,7 +14,8 @@ from random import Random
 
 import structlog
 
-from routed.agent import EXPECTED, Agent, reasons
+from routed.agent import EXPECTED, Agent, Container, reasons
+from routed.cni.install import replace
 from routed.kube.client import connect
 from routed.kube.cluster import Cluster
 from routed.kube.events import Events, News
@@ -27,7 +28,7 @@ _PATIENCE_S = 10.0
 """How long an agent that starts waits for the API server before it takes up the site of the run before."""
 
 
-async def run(local: LocalSettings, node: str) -> None:
+async def run(local: LocalSettings, node: str, container: Container) -> None:
     """Run agents until SIGTERM, SIGINT or drained; ``local`` is this server's own file, ``node`` its Node's name.
 
     Raises NoAccess, and as `Agent.run` does while no agent has served yet.
@@ -37,14 +38,13 @@ async def run(local: LocalSettings, node: str) -> None:
         folder.mkdir(mode=0o755, parents=True, exist_ok=True)
     async with connect(local.kubernetes.kubeconfig) as api:
         cluster = Cluster(api, node, Events(api, node), rng)
-        tenure = Tenure(cluster, local.rack_file)
+        tenure = Tenure(cluster, container, local.rack_file)
         here = Here(node, local.model_dump(mode="json", exclude_unset=True), local.paths.state / "site.json")
         around = Surroundings(api, here, on_site=tenure.move, on_trouble=tenure.complain)
         async with asyncio.TaskGroup() as tasks:
             works = (around.run(), cluster.events.run(), RackStatus(api, around, rng).run())
             background = [tasks.create_task(work) for work in works]
-            tenure.move(await around.first(_PATIENCE_S))
-            await tenure.run()
+            await tenure.run(await around.first(_PATIENCE_S))
             for task in background:
                 task.cancel()
 
@@ -54,55 +54,56 @@ class Tenure:
     """One agent after the other, each at the site that was named last."""
 
     cluster: Cluster
+    container: Container
     rack_file: Path
     """Where the other commands find out what the agent was composed from."""
-    _site: Site | None = None
-    """Where the next agent is to be."""
+    _next: Site | None = None
     _proven: Site | None = None
-    """Where one has served."""
+    """Where an agent has served."""
     _moved: asyncio.Event = field(default_factory=asyncio.Event)
 
     def move(self, site: Site) -> None:
         """Let the next agent be there, soon."""
-        if site != self._site:
-            self._site = site
-            self._moved.set()
+        self._next = site
+        self._moved.set()
 
     def complain(self, trouble: str | None) -> None:
         """Tell users what keeps this server from following its rack."""
         if trouble is not None:
             self.cluster.events.tell(News(self.cluster.subject, "RackRejected", trouble, "FollowRack"))
 
-    async def run(self) -> None:
+    async def run(self, first: Site) -> None:
         """Run agents until one was told to end."""
-        while True:
-            self._moved.clear()
-            site = self._site
-            assert site is not None, "moved in before"
-            replace(self.rack_file, site.settings.model_dump_json(exclude_unset=True).encode(), mode=0o600)
+        site: Site | None = self._next or first
+        self._moved.clear()
+        while site is not None:
             try:
-                agent = Agent(site.settings, site.settings.domain_server(self.cluster.node), self.cluster)
-                if not await self._until_moved(agent, site):
-                    return
+                site = await self._stay(site)
             except* EXPECTED as errors:
-                if self._proven is None or site == self._proven:
+                if self._proven in {None, site}:
                     raise
                 why = "; ".join(reasons(errors))
                 log.error("site.refused", error=why)  # noqa: TRY400 - for the operator, without a traceback
-                self.complain(f"an agent cannot start with Rack {site.settings.rack} as it is now: {why}")
-                self._site = self._proven
+                self.complain(f"no agent can start with the rack as it is now: {why}")
+                site = self._proven
 
-    async def _until_moved(self, agent: Agent, site: Site) -> bool:
-        """Run an agent until it ends by itself, False, or until it has to give way to another."""
+    async def _stay(self, site: Site) -> Site | None:
+        """Run an agent until it has to give way to one at the site that is returned; None when it was told to end."""
+        settings = site.settings
+        replace(self.rack_file, settings.model_dump_json(exclude_unset=True).encode(), mode=0o600)
+        agent = Agent(settings, settings.domain_server(self.cluster.node), self.cluster, self.container)
         running, moved = asyncio.create_task(agent.run()), asyncio.create_task(self._moved.wait())
         try:
             await asyncio.wait((running, moved), return_when=asyncio.FIRST_COMPLETED)
             if not running.done():
-                log.info("agent.gives_way", rack=site.settings.rack)
+                log.info("agent.gives_way", rack=settings.rack)
                 agent.stop()
             await running
         finally:
             moved.cancel()
             if agent.serving.is_set():
                 self._proven = site
-        return not agent.dismissed
+        if agent.dismissed:
+            return None
+        self._moved.clear()
+        return self._next

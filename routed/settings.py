@@ -19,6 +19,7 @@ from routed.torconfig.settings import FabricSettings
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
 Asn = Annotated[int, Field(ge=1, le=2**32 - 1)]
+_S = TypeVar("_S", bound=BaseModel)
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -136,8 +137,10 @@ class PathSettings(_Section):
 
 
 class MetricsSettings(_Section):
-    """The HTTP endpoint on loopback."""
+    """The HTTP endpoint: metrics and health."""
 
+    address: IPAddress = IPv4Address("127.0.0.1")
+    """Where it listens; another one than loopback is for a Prometheus elsewhere."""
     port: Port = 9201
 
 

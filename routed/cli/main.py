@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from routed import __version__
-from routed.cli import doctor, show, torconfig
+from routed.cli import doctor, prepare, show, torconfig
 from routed.cli.client import AgentUnreachableError, request
 from routed.cli.options import DEFAULT_CONFIG, Config, Server
-from routed.settings import SettingsError, is_local, load, local, read
+from routed.settings import SettingsError, is_local, local, read, validated
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 app.add_typer(show.app, name="show")
 app.command(help=doctor.HELP)(doctor.doctor)
+app.command(help=prepare.HELP)(prepare.prepare)
 app.command("tor-config", help=torconfig.HELP)(torconfig.tor_config)
 
 
@@ -30,24 +32,35 @@ app.command("tor-config", help=torconfig.HELP)(torconfig.tor_config)
 def agent(
     config: Config = DEFAULT_CONFIG,
     server: Server = "",
+    cni_conf_dir: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="ROUTED_CNI_CONF_DIR",
+            help="Write the CNI configuration into this folder once pods can be attached.",
+            show_default="none is written",
+        ),
+    ] = None,
+    bgp_user: Annotated[str, typer.Option(envvar="ROUTED_BGP_USER", help="The user that ExaBGP runs as.")] = "root",
     debug: Annotated[bool, typer.Option(help="Log more.")] = False,
 ) -> None:
     """Run the agent of this server until SIGTERM; pods, flows and routes stay when it ends.
 
-    With a file that has the section `kubernetes` and no rack, the rack is the one whose Rack object selects this server's
-    Node, and the agent follows it.
+    With a file that has the section `kubernetes` and no rack, the agent follows the Rack object that selects this
+    server's Node.
     """
-    from routed import recompose  # noqa: PLC0415 - see below
-    from routed.agent import EXPECTED, Agent, reasons  # noqa: PLC0415 - takes most of a second to import; `show` needs none of it
-    from routed.logs import configure  # noqa: PLC0415 - see above
+    # These take most of a second to import, and other commands need none of them.
+    from routed import recompose  # noqa: PLC0415
+    from routed.agent import EXPECTED, Agent, Container, reasons  # noqa: PLC0415
+    from routed.logs import configure  # noqa: PLC0415
 
     configure(debug=debug, readable=sys.stderr.isatty())
     document, name = read(config), server or socket.gethostname()
+    container = Container(cni_conf_dir, bgp_user)
     if is_local(document):
-        work = recompose.run(local(document, str(config)), name)
+        work = recompose.run(local(document, str(config)), name, container)
     else:
-        settings = load(config)
-        work = Agent(settings, settings.domain_server(name)).run()
+        settings = validated(document, str(config))
+        work = Agent(settings, settings.domain_server(name), container=container).run()
     try:
         asyncio.run(work)
     except* EXPECTED as errors:
