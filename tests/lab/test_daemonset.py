@@ -40,10 +40,17 @@ def s22(lab: Lab) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def racks(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The ConfigMap: the files of both racks."""
+    """The ConfigMap: the files of both racks, with the times that docs/install.md wants of a DaemonSet's."""
     folder = tmp_path_factory.mktemp("racks")
     for server in ("s11", "s22"):
-        shutil.copy(lab.node(server).path(RACK), folder / f"rack-of-{server}.yaml")
+        text = lab.node(server).path(RACK).read_text()
+        for lab_s, longer in (
+            ("graceful_restart_s: 30", "graceful_restart_s: 120"),
+            ("cooldown_s: 60", "cooldown_s: 180"),
+        ):
+            assert lab_s in text
+            text = text.replace(lab_s, longer)
+        (folder / f"rack-of-{server}.yaml").write_text(text)
     return folder
 
 
@@ -167,7 +174,7 @@ def test_without_graceful_restart_an_upgrade_loses_packets(
 ) -> None:
     """Negative control of the one before."""
     file = shutil.copytree(racks, tmp_path / "racks") / "rack-of-s22.yaml"
-    file.write_text(file.read_text().replace("graceful_restart_s: 30", "graceful_restart_s: 0"))
+    file.write_text(file.read_text().replace("graceful_restart_s: 120", "graceful_restart_s: 0"))
     daemon_pod = DaemonPod(s22.node, tmp_path, file.parent)
     daemon_pod.prepare()
     lost, deleted = upgrade(s22, daemon_pod, residents)
