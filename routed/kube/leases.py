@@ -18,7 +18,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Protocol
 
@@ -28,7 +28,7 @@ from ipam.model import Holdings, IPAddress, IPNetwork, Pod, Pool
 from routed.domain.workload import host_network
 from routed.kube.addresses import Lease
 from routed.kube.cache import Cache
-from routed.kube.errors import KubeError, NoNode
+from routed.kube.errors import Expired, KubeError, NoNode, Refused
 from routed.kube.registry import Registry
 from routed.kube.stock import Asks, Marks, change
 from routed.kube.view import View
@@ -214,6 +214,8 @@ class KubeLeases:
                 async with aclosing(self._registry.changes(self._version)) as changes:
                     async for lease, exists in changes:
                         self._hear(lease, exists=exists)
+            except Expired:
+                pass  # what was heard last is too long ago
             except KubeError as error:
                 log.warning("leases.deaf", error=str(error))
                 await asyncio.sleep(_RETRY_S[1] * self._rng.uniform(0.5, 1))
@@ -314,13 +316,18 @@ class KubeLeases:
     # ---- telling who uses what
 
     async def _say_who(self, held: Holdings) -> None:
-        """Write to each object which pod uses its address; of no consequence to leases."""
+        """Write to each object which pod uses its address; of no consequence to leases, so a refusal is let be."""
         wrong = [lease for lease in self._mine.values() if lease.pod != held.used.get(lease.address)]
         answers = await _all([self._registry.say(lease, held.used.get(lease.address)) for lease in wrong])
-        self._mine |= {answer.address: answer for answer in answers if isinstance(answer, Lease)}
+        for lease, answer in zip(wrong, answers, strict=True):
+            if isinstance(answer, Refused):
+                log.warning("lease.unsaid", address=str(lease.address), error=str(answer))
+                answer = replace(lease, pod=held.used.get(lease.address))  # noqa: PLW2901 - not again before a look
+            if isinstance(answer, Lease):
+                self._mine[lease.address] = answer
         if None in answers:
             self._look_at = 0.0
-        _raise_first(answers)
+        _raise_first(answer for answer in answers if not isinstance(answer, Refused))
 
     # ---- what memory says
 
