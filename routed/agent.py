@@ -45,6 +45,7 @@ from routed.cni.server import Server as CniServer
 from routed.control import serve_control, serve_health
 from routed.domain.intent import Owner, owners, plan
 from routed.domain.rack import Rack, Server, Uplink
+from routed.domain.sides import Hold
 from routed.domain.workload import AttachmentId
 from routed.kube.errors import KubeError
 from routed.kube.leases import LeaseState
@@ -234,7 +235,7 @@ class Agent:
         await members.first_look()  # else every side would begin as cut
         self._steering = Steering(
             tuple(zip(self._rack.tors, bridge.members, strict=True)),
-            hold_s=settings.hold_s,
+            hold=Hold(settings.hold_s, settings.longest_hold_s),
             faults=members.faults,
             sessions=self._speaker.neighbors,
             publish=store.set_sides,

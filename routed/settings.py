@@ -105,6 +105,8 @@ class SteeringSettings(_Section):
     """What the ToRs' route policy takes for: export this host route through the spines."""
     hold_s: float = Field(default=3.0, gt=0)
     """How long a side that failed has to be well before it is trusted again."""
+    longest_hold_s: float = Field(default=60.0, gt=0)
+    """What this time grows to, doubled each time that a side fails again soon after it was trusted."""
     probe_s: float | None = Field(default=0.2, ge=0.01)
     """Time between two questions for the gateway out of each member; None to go by carrier and LACP alone."""
 

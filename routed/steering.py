@@ -15,7 +15,7 @@ import structlog
 
 from bgp.model import NeighborStatus, SessionState
 from routed.domain.rack import Tor
-from routed.domain.sides import Health, Judge, Side, Sighting
+from routed.domain.sides import Health, Hold, Judge, Side, Sighting
 from routed.domain.workload import IPAddress
 
 _log = structlog.get_logger()
@@ -28,7 +28,7 @@ class Steering:
         self,
         pairs: Sequence[tuple[Tor, str]],
         *,
-        hold_s: float,
+        hold: Hold,
         faults: Callable[[str], tuple[str, ...]],
         sessions: Callable[[], Mapping[IPAddress, NeighborStatus]],
         publish: Callable[[tuple[Side, ...]], None],
@@ -37,7 +37,7 @@ class Steering:
         self._pairs = tuple(pairs)
         self._faults, self._sessions, self._publish = faults, sessions, publish
         self._sides = tuple(Side(tor.name, member) for tor, member in pairs)
-        self._judge = Judge(self._sides, hold_s)
+        self._judge = Judge(self._sides, hold)
         self._lapsed: frozenset[str] = frozenset()
         self._timer: asyncio.TimerHandle | None = None
         self.failures = {side.tor: 0 for side in self._sides}

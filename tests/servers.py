@@ -36,6 +36,8 @@ CONTROL = Path("/run/routed/control.sock")
 QUEUE = Path("/var/lib/routed/queue")
 NETNS = Path("/run/netns")
 CONF = {"cniVersion": "1.1.0", "name": "routed", "type": "routed"}
+NO_STEERING = {'steering: {community: "65000:911", hold_s: 3, longest_hold_s: 6, probe_s: 0.2}': "steering: null"}
+"""The change of a lab's rack file with which an agent neither watches nor steers."""
 AT_ONCE = 30
 """Calls at the same time; each is a process."""
 T = TypeVar("T")
@@ -148,9 +150,13 @@ class Server:
         return {row["container"]: row for row in self.look("attachments")}
 
     def at_rest(self) -> bool:
-        """Tell whether the agent serves, speaks to both ToRs, and has made all of its attachments."""
+        """Tell whether the agent serves, trusts both sides of its rack, and has made all of its attachments."""
         states = {row["state"] for row in self.look("attachments")}
-        return self.agent.ready() and self.speaks() and states <= {"ready"}
+        return self.agent.ready() and self.speaks() and states <= {"ready"} and self.healths() <= {"good"}
+
+    def healths(self) -> set[str]:
+        """Return what the agent thinks of the sides of its rack; nothing without steering."""
+        return {row["side"] for row in self.look("neighbors")} - {"not watched"}
 
     def speaks(self) -> bool:
         """Tell whether both sessions are up."""

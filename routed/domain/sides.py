@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-LONGEST_HOLD_S = 60.0
-"""A side that fails again soon after it was found good, within two holds, has to hold twice as long as before."""
 LACKING_S = 0.2
 """A session or a default route has to be missing for so long: those that end together end one after the other."""
 
@@ -53,6 +51,15 @@ class Sighting:
     """IP versions of which its ToR gives us a default route: others are unreachable by it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """How long a side that failed has to be well before it is trusted again."""
+
+    first_s: float
+    longest_s: float
+    """One that fails again soon after it was good, within two holds, holds twice as long as before, up to this."""
+
+
 @dataclass(slots=True)
 class _History:
     side: Side
@@ -68,10 +75,10 @@ class _History:
 class Judge:
     """Remembers how the sides were, and from that and what is seen now says how they are."""
 
-    def __init__(self, sides: Sequence[Side], hold_s: float) -> None:
-        """Begin with the sides as they are named; a side that failed has to be well for `hold_s` to be good again."""
+    def __init__(self, sides: Sequence[Side], hold: Hold) -> None:
+        """Begin with the sides as they are named."""
         self._histories = [_History(side) for side in sides]
-        self._hold_s = hold_s
+        self._hold = hold
         self.review_at = math.inf
         """When the verdict may change although nothing is seen to change."""
 
@@ -105,7 +112,7 @@ class Judge:
             return Health.GOOD, ()
         history.lacking_since = min(history.lacking_since, now)
         oldest = max(other.session_s for other in (seen, *others) if other.session_s is not None)
-        blamed_at = max(history.lacking_since + LACKING_S, now + self._hold_s - oldest)
+        blamed_at = max(history.lacking_since + LACKING_S, now + self._hold.first_s - oldest)
         if history.side.health is Health.GOOD and now < blamed_at:
             self._review(blamed_at)
             return Health.GOOD, ()
@@ -121,7 +128,7 @@ class Judge:
     def _fell_ill(self, history: _History, now: float) -> None:
         if history.side.health is Health.GOOD:
             soon = now - history.good_since < 2 * history.hold_s
-            history.hold_s = min(2 * history.hold_s, LONGEST_HOLD_S) if soon else self._hold_s
+            history.hold_s = min(2 * history.hold_s, self._hold.longest_s) if soon else self._hold.first_s
 
     def _recovered(self, history: _History, now: float) -> Health:
         if history.side.health < Health.HOLDING:

@@ -35,6 +35,8 @@ def residents(servers: dict[str, Server]) -> Iterator[Residents]:
     first.await_routes([pods.one, pods.two])
     second.await_routes([pods.rack])
     third.await_routes([pods.far])
+    for server in (second, third):
+        eventually(server.at_rest, f"{server.name} at rest")
     yield pods
     for server in servers.values():
         server.clean_up()
@@ -44,6 +46,7 @@ def residents(servers: dict[str, Server]) -> Iterator[Residents]:
 def s11(servers: dict[str, Server]) -> Iterator[Server]:
     """The server that is tested: its agent is at rest before and after, and has the pods that it had."""
     server = servers["s11"]
+    eventually(server.at_rest, "s11 at rest")
     before = dict(server.pods)
     yield server
     if not server.agent.alive():

@@ -219,11 +219,6 @@ def test_a_crashed_speakers_routes_are_kept_and_leave_with_the_end_of_rib(rig: R
     soon(lambda: accepted(rig, 4) == {STEERED[4]}, "the End-of-RIB, and what was told again")
 
 
-@pytest.mark.parametrize("rig", ["frr"], indirect=True)  # a minute's wait proves as much for the others
-def test_a_session_that_too_many_routes_closed_opens_again(rig: Rig) -> None:
-    soon(lambda: session(rig, "10.1.0.12")["bgpState"] == "Established", "the session opening again", 120)
-
-
 def session(rig: Rig, peer: str) -> dict[str, Any]:
     found: dict[str, Any] = rig.tor.show(f"show bgp neighbors {peer}").get(peer, {})
     return found

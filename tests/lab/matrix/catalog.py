@@ -8,13 +8,12 @@ from tests.lab.matrix import deeds, reuse
 from tests.lab.matrix.deeds import cut, in_turn, kill, kill_daemon, mute, restart_daemon, restore, revive, unmute
 from tests.lab.matrix.model import HEALS, NONE_LOST, Budget, Control, Detector, Event, Step, no_deed
 from tests.lab.matrix.traffic import Loss
+from tests.servers import NO_STEERING
 
 CARRIER, BFD, PROBE = (Budget(detector=detector) for detector in (Detector.CARRIER, Detector.BFD, Detector.PROBE))
 LINK, LINKS = "r1a:s11", ("r1a:s11", "r1b:s11")
 UPLINKS = ("r1a:up1", "r1a:up2")
 SPINE = ("sp1:to-r1a", "sp1:to-r1b", "sp1:to-r2a", "sp1:to-r2b", "r1a:up1", "r1b:up1", "r2a:up1", "r2b:up1")
-STEERING = 'steering: {community: "65000:911", hold_s: 3, probe_s: 0.2}'
-NO_STEERING = {STEERING: ""}
 NO_PROBE = {"probe_s: 0.2": "probe_s: null"}
 NO_GRACEFUL_RESTART = {"graceful_restart_s: 30": "graceful_restart_s: 0"}
 WITHOUT_S = 10

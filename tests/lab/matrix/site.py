@@ -18,7 +18,6 @@ MEMBERS = ("etha", "ethb")
 PODS = 4
 """On each server; the flows of a direction go between pairs of them."""
 REST_S = 120
-GOOD = {"good", "not watched"}
 
 
 class Site:
@@ -60,13 +59,8 @@ class Site:
     def rest(self) -> None:
         """Wait until nothing is left of an earlier event; AssertionError or LabError says what is."""
         self.lab.wait_ready(REST_S)
-        for server in self.servers.values():
-            if not _trusts_both_sides(server):
-                # Nothing is wrong any more, but a side that failed is trusted later each time. A new agent has no past.
-                server.agent.stop()
-                server.start(server.config)
         for name, server in self.servers.items():
-            eventually(lambda server=server: server.at_rest() and _trusts_both_sides(server), f"{name} at rest", REST_S)
+            eventually(server.at_rest, f"{name} at rest", REST_S)
             server.await_routes(server.pods.values())
 
     def members(self) -> dict[str, dict[str, int]]:
@@ -85,7 +79,3 @@ class Site:
             if not server.agent.alive():
                 server.start()
             server.clean_up()
-
-
-def _trusts_both_sides(server: Server) -> bool:
-    return all(row["side"] in GOOD for row in server.look("neighbors"))

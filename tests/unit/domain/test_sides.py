@@ -7,9 +7,10 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routed.domain.sides import LACKING_S, LONGEST_HOLD_S, Health, Judge, Side, Sighting
+from routed.domain.sides import LACKING_S, Health, Hold, Judge, Side, Sighting
 
 HOLD_S = 3.0
+LONGEST_HOLD_S = 60.0
 LONG = 1000.0
 BOTH = frozenset({4, 6})
 WELL = Sighting((), LONG, BOTH)
@@ -18,7 +19,7 @@ MUTE = Sighting((), None)
 
 
 def judge() -> Judge:
-    return Judge((Side("r1a", "etha"), Side("r1b", "ethb")), HOLD_S)
+    return Judge((Side("r1a", "etha"), Side("r1b", "ethb")), Hold(HOLD_S, LONGEST_HOLD_S))
 
 
 def healths(by: Judge, first: Sighting, second: Sighting, now: float) -> tuple[Health, ...]:
