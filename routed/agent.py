@@ -47,14 +47,16 @@ from routed.cni.server import Server as CniServer
 from routed.control import serve_control, serve_health
 from routed.domain.intent import Owner, owners, plan
 from routed.domain.rack import Rack, Server, Uplink
-from routed.domain.sides import Hold
+from routed.domain.sides import Health, Hold, Side
 from routed.domain.workload import AttachmentId
 from routed.kube.cluster import Cluster
 from routed.kube.errors import KubeError
+from routed.kube.events import News
 from routed.kube.leases import LeaseState
 from routed.leasing import Leasing, leasing
 from routed.leasing import check as check_leases
 from routed.reconcile.loop import Loop
+from routed.residents import Residents
 from routed.settings import Settings
 from routed.steering import Steering
 from routed.store import Store
@@ -193,10 +195,18 @@ class Agent:
             resync_s=settings.resync_s,
         )
         ailment = partial(self._ailment, store, loop)
-        verbs = Verbs(store, loop, self._telemetry, ailment=ailment, deadline_s=settings.cni.deadline_s)
+        residents = Residents(self._cluster, store)
+        verbs = Verbs(
+            store,
+            loop,
+            self._telemetry,
+            ailment=ailment,
+            fixed=residents.fixed_addresses,
+            deadline_s=settings.cni.deadline_s,
+        )
         cni = CniServer(settings.cni.socket, verbs, DeletionQueue(settings.cni.queue))
         async with asyncio.TaskGroup() as tasks:
-            for work in (gateway.run, announcer.run, flows.run, loop.run, *(one.run for one in members)):
+            for work in (gateway.run, announcer.run, flows.run, loop.run, residents.run, *(one.run for one in members)):
                 tasks.create_task(work())
             tasks.create_task(self._follow_uplink(store, gateway))
             async with self._health(store, loop), self._control(store, loop):
@@ -272,10 +282,18 @@ class Agent:
             hold=Hold(settings.hold_s, settings.longest_hold_s),
             faults=members.faults,
             sessions=self._speaker.neighbors,
-            publish=store.set_sides,
+            publish=partial(self._set_sides, store),
         )
         self._steering.note_lacp(ports.lapsed)
         return (members,)
+
+    def _set_sides(self, store: Store, sides: tuple[Side, ...]) -> None:
+        store.set_sides(sides)
+        if self._cluster is not None:
+            for side in sides:
+                if side.health < Health.HOLDING:
+                    note = f"{side.tor} cannot be relied on for this server's pods ({side.member})"
+                    self._cluster.events.tell(News(self._cluster.subject, "ToRLost", note, "Steer"))
 
     def _askers(self) -> Sequence[Asker]:
         gateways = {host.prefix.version: host.gateway for host in self._rack.hosts}

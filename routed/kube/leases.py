@@ -18,7 +18,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Protocol
 
@@ -28,7 +28,7 @@ from ipam.model import Holdings, IPAddress, IPNetwork, Pod, Pool
 from routed.domain.workload import host_network
 from routed.kube.addresses import Lease
 from routed.kube.cache import Cache
-from routed.kube.errors import KubeError, NoNode
+from routed.kube.errors import Expired, KubeError, NoNode, Refused
 from routed.kube.registry import Registry
 from routed.kube.stock import Asks, Marks, change
 from routed.kube.view import View
@@ -108,12 +108,12 @@ class KubeLeases:
         """Say that the ledger has changed; soon the stock follows and the API server learns who uses what."""
         self._wake.set()
 
-    async def more(self, pod: Pod) -> bool:
+    async def more(self, pod: Pod, fixed: Sequence[IPAddress] = ()) -> bool:
         """Say that a pod found no free address, and wait until something was done about it, or until it cannot be.
 
         Returns at once while the API server does not answer. Another attempt is always worthwhile.
         """
-        self._asks.add(pod, self._clock())
+        self._asks.add(pod, self._clock(), fixed)
         self._wake.set()
         if self._reachable:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -179,6 +179,7 @@ class KubeLeases:
             self._view.count_used(held.used.keys())
             self._asks.review(frozenset(held.used.values()), self._clock())
             await self._keep_used(held, tenant)
+            await self._claim([one for one in self._asks.fixed if one not in self._mine and self._view.is_free(one)])
             surplus = await self._balance(held)
         finally:
             for waiter in waiting:
@@ -214,6 +215,8 @@ class KubeLeases:
                 async with aclosing(self._registry.changes(self._version)) as changes:
                     async for lease, exists in changes:
                         self._hear(lease, exists=exists)
+            except Expired:
+                pass  # what was heard last is too long ago
             except KubeError as error:
                 log.warning("leases.deaf", error=str(error))
                 await asyncio.sleep(_RETRY_S[1] * self._rng.uniform(0.5, 1))
@@ -237,7 +240,7 @@ class KubeLeases:
 
     async def _balance(self, held: Holdings) -> list[IPAddress]:
         """Claim what the stock lacks; return what it has too much of, and what no pool contains any more."""
-        unused = [address for address in self._mine if address not in held]
+        unused = [address for address in self._mine if address not in held and address not in self._asks.fixed]
         surplus = [address for address in unused if self._view.pool(address) is None]
         for version in self._view.families:
             stock = [one for one in unused if one.version == version and self._view.pool(one) is not None]
@@ -314,13 +317,18 @@ class KubeLeases:
     # ---- telling who uses what
 
     async def _say_who(self, held: Holdings) -> None:
-        """Write to each object which pod uses its address; of no consequence to leases."""
+        """Write to each object which pod uses its address; of no consequence to leases, so a refusal is let be."""
         wrong = [lease for lease in self._mine.values() if lease.pod != held.used.get(lease.address)]
         answers = await _all([self._registry.say(lease, held.used.get(lease.address)) for lease in wrong])
-        self._mine |= {answer.address: answer for answer in answers if isinstance(answer, Lease)}
+        for lease, answer in zip(wrong, answers, strict=True):
+            if isinstance(answer, Refused):
+                log.warning("lease.unsaid", address=str(lease.address), error=str(answer))
+                answer = replace(lease, pod=held.used.get(lease.address))  # noqa: PLW2901 - not again before a look
+            if isinstance(answer, Lease):
+                self._mine[lease.address] = answer
         if None in answers:
             self._look_at = 0.0
-        _raise_first(answers)
+        _raise_first(answer for answer in answers if not isinstance(answer, Refused))
 
     # ---- what memory says
 

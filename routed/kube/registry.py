@@ -5,6 +5,7 @@ Every method may raise KubeError; where an answer is None, the object is not our
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
 from random import Random
@@ -18,6 +19,8 @@ from routed.kube.api import ADDRESSES, NODES, Api, Document
 from routed.kube.errors import AlreadyExists, Conflict, Malformed, NotFound
 
 log = structlog.get_logger(__name__)
+_PACE_S = 0.1
+"""Between two watches, for what lies between us and the API server may end them at once."""
 
 
 class Registry:
@@ -41,12 +44,15 @@ class Registry:
         return {lease.address: lease for lease in leases}, listing.version
 
     async def changes(self, version: str) -> AsyncGenerator[tuple[Lease, bool], None]:
-        """Yield leases of the rack as they change, each with whether it still exists, for a minute or two."""
-        async with aclosing(self._api.watch(ADDRESSES, version, labels=self._ours)) as events:
-            async for kind, item in events:
-                lease = _sensible(item) if kind != "BOOKMARK" else None
-                if lease is not None:
-                    yield lease, kind != "DELETED"
+        """Yield leases of the rack as they change, each with whether it still exists, until a KubeError ends that."""
+        while True:  # a watch ends after a while, and goes on where it was
+            async with aclosing(self._api.watch(ADDRESSES, version, labels=self._ours)) as events:
+                async for kind, item in events:
+                    version = item["metadata"]["resourceVersion"]
+                    lease = _sensible(item) if kind != "BOOKMARK" else None
+                    if lease is not None:
+                        yield lease, kind != "DELETED"
+            await asyncio.sleep(_PACE_S)
 
     async def find(self, address: IPAddress) -> Lease | None:
         """Return the lease of one address, whoever has it."""

@@ -14,7 +14,7 @@ from random import Random
 import pytest
 
 from ipam.errors import PoolExhausted
-from ipam.model import Holdings, IPAddress
+from ipam.model import Holdings, IPAddress, Pod
 from routed.kube.addresses import Lease
 from routed.kube.client import connect
 from routed.kube.errors import NoNode
@@ -116,6 +116,20 @@ async def test_what_one_server_gives_back_another_one_gets(cluster: ControlPlane
         one.delete(all_of_them[0])
         assert (await two.insist()).addresses == all_of_them[0].addresses
         assert not twice([one, two])
+
+
+async def test_a_pod_that_the_api_server_will_not_hear_of_has_its_address_all_the_same(
+    cluster: ControlPlane, rack: str, tmp_path: Path
+) -> None:
+    servant = Servant(cluster, tmp_path, f"{rack}-s1", [V4], rack=rack, marks=FEW)
+    async with servant.alive(keep=False):
+        await settled(servant)
+        (odd,) = servant.try_add(Pod("x" * 64, "its namespace is too long", "u")).addresses
+        (plain,) = servant.try_add().addresses
+        await settled(servant)
+        assert "status" not in cluster.admin.get(text(odd)).granted()
+        assert cluster.admin.get(text(plain)).granted()["status"]["pod"], "control"
+        assert owners(cluster, rack).keys() == servant.claims()
 
 
 class Rash(Servant):
