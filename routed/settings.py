@@ -266,7 +266,7 @@ class LocalSettings(BaseModel):
     @property
     def rack_file(self) -> Path:
         """Where the agent writes what Rack, Node and this file amount to: a rack file for the other commands."""
-        return self.paths.run / "rack.yaml"
+        return self.paths.run / "composed-rack.yaml"
 
 
 def load(path: Path) -> Settings:

@@ -60,6 +60,8 @@ def agent(
         work = recompose.run(local(document, str(config)), name, container)
     else:
         settings = validated(document, str(config))
+        if settings.kubernetes is not None:
+            raise SettingsError(f"{config}: `kubernetes` is for a server's own file, whose rack is a Rack object")
         work = Agent(settings, settings.domain_server(name), container=container).run()
     try:
         asyncio.run(work)
