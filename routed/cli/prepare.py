@@ -24,7 +24,9 @@ Exit status: 0 prepared, 2 no rack file lists this server, or a file cannot be u
 
 
 def prepare(
-    racks: Annotated[Path, typer.Option(envvar="ROUTED_RACKS", help="A folder of rack files, *.yaml, or with agent.yaml: Racks are objects.")],
+    racks: Annotated[
+        Path, typer.Option(envvar="ROUTED_RACKS", help="A folder of rack files, or of agent.yaml: Racks are objects.")
+    ],
     plugin: Annotated[Path, typer.Option(envvar="ROUTED_PLUGIN", help="The CNI plugin's program.")],
     bin_dir: Annotated[Path, typer.Option(envvar="ROUTED_CNI_BIN_DIR", help="The runtime's folder of plugins.")],
     config: Annotated[
@@ -50,7 +52,7 @@ def prepare(
 
 
 def own_file(folder: Path, server: str) -> tuple[Path, Path]:
-    """Return a server's file, and its `paths.run`: what all servers share where Racks are objects, else its rack file."""
+    """Return a server's file, and its `paths.run`; where Racks are objects, all servers have the same file."""
     shared = folder / LOCAL
     if shared.exists():
         return shared, local(read(shared), str(shared)).paths.run
