@@ -12,7 +12,7 @@ SEED  ?=
 .PHONY: help install system demo test lab chaos containers images lint format bench lock samples clean
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
 $(STAMP): requirements/dev.txt
 	python3 -m venv $(VENV)
@@ -62,6 +62,10 @@ shim: build/routed-cni ## the CNI plugin: a static C program
 build/routed-cni: deploy/cni/shim.c
 	@mkdir -p build
 	$(CC) -std=c11 -Os -static -Wall -Wextra -Werror -o $@ $<
+
+.PHONY: kube-binaries
+kube-binaries: install ## kube-apiserver, kubelet, ... from pinned Go modules, once per release; ONLY="kube-apiserver" for some
+	@$(PY) -m tests.kube.binaries $(ONLY)
 
 .PHONY: matrix
 matrix: system install shim ## every failure and what it costs; ARGS="--write docs/failure-matrix.md" keeps the figures

@@ -8,8 +8,10 @@ packages=(
     openvswitch-switch                          # servers' bridges, ToRs' switching
     frr bird2 gobgpd                            # ToRs and spines; other BGP speakers to compare with
     containerd runc containernetworking-plugins # the runtime that calls the CNI plugin; plugins to compare with
+    etcd-server                                 # behind the API server of tests/kube
     gcc libc6-dev make                          # the CNI plugin is a static C program
     iproute2 iputils-ping iptables ethtool tcpdump procps util-linux
+    openssl                                     # certificates of tests/kube, made at run time
     python3 python3-venv
 )
 if [[ ${1:-} == containers ]]; then

@@ -26,7 +26,7 @@ from ipam.allocate import choose, remaining, shares, surplus, usage
 from ipam.database import Database
 from ipam.errors import AddressRefused, Leaving, LedgerFileError, NotLeaving, Refused
 from ipam.memory import Memory
-from ipam.model import check_pools
+from ipam.model import Holdings, check_pools
 
 if TYPE_CHECKING:
     import os
@@ -173,6 +173,11 @@ class Ledger:
             for number, freed_at in book.freed.items()
         }
         return {address: wait for address, wait in sorted(waits.items(), key=lambda item: item[1]) if wait > 0}
+
+    def holdings(self, now: float) -> Holdings:
+        """Return what no lease source may give back; asked by a writer's thread, it tells of every write before."""
+        used = {address: record.pod for record in self._memory.records.values() for address in record.addresses}
+        return Holdings(used, frozenset(self.cooling(now)))
 
     def outside(self) -> dict[IPAddress, Holder]:
         """Return the addresses in use that would not be handed out today.

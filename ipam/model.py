@@ -139,3 +139,15 @@ class Usage:
     def free(self) -> int:
         """Addresses that can be handed out now."""
         return self.capacity - self.used - self.cooling
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """The addresses that a ledger cannot do without now."""
+
+    used: Mapping[IPAddress, Pod]
+    """Held by an attachment, leaving ones included."""
+    cooling: frozenset[IPAddress] = frozenset()
+
+    def __contains__(self, address: IPAddress) -> bool:
+        return address in self.used or address in self.cooling

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -239,11 +239,16 @@ def load(path: Path) -> Settings:
         raise SettingsError(f"{path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: not YAML: {error}") from error
+    return validated(document, str(path))
+
+
+def validated(document: Any, source: str) -> Settings:
+    """Return a rack file's content, checked; SettingsError names the source and what is wrong with which key."""
     try:
         return Settings.model_validate(document)
     except ValidationError as error:
         problems = "\n".join(f"  {_key(item['loc'])}: {item['msg']}" for item in error.errors())
-        raise SettingsError(f"{path}: {error.error_count()} problem(s)\n{problems}") from error
+        raise SettingsError(f"{source}: {error.error_count()} problem(s)\n{problems}") from error
 
 
 def _key(location: tuple[int | str, ...]) -> str:

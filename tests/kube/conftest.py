@@ -1,0 +1,26 @@
+"""The control plane of the tests: one per run, with the project's own resources installed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.kube.control_plane import ControlPlane
+from tests.kube.installed import install
+
+
+@pytest.fixture(scope="session")
+def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """A control plane without anything of this project's in it."""
+    with ControlPlane(tmp_path_factory.mktemp("kube")) as control:
+        sys.__stderr__.write(f"control plane: ready in {control.started_in_s:.1f} s\n")
+        yield control
+
+
+@pytest.fixture(scope="session")
+def cluster(control_plane: ControlPlane) -> ControlPlane:
+    """The control plane with the project's resources and access rules."""
+    install(control_plane)
+    return control_plane
