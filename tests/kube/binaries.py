@@ -20,7 +20,7 @@ from hashlib import sha256
 from pathlib import Path
 
 MODULE = Path(__file__).with_name("build")
-PROGRAMS = ("kube-apiserver", "kubectl", "kube-controller-manager", "kube-scheduler", "kubelet")
+PROGRAMS = ("kube-apiserver", "kubectl", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy")
 """In the order in which they are wanted."""
 _PROGRESS_S = 30.0
 
