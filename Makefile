@@ -8,6 +8,7 @@ KEEP  ?=
 RUNNER ?= netns
 SECONDS ?= 120
 SEED  ?=
+IMAGE ?= routed:$(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' routed/__init__.py)
 
 .PHONY: help install system demo test lab chaos containers images lint format bench lock samples clean
 
@@ -46,6 +47,14 @@ images: containers install shim ## the nodes' images, for `containerlab deploy`;
 		echo "export DOCKER_HOST=$$host" && \
 		echo "$$(containerlab/fetch.sh) deploy -t containerlab/two-racks.clab.yml"
 
+.PHONY: image
+image: containers install shim ## the agent's image, for deploy/; IMAGE=registry/routed:tag names it, BASE=debian:bookworm-slim builds on that
+	@host=$$(containerlab/docker.sh start) && DOCKER_HOST=$$host BASE=$(BASE) IMAGE=$(IMAGE) containerlab/images/build.sh agent
+
+.PHONY: image-test
+image-test: image ## the DaemonSet's tests with that image
+	@DOCKER_HOST=$$(containerlab/docker.sh start) tests/image.sh $(IMAGE) $(PY) -m pytest tests/lab/test_daemonset.py
+
 lint: install ## ruff, mypy --strict, import-linter
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
@@ -63,13 +72,14 @@ build/routed-cni: deploy/cni/shim.c
 	@mkdir -p build
 	$(CC) -std=c11 -Os -static -Wall -Wextra -Werror -o $@ $<
 
-.PHONY: kube-binaries
-kube-binaries: install ## kube-apiserver, kubelet, ... from pinned Go modules, once per release; ONLY="kube-apiserver" for some
-	@$(PY) -m tests.kube.binaries $(ONLY)
+.PHONY: go-tools
+go-tools: install ## kube-apiserver, kubectl, helm, promtool, ... from pinned Go modules, once per release
+	@$(PY) -m tests.kube.binaries
+	@$(PY) -m tests.deploy.tools
 
-.PHONY: matrix
-matrix: system install shim ## every failure and what it costs; ARGS="--write docs/failure-matrix.md" keeps the figures
-	@$(PY) -m tests.lab.matrix $(ARGS)
+.PHONY: manifests
+manifests: install ## render deploy/kustomize anew from deploy/chart
+	@$(PY) -m tests.deploy.render
 
 bench: system install shim ## ratios to other plugins and BGP speakers; ARGS="--write docs/performance.md" keeps them
 	@$(PY) -m tests.bench $(ARGS)

@@ -64,18 +64,21 @@ class Process:
         return False
 
     def write(self, sections: Iterable[str]) -> None:
-        """Write the configuration, readable by nobody but ExaBGP: passwords are in it in clear."""
+        """Write the configuration, readable by nobody but ExaBGP: passwords are in it in clear.
+
+        ExaBGP reads it as root first, as its user when it reloads, and root may lack CAP_DAC_OVERRIDE: the group is root.
+        """
         relay_command = (self._python, str(Path(relay.__file__).resolve()), str(self.socket))
         new = self.configuration.with_suffix(".new")
         new.unlink(missing_ok=True)
         with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
             file.write(config.render(sections, relay_command))
-        self.own(new)
+        self.own(new, 0o640)
         new.replace(self.configuration)
 
-    def own(self, path: Path) -> None:
-        """Make a file accessible to ExaBGP's user and to nobody else."""
-        path.chmod(0o600)
+    def own(self, path: Path, mode: int) -> None:
+        """Make a file ExaBGP's user's, of root's group; `mode` must leave out all others."""
+        path.chmod(mode)
         shutil.chown(path, self._user)
 
     def spawn(self) -> None:

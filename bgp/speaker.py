@@ -87,7 +87,7 @@ class Speaker:
             self._process.socket,
             limit=LINE_LIMIT,
         )
-        self._process.own(self._process.socket)
+        self._process.own(self._process.socket, 0o600)
         self._task = asyncio.create_task(self._supervise(), name="bgp-speaker")
         self._task.add_done_callback(self._on_end)
 

@@ -51,10 +51,10 @@ class Agent:
             return False
         return status.rpartition(")")[2].split()[0] not in "XZ"
 
-    def ailment(self) -> str | None:
-        """Return why no pod could be attached now, in the agent's words; None when one could (/readyz)."""
+    def ailment(self, page: str = "/readyz") -> str | None:
+        """Return why no pod could be attached now, or what else a page says is wrong; None when nothing is."""
         try:
-            status, text = self._get("/readyz")
+            status, text = self._get(page)
         except (OSError, http.client.HTTPException) as error:
             return f"the agent does not answer: {error}" if self.alive() else "the agent has ended"
         return None if status == http.HTTPStatus.OK else text.strip()

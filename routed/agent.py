@@ -15,12 +15,13 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
 from ipaddress import IPv4Address
+from pathlib import Path
 
 import structlog
 
 from bgp.config import read_password
 from bgp.errors import BgpError, InvalidRouteError
-from bgp.model import Neighbor, SpeakerConfig
+from bgp.model import Neighbor, SessionState, SpeakerConfig
 from bgp.speaker import Speaker
 from ipam.errors import IpamError
 from ipam.leases import EmbeddedLeases, check_shares
@@ -39,6 +40,7 @@ from routed.attach.monitor import Monitor
 from routed.attach.slots import SlotSpace
 from routed.attach.veth import MacvlanWay
 from routed.attach.wires import Wires
+from routed.cni.install import publish
 from routed.cni.queue import DeletionQueue
 from routed.cni.server import AddressInUseError
 from routed.cni.server import Server as CniServer
@@ -67,9 +69,14 @@ _PERMANENT = (InvalidNetns, InvalidName, InterfaceExists, MarkTooLong, InvalidRo
 class Agent:
     """One server's agent."""
 
-    def __init__(self, settings: Settings, server: Server) -> None:
-        """Check what the files say; nothing is opened or changed yet. Raises what `ipam` and `bgp` find wrong."""
-        self._settings, self._server = settings, server
+    def __init__(
+        self, settings: Settings, server: Server, *, cni_conf_dir: Path | None = None, bgp_user: str = "root"
+    ) -> None:
+        """Check what the files say; nothing is opened or changed yet. Raises what `ipam` and `bgp` find wrong.
+
+        `cni_conf_dir` is where runtimes are told of the plugin once pods can be attached; `bgp_user` runs ExaBGP.
+        """
+        self._settings, self._server, self._cni_conf_dir = settings, server, cni_conf_dir
         self._rack = settings.domain_rack()
         self._pools = tuple(Pool(pool.prefix, pool.gateway, pool.reserved) for pool in settings.pools)
         check_shares(self._pools, {name: one.owns for name, one in settings.servers.items()})
@@ -84,7 +91,10 @@ class Agent:
             settings.paths.ovs / "db.sock", settings.bridge.name, settings.bridge.uplink, self._on_bridge_change
         )
         self._speaker = Speaker(
-            speaker_config(settings, self._rack, server), settings.paths.run / "bgp", self._on_session_change
+            speaker_config(settings, self._rack, server),
+            settings.paths.run / "bgp",
+            self._on_session_change,
+            user=bgp_user,
         )
 
     async def run(self) -> None:
@@ -164,6 +174,8 @@ class Agent:
                 tasks.create_task(cni.serve())
                 await cni.ready.wait()
                 self._serving = True
+                if self._cni_conf_dir is not None:
+                    publish(self._cni_conf_dir)
                 gc.freeze()  # what is here stays; looking through it again and again would stop ADDs for tens of ms
                 sys.setswitchinterval(_TURN_S)
                 log.info("agent.serving", server=self._server.name, attachments=len(store.snapshot.attachments))
@@ -275,8 +287,15 @@ class Agent:
             return "the agent is starting: not every plane has been seen, not every pod confirmed yet"
         return views.ailment(store.snapshot, loop)
 
+    def _unheard(self) -> str | None:
+        """Return why no ToR can know of this server's pods, None when one can."""
+        if any(status.state is SessionState.UP for status in self._speaker.neighbors().values()):
+            return None
+        return "no ToR has a BGP session with this server"
+
     def _health(self, store: Store, loop: Loop[Owner]) -> AbstractAsyncContextManager[None]:
         return serve_health(
+            self._settings.metrics.address,
             self._settings.metrics.port,
             metrics=lambda: self._telemetry.render(
                 store.snapshot,
@@ -286,6 +305,7 @@ class Agent:
                 {} if self._steering is None else self._steering.failures,
             ),
             ready=partial(self._ailment, store, loop),
+            started=lambda: self._ailment(store, loop) or self._unheard(),
         )
 
     def _control(self, store: Store, loop: Loop[Owner]) -> AbstractAsyncContextManager[None]:

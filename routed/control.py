@@ -1,13 +1,14 @@
-"""The agent's two doors for people and machines: HTTP on loopback (metrics, health), HTTP on a root-only socket.
+"""The agent's two doors for people and machines: HTTP for metrics and health, HTTP on a root-only socket.
 
-Loopback tells and never changes anything. What names pods or changes something goes through the control socket, which
-only root can open.
+The first one, on loopback unless the rack file says otherwise, tells and never changes anything. What names
+pods or changes something goes through the control socket, which only root can open.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,14 @@ Ailment = Callable[[], str | None]
 
 
 @asynccontextmanager
-async def serve_health(port: int, *, metrics: Callable[[], bytes], ready: Ailment) -> AsyncIterator[None]:
-    """Serve /metrics, /healthz (the loop answers) and /readyz (an ADD could be served) on loopback."""
+async def serve_health(
+    address: IPv4Address | IPv6Address, port: int, *, metrics: Callable[[], bytes], ready: Ailment, started: Ailment
+) -> AsyncIterator[None]:
+    """Serve /metrics, /healthz (the loop answers), /readyz (an ADD could be served) and /startupz (a ToR listens, too).
+
+    The last one is for a rollout, which must stop at the first server whose new agent no ToR understands. Afterwards a
+    lost session is no reason to end anything.
+    """
 
     async def show_metrics(_: web.Request) -> web.Response:
         return web.Response(body=metrics(), headers={"Content-Type": CONTENT_TYPE})
@@ -31,16 +38,18 @@ async def serve_health(port: int, *, metrics: Callable[[], bytes], ready: Ailmen
     async def show_health(_: web.Request) -> web.Response:
         return web.Response(text="ok\n")
 
-    async def show_readiness(_: web.Request) -> web.Response:
-        ailment = ready()
-        return web.Response(text=f"{ailment or 'ok'}\n", status=503 if ailment else 200)
+    def tell(ailment: Ailment) -> Callable[[web.Request], Awaitable[web.Response]]:
+        async def handle(_: web.Request) -> web.Response:
+            found = ailment()
+            return web.Response(text=f"{found or 'ok'}\n", status=503 if found else 200)
+
+        return handle
 
     app = web.Application()
-    app.add_routes(
-        [web.get("/metrics", show_metrics), web.get("/healthz", show_health), web.get("/readyz", show_readiness)]
-    )
+    app.add_routes([web.get("/metrics", show_metrics), web.get("/healthz", show_health)])
+    app.add_routes([web.get("/readyz", tell(ready)), web.get("/startupz", tell(started))])
     async with _running(app) as runner:
-        await web.TCPSite(runner, "127.0.0.1", port).start()
+        await web.TCPSite(runner, str(address), port).start()
         yield
 
 

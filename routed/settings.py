@@ -136,8 +136,10 @@ class PathSettings(_Section):
 
 
 class MetricsSettings(_Section):
-    """The HTTP endpoint on loopback."""
+    """The HTTP endpoint: metrics and health."""
 
+    address: IPAddress = IPv4Address("127.0.0.1")
+    """Where it listens; another one than loopback is for a Prometheus elsewhere."""
     port: Port = 9201
 
 

@@ -1,5 +1,7 @@
 #!/bin/bash
-# Build the images of the nodes, routed-lab/{spine,tor,server}, with the Docker that DOCKER_HOST names (`make images`).
+# Build images with the Docker that DOCKER_HOST names: build.sh [TARGET...]
+#   spine, tor, server   of the nodes, routed-lab/TARGET (`make images`); these three when none is named
+#   agent                of deploy/Dockerfile, IMAGE (`make image`)
 #   BASE    image to build on; without it a Debian 12 is made by debootstrap, once per machine
 #   MIRROR  for debootstrap; without it, its own choice
 # Packages come from the Debian mirrors of the base image, the agent's libraries from the package index of pip, checked
@@ -70,8 +72,13 @@ SOURCE_DATE_EPOCH=315532800 quietly .venv/bin/pip wheel --no-deps --no-build-iso
 rm -r "$context/source"
 cp -r containerlab/images/* build/routed-cni "$context"
 find "$context" -name __pycache__ -prune -exec rm -rf {} +
-for target in spine tor server; do
-    echo "image routed-lab/$target"
+cp deploy/Dockerfile "$context/agent.Dockerfile"
+[ $# -gt 0 ] || set -- spine tor server
+for target; do
+    image=routed-lab/$target file=Dockerfile
+    if [ "$target" = agent ]; then image=$IMAGE file=agent.Dockerfile; fi
+    echo "image $image"
     # The network of this machine: a build needs the package mirrors, and a Docker without a bridge has no other.
-    quietly docker build --network host --build-arg "BASE=$BASE" --target $target --tag routed-lab/$target "$context"
+    quietly docker build --network host --build-arg "BASE=$BASE" --file "$context/$file" --target "$target" \
+        --tag "$image" "$context"
 done

@@ -1,4 +1,8 @@
-"""Kernel settings below /proc/sys/net, of the network namespace that the calling thread is in."""
+"""Kernel settings below /proc/sys/net, of the network namespace that the calling thread is in.
+
+In a container without privileges /proc/sys is read-only. The server's own folder, mounted elsewhere and named by
+ROUTED_SYSCTL, serves as well: its files mean the namespace of whoever opens them, wherever it is mounted.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from pathlib import Path
 
 from routed.attach.errors import KernelError
 
-_ROOT = Path("/proc/sys/net")
+_ROOT = Path(os.environ.get("ROUTED_SYSCTL", "/proc/sys/net"))
 
 
 def read(name: str) -> str | None:

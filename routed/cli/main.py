@@ -6,12 +6,13 @@ import asyncio
 import socket
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from routed import __version__
-from routed.cli import doctor, show, torconfig
+from routed.cli import doctor, prepare, show, torconfig
 from routed.cli.client import AgentUnreachableError, request
 from routed.cli.options import DEFAULT_CONFIG, Config, Server
 from routed.settings import SettingsError, load
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 app.add_typer(show.app, name="show")
 app.command(help=doctor.HELP)(doctor.doctor)
+app.command(help=prepare.HELP)(prepare.prepare)
 app.command("tor-config", help=torconfig.HELP)(torconfig.tor_config)
 
 
@@ -31,6 +33,15 @@ app.command("tor-config", help=torconfig.HELP)(torconfig.tor_config)
 def agent(
     config: Config = DEFAULT_CONFIG,
     server: Server = "",
+    cni_conf_dir: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="ROUTED_CNI_CONF_DIR",
+            help="Write the CNI configuration into this folder once pods can be attached.",
+            show_default="none is written",
+        ),
+    ] = None,
+    bgp_user: Annotated[str, typer.Option(envvar="ROUTED_BGP_USER", help="The user that ExaBGP runs as.")] = "root",
     debug: Annotated[bool, typer.Option(help="Log more.")] = False,
 ) -> None:
     """Run the agent of this server until SIGTERM; pods, flows and routes stay when it ends."""
@@ -40,7 +51,8 @@ def agent(
     configure(debug=debug, readable=sys.stderr.isatty())
     settings = load(config)
     try:
-        asyncio.run(Agent(settings, settings.domain_server(server or socket.gethostname())).run())
+        me = settings.domain_server(server or socket.gethostname())
+        asyncio.run(Agent(settings, me, cni_conf_dir=cni_conf_dir, bgp_user=bgp_user).run())
     except* EXPECTED as errors:
         for error in _leaves(errors):
             typer.echo(f"routed: {error}", err=True)

@@ -92,9 +92,17 @@ class Node:
 
     def metrics(self) -> dict[str, float]:
         """Return samples by name and labels, as the exposition text spells them."""
-        text = self.telemetry.render(self.store.snapshot, self.loop, self.store.usage(), {}, {}).decode()
-        rows = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
+        rows = (line.rpartition(" ") for line in self._exposition() if not line.startswith("#"))
         return {name: float(value) for name, _, value in rows}
+
+    def metric_names(self) -> set[str]:
+        """Return the names of all metrics, those without a sample so far included."""
+        types = (line.split()[2:] for line in self._exposition() if line.startswith("# TYPE"))
+        parts = {"histogram": ("_bucket", "_count", "_sum")}
+        return {name + part for name, kind in types for part in parts.get(kind, ("",))}
+
+    def _exposition(self) -> list[str]:
+        return self.telemetry.render(self.store.snapshot, self.loop, self.store.usage(), {}, {}).decode().splitlines()
 
 
 def key(number: int) -> AttachmentId:

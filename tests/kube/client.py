@@ -71,7 +71,7 @@ class Client:
 
     def patch(self, path: str, body: Any, kind: str = "merge") -> Answer:
         """Change an object; `kind` is merge, json or apply."""
-        query = "?fieldManager=tests&force=true" if kind == "apply" else ""
+        query = ("&" if "?" in path else "?") + "fieldManager=tests&force=true" if kind == "apply" else ""
         return self._ask("PATCH", path + query, body, _PATCHES[kind])
 
     def delete(self, path: str, *, dry_run: bool = False, **preconditions: str) -> Answer:
@@ -80,14 +80,15 @@ class Client:
         options |= {"dryRun": ["All"]} if dry_run else {}  # with a body, the server overlooks what the query says
         return self._ask("DELETE", path, options or None)
 
-    def apply(self, manifest: dict[str, Any]) -> Answer:
-        """Create or change the object of a manifest, by server-side apply."""
+    def apply(self, manifest: dict[str, Any], *, dry_run: bool = False) -> Answer:
+        """Create or change the object of a manifest, by server-side apply; a dry run refuses unknown fields, too."""
         version, name = manifest["apiVersion"], manifest["metadata"]["name"]
         root = f"/apis/{version}" if "/" in version else f"/api/{version}"
         kinds = self.get(root).granted()["resources"]
         kind = next(found for found in kinds if found["kind"] == manifest["kind"] and "/" not in found["name"])
         space = f"/namespaces/{manifest['metadata'].get('namespace', 'default')}" if kind["namespaced"] else ""
-        return self.patch(f"{root}{space}/{kind['name']}/{name}", manifest, "apply")
+        query = "?dryRun=All&fieldValidation=Strict" if dry_run else ""
+        return self.patch(f"{root}{space}/{kind['name']}/{name}{query}", manifest, "apply")
 
     def _ask(
         self,

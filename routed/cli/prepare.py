@@ -1,0 +1,59 @@
+"""`routed prepare`: what an agent in a container needs of its server and cannot do itself."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from routed.cli.options import Server
+from routed.cni.install import install_plugin, replace
+from routed.settings import Settings, SettingsError, load
+
+HELP = """\
+Prepare this server for an agent in a container: its rack file, the slots' namespace, the CNI plugin.
+
+Runs before each agent, in a container that may mount; the agent itself then needs far less. Changes nothing that pods \
+use: the namespace is made only when there is none, the plugin is replaced as a whole.
+
+Exit status: 0 prepared, 2 no rack file lists this server, or a file cannot be used.
+"""
+
+
+def prepare(
+    racks: Annotated[Path, typer.Option(envvar="ROUTED_RACKS", help="A folder of rack files, *.yaml.")],
+    plugin: Annotated[Path, typer.Option(envvar="ROUTED_PLUGIN", help="The CNI plugin's program.")],
+    bin_dir: Annotated[Path, typer.Option(envvar="ROUTED_CNI_BIN_DIR", help="The runtime's folder of plugins.")],
+    config: Annotated[
+        Path, typer.Option("--config", "-c", envvar="ROUTED_CONFIG", help="Where this server's rack file goes to.")
+    ],
+    server: Server = "",
+) -> None:
+    """Choose the rack file, mount the namespace, install the plugin."""
+    from routed.attach.errors import KernelError  # noqa: PLC0415 - other commands need none of it
+    from routed.attach.slots import SlotSpace  # noqa: PLC0415 - see above
+
+    server = server or socket.gethostname()
+    file, settings = own_rack(racks, server)
+    try:
+        replace(config, file.read_bytes(), mode=0o600)
+        SlotSpace(settings.paths.run / "slots").netns()
+        install_plugin(plugin, bin_dir)
+    except KernelError as error:
+        raise SettingsError(f"{error}; this has to run in a privileged container") from error
+    except OSError as error:
+        raise SettingsError(f"{error.filename}: {error.strerror}") from error
+    typer.echo(f"prepared {server} of rack {settings.rack}: {config}, {settings.paths.run / 'slots'}, {bin_dir}")
+
+
+def own_rack(folder: Path, server: str) -> tuple[Path, Settings]:
+    """Return the one rack file of a folder that lists the server; SettingsError when none does, or two do."""
+    files = {file: load(file) for file in sorted(folder.glob("*.yaml"))}
+    found = [(file, settings) for file, settings in files.items() if server in settings.servers]
+    if not found:
+        raise SettingsError(f"server {server!r} is in none of the {len(files)} rack files in {folder}")
+    if len(found) > 1:
+        raise SettingsError(f"server {server!r} is in two rack files: {found[0][0].name}, {found[1][0].name}")
+    return found[0]

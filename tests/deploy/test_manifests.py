@@ -1,0 +1,169 @@
+"""The chart, the kustomize base and the example say the same; options do what they say."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from routed.settings import load
+from tests.deploy.render import CHART, VALUES, helm, kustomize, rendered
+from tests.deploy.tools import TOOLS
+from tests.manifests import DEPLOY, Object, container, parse, pod_spec
+
+pytestmark = pytest.mark.timeout(900)  # the tools may have to be built first
+
+MONITORING = ("--set", "monitoring.serviceMonitor=true,monitoring.rules=true,monitoring.dashboard=true")
+
+
+def named(objects: list[Object]) -> dict[tuple[str, str, str], Object]:
+    found = {(one["kind"], one["metadata"].get("namespace", ""), one["metadata"]["name"]): one for one in objects}
+    assert len(found) == len(objects)
+    return found
+
+
+def daemon_set(*arguments: str | Path) -> Object:
+    (one,) = (one for one in parse(helm(*arguments)) if one["kind"] == "DaemonSet")
+    return one
+
+
+# ---- one source of truth
+
+
+@pytest.mark.parametrize("path", rendered(), ids=lambda path: path.name)
+def test_what_stands_in_the_repository_is_what_the_chart_renders(path: Path) -> None:
+    assert path.read_text() == rendered()[path], "`make manifests` was forgotten"
+
+
+def test_helm_and_kustomize_install_the_same_objects() -> None:
+    objects = named(parse(helm("--include-crds", "--set", "namespace.create=true", *MONITORING)))
+    assert (
+        named(parse(kustomize(DEPLOY / "kustomize/base")) + parse(kustomize(DEPLOY / "kustomize/monitoring")))
+        == objects
+    )
+    assert {kind for kind, _, _ in objects} >= {"DaemonSet", "ServiceMonitor", "PrometheusRule", "ClusterRole"}
+
+
+def test_a_change_of_the_chart_is_noticed(tmp_path: Path) -> None:
+    """Negative control of the two before."""
+    changed = tmp_path / "chart"
+    shutil.copytree(CHART, changed)
+    template = changed / "templates/daemonset.yaml"
+    template.write_text(template.read_text().replace("readOnlyRootFilesystem: true", "readOnlyRootFilesystem: false"))
+    base = named(parse(kustomize(DEPLOY / "kustomize/base")))
+    other = named(parse(helm("--include-crds", "--values", VALUES, chart=changed)))
+    assert {key for key in base if base[key] != other[key]} == {("DaemonSet", "routed", "routed")}
+
+
+def test_resources_and_access_rules_are_those_beside_the_chart() -> None:
+    written = [
+        one
+        for folder in ("crds", "access")
+        for file in (DEPLOY / folder).glob("*.yaml")
+        for one in parse(file.read_text())
+    ]
+    objects = named(parse(kustomize(DEPLOY / "kustomize/base")))
+    assert named(written).items() <= objects.items()
+
+
+def test_helm_finds_nothing_to_say_against_the_chart() -> None:
+    linted = subprocess.run(
+        [TOOLS.program("helm"), "lint", "--strict", CHART], capture_output=True, text=True, check=False
+    )
+    assert linted.returncode == 0, linted.stdout
+
+
+# ---- what must be so
+
+
+def test_the_agent_has_no_privilege_but_its_capabilities() -> None:
+    spec, agent = pod_spec(), container("agent")["securityContext"]
+    assert [key for key in ("hostPID", "hostIPC", "shareProcessNamespace") if key in spec] == []
+    assert agent.keys() == {"allowPrivilegeEscalation", "readOnlyRootFilesystem", "capabilities"}
+    assert (agent["allowPrivilegeEscalation"], agent["readOnlyRootFilesystem"]) == (False, True)
+    assert agent["capabilities"]["drop"] == ["ALL"]
+    assert "DAC_OVERRIDE" not in agent["capabilities"]["add"]
+
+
+def test_only_what_needs_a_mount_on_the_server_is_privileged() -> None:
+    spec = pod_spec()
+    privileged = [
+        one["name"]
+        for one in (*spec["initContainers"], *spec["containers"])
+        if one["securityContext"].get("privileged")
+        or any(mount.get("mountPropagation") == "Bidirectional" for mount in one["volumeMounts"])
+    ]
+    assert privileged == ["prepare"]
+    assert container("prepare")["securityContext"]["readOnlyRootFilesystem"]
+
+
+def test_every_capability_has_its_reason_beside_it() -> None:
+    lines = (CHART / "templates/daemonset.yaml").read_text().splitlines()
+    (start,) = (number for number, line in enumerate(lines) if line.strip() == "add:")
+    listed = [
+        line.strip() for line in lines[start + 1 :] if line.strip().startswith("- ") and line.strip()[2].isupper()
+    ]
+    assert len(listed) == len(container("agent")["securityContext"]["capabilities"]["add"]) + 1  # the optional one
+    assert all(len(line.partition("# ")[2]) > 10 for line in listed)
+
+
+# ---- options
+
+
+def test_racks_become_files_and_a_changed_rack_replaces_the_agents(tmp_path: Path) -> None:
+    rack = yaml.safe_load((DEPLOY.parent / "rack.example.yaml").read_text())
+    values = tmp_path / "values.yaml"
+    pods = []
+    for port in (9201, 9202):
+        rack["metrics"]["port"] = port
+        values.write_text(yaml.safe_dump({"racks": {"r1": rack}}))
+        (config,) = (one for one in parse(helm("--values", values)) if one["kind"] == "ConfigMap")
+        assert config["metadata"]["name"] == "routed-racks"
+        (tmp_path / "r1.yaml").write_text(config["data"]["r1.yaml"])
+        assert load(tmp_path / "r1.yaml").metrics.port == port
+        pods.append(daemon_set("--values", values)["spec"]["template"]["metadata"])
+    assert pods[0] != pods[1]
+
+
+@pytest.mark.parametrize(
+    ("option", "wanted"),
+    [
+        ("image.digest=sha256:12", ["image: routed@sha256:12"]),
+        ("image.repository=example.org/routed,image.tag=7", ["image: example.org/routed:7"]),
+        ("updateStrategy.maxUnavailable=10%", ["maxUnavailable: 10%", "maxSurge: 0"]),
+        ("dacOverride=true", ["- DAC_OVERRIDE"]),
+        ("bgpSecret=md5", ["secretName: md5", "mountPath: /etc/routed/secrets"]),
+        (
+            "hostPaths.cniConf=/var/lib/rancher/k3s/agent/etc/cni/net.d",
+            ["path: /var/lib/rancher/k3s/agent/etc/cni/net.d"],
+        ),
+        ("metrics.port=9999", ["port: 9999"]),
+    ],
+)
+def test_an_option_does_what_it_says(option: str, wanted: list[str]) -> None:
+    (after,) = (yaml.safe_dump(daemon_set("--set", option)),)
+    before = yaml.safe_dump(daemon_set())
+    assert [text for text in wanted if text not in after] == []
+    assert [text for text in wanted if text in before] in ([], ["maxSurge: 0"])
+
+
+# ---- the example
+
+
+def test_the_example_is_an_installation(tmp_path: Path) -> None:
+    objects = parse(kustomize(DEPLOY / "kustomize/example"))
+    (racks,) = (
+        one for one in objects if one["kind"] == "ConfigMap" and one["metadata"]["name"].startswith("routed-racks-")
+    )
+    for name, text in racks["data"].items():
+        (tmp_path / name).write_text(text)
+        assert load(tmp_path / name).servers
+    (daemon,) = (one for one in objects if one["kind"] == "DaemonSet")
+    spec = daemon["spec"]["template"]["spec"]
+    assert {"name": "racks", "configMap": {"name": racks["metadata"]["name"]}} in spec["volumes"]
+    assert {one["image"] for one in (*spec["initContainers"], *spec["containers"])} == {
+        "registry.example.org/routed:0.1.0"
+    }
