@@ -1,0 +1,39 @@
+"""Images of the end-to-end test: made from this machine's files and imported, so that nothing is pulled."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from containerlab.archives import Image
+from containerlab.pods import ROOT, SHIM
+
+BUSYBOX = Path("/bin/busybox")
+"""Debian's static one."""
+APPLETS = ("cat", "httpd", "nc", "nslookup", "sh", "sleep", "wget")
+BORROWED = ("/usr", sys.base_prefix, str(ROOT))
+"""Folders that the agent's image has not got itself: whoever runs it mounts this machine's, at the same place."""
+
+
+def workload() -> Image:
+    """Return the image of the cluster's users: a shell, a web server and a client."""
+    return Image(
+        "localhost/busybox:1",
+        {"bin/busybox": BUSYBOX.read_bytes()},
+        links={f"bin/{name}": "busybox" for name in APPLETS},
+        folders=("bin", "tmp", "www"),
+        env={"PATH": "/bin"},
+    )
+
+
+def agent(name: str) -> Image:
+    """Return an image of the agent without its programs, which are BORROWED: a copy of them takes minutes per server."""
+    programs = f"{Path(sys.executable).parent}:/usr/sbin:/usr/bin"
+    return Image(
+        name,
+        {file.lstrip("/"): Path(file).read_bytes() for file in ("/etc/passwd", "/etc/group", "/etc/ld.so.cache")},
+        links={name: f"usr/{name}" for name in ("bin", "lib", "lib64", "sbin")},
+        folders=("etc", "proc", "sys", "dev", "run", "tmp"),
+        entrypoint=["routed"],
+        env={"PATH": programs, "ROUTED_BGP_USER": "nobody", "ROUTED_PLUGIN": str(SHIM)},
+    )
