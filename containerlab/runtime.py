@@ -87,7 +87,7 @@ class Sandbox:
 
     id: str
     netns: Path
-    """As the runtime named it to the CNI plugin; valid in the runtime's mount namespace."""
+    """What the runtime named to the CNI plugin; valid in the runtime's mount namespace."""
     addresses: tuple[IPv4Address | IPv6Address, ...]
 
 
@@ -188,8 +188,9 @@ class Runtime:
         network = answer.status.network
         addresses = [network.ip, *(each.ip for each in network.additional_ips)]
         namespaces = json.loads(answer.info["info"])["runtimeSpec"]["linux"]["namespaces"]
-        netns = next(each["path"] for each in namespaces if each["type"] == "network")
-        return Sandbox(sandbox_id, Path(netns), tuple(ip_address(each) for each in addresses if each))
+        path = next(each["path"] for each in namespaces if each["type"] == "network")
+        netns = Path(path.removeprefix("/var"))  # /var/run is a link, which would lead out of a node seen from outside
+        return Sandbox(sandbox_id, netns, tuple(ip_address(each) for each in addresses if each))
 
     def stop_pod(self, sandbox_id: str) -> None:
         """Stop a pod and have its network detached (CNI DEL); raises RuntimeFailedError."""

@@ -112,7 +112,8 @@ class Client:
         if self.token is not None:
             headers["Authorization"] = f"Bearer {self.token}"
         sent = None if body is None else json.dumps(body)
-        got = self._pool[0].request(verb, self.url + path, body=sent, headers=headers, retries=False, timeout=_TIMEOUT_S)
+        url = self.url + path
+        got = self._pool[0].request(verb, url, body=sent, headers=headers, retries=False, timeout=_TIMEOUT_S)
         try:
             decoded = json.loads(got.data)
         except ValueError:  # /readyz and the like answer in plain text

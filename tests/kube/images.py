@@ -10,7 +10,7 @@ from containerlab.pods import ROOT, SHIM
 
 BUSYBOX = Path("/bin/busybox")
 """Debian's static one."""
-APPLETS = ("cat", "httpd", "nc", "nslookup", "sh", "sleep", "wget")
+APPLETS = ("cat", "hostname", "httpd", "nc", "nslookup", "sh", "sleep", "wget")
 BORROWED = ("/usr", sys.base_prefix, str(ROOT))
 """Folders that the agent's image has not got itself: whoever runs it mounts this machine's, at the same place."""
 
@@ -32,8 +32,8 @@ def agent(name: str) -> Image:
     return Image(
         name,
         {file.lstrip("/"): Path(file).read_bytes() for file in ("/etc/passwd", "/etc/group", "/etc/ld.so.cache")},
-        links={name: f"usr/{name}" for name in ("bin", "lib", "lib64", "sbin")},
-        folders=("etc", "proc", "sys", "dev", "run", "tmp"),
+        links={"var/run": "/run", **{name: f"usr/{name}" for name in ("bin", "lib", "lib64", "sbin")}},
+        folders=("dev", "etc", "proc", "run", "sys", "tmp", "var"),
         entrypoint=["routed"],
         env={"PATH": programs, "ROUTED_BGP_USER": "nobody", "ROUTED_PLUGIN": str(SHIM)},
     )

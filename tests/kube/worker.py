@@ -20,6 +20,8 @@ from tests.fabric import ADDRESSES
 from tests.kube.binaries import program
 from tests.kube.control_plane import LOST_NODE_S, ControlPlane
 
+PLUGINS = Path("/var/lib/cni/bin")
+"""Instead of /opt/cni/bin, which the lab's servers share with this machine."""
 _GROUPS = Path("/sys/fs/cgroup")
 
 
@@ -30,20 +32,18 @@ class Worker:
         self.lab, self.name = lab, name
         self._control = control
         self._folder = scratch(lab.name) / name
-        self.plugins = self._folder / "bin"
-        """Stands for /opt/cni/bin, which the lab's servers share with this machine."""
         self._daemons: dict[str, subprocess.Popen[Any]] = {}
 
     def boot(self, images: list[Image], *, fresh: bool = True) -> None:
         """Start the runtime, the kubelet and the proxy; not `fresh` after a reboot, with what the disk remembers."""
         node = self.lab.node(self.name)
         node.run(["mount", "--make-rshared", "/"])  # as systemd has it
-        node.path(CONF_DIR).mkdir(parents=True, exist_ok=True)
-        self.plugins.mkdir(parents=True, exist_ok=True)
-        shutil.copy(DEBIAN_PLUGINS / "loopback", self.plugins)
+        for folder in (CONF_DIR, PLUGINS):
+            node.path(folder).mkdir(parents=True, exist_ok=True)
+        shutil.copy(DEBIAN_PLUGINS / "loopback", node.path(PLUGINS))
         entering = ("nsenter", "-t", str(node.pid), "--mount", "--uts", "--ipc", "--net", "--pid")
         self.runtime = Runtime.start(
-            self._folder / RUNTIME, cni_bin=self.plugins, cni_conf=CONF_DIR, prefix=entering, fresh=fresh
+            self._folder / RUNTIME, cni_bin=PLUGINS, cni_conf=CONF_DIR, prefix=entering, fresh=fresh
         )
         if fresh:
             for image in images:
