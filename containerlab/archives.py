@@ -1,4 +1,4 @@
-"""Container images that are made here and imported, never pulled: archives as ``docker save`` writes them, one layer."""
+"""Container images that are made here and imported, not pulled: archives as ``docker save`` writes them, one layer."""
 
 from __future__ import annotations
 

@@ -110,9 +110,7 @@ class Runtime:
         self._directory = directory
         self._prefix = tuple(prefix)
         self._process = process
-        self._channel = grpc.insecure_channel(
-            self.endpoint, options=[("grpc.enable_http_proxy", 0)]
-        )
+        self._channel = grpc.insecure_channel(self.endpoint, options=[("grpc.enable_http_proxy", 0)])
         self._pods = _services.RuntimeServiceStub(self._channel)
         self._images = _services.ImageServiceStub(self._channel)
 
@@ -222,6 +220,12 @@ class Runtime:
         """Kill everything and leave nothing; pods that still run get no DEL, as when a server loses power."""
         self._channel.close()
         clean(self._directory, self._prefix)
+        self._process.wait()
+
+    def power_off(self) -> None:
+        """Lose all that a reboot takes and keep the disk, from which `start` goes on."""
+        self._channel.close()
+        halt(self._directory, self._prefix)
         self._process.wait()
 
     def _call(self, method: Callable[..., Any], request: Any) -> Any:

@@ -148,6 +148,8 @@ class ControlPlane:
             f"--service-account-signing-key-file={self._tokens_key}",
             f"--service-account-issuer={ISSUER}",
             f"--service-cluster-ip-range={SERVICES}",
+            f"--kubelet-client-certificate={self.admin.certificate}",  # for `kubectl logs` and the like
+            f"--kubelet-client-key={self.admin.key}",
             "--authorization-mode=Node,RBAC",
             "--enable-admission-plugins=NodeRestriction",
             "--allow-privileged=true",

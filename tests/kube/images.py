@@ -8,6 +8,9 @@ from pathlib import Path
 from containerlab.archives import Image
 from containerlab.pods import ROOT, SHIM
 
+WORKLOAD = "localhost/busybox:1"
+PORT = 8080
+"""That its web servers listen to."""
 BUSYBOX = Path("/bin/busybox")
 """Debian's static one."""
 APPLETS = ("cat", "hostname", "httpd", "nc", "nslookup", "sh", "sleep", "wget")
@@ -18,7 +21,7 @@ BORROWED = ("/usr", sys.base_prefix, str(ROOT))
 def workload() -> Image:
     """Return the image of the cluster's users: a shell, a web server and a client."""
     return Image(
-        "localhost/busybox:1",
+        WORKLOAD,
         {"bin/busybox": BUSYBOX.read_bytes()},
         links={f"bin/{name}": "busybox" for name in APPLETS},
         folders=("bin", "tmp", "www"),
@@ -27,7 +30,7 @@ def workload() -> Image:
 
 
 def agent(name: str) -> Image:
-    """Return an image of the agent without its programs, which are BORROWED: a copy of them takes minutes per server."""
+    """Return the agent's image but for its programs, which are BORROWED: copying them takes long, server by server."""
     programs = f"{Path(sys.executable).parent}:/usr/sbin:/usr/bin"
     return Image(
         name,

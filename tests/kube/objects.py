@@ -8,16 +8,14 @@ from typing import Any
 import yaml
 
 from tests.kube.control_plane import SERVICES
-from tests.kube.images import BORROWED
+from tests.kube.images import BORROWED, PORT, WORKLOAD
 from tests.kube.worker import PLUGINS
 from tests.manifests import BASE, container, found, parse
 
 Object = dict[str, Any]
 RACKS = Path(__file__).parents[2] / "containerlab" / "racks"
 NAMESPACE = "routed"
-PORT = 8080
 NODE_PORT = 30080
-APP = "web"
 
 
 def installation() -> list[Object]:
@@ -51,30 +49,33 @@ def _racks() -> Object:
     return {**named("v1", "ConfigMap", "routed-racks", namespace=NAMESPACE), "data": files}
 
 
-def deployment(name: str, replicas: int, **pod: Any) -> Object:
-    """Return a Deployment of web servers, each of which answers with its name; `pod` is added to its pods' spec."""
+def deployment(name: str, replicas: int) -> Object:
+    """Return a Deployment of web servers, each of which answers with its name."""
     labels = {"app": name}
-    probe = {"port": PORT}
-    web = {
-        "name": "web",
-        "image": "localhost/busybox:1",
-        "command": ["sh", "-c", f"hostname >/tmp/index.html; exec httpd -f -p {PORT} -h /tmp"],
-        "ports": [{"containerPort": PORT}],
-        "readinessProbe": {"httpGet": {**probe, "path": "/index.html"}, "periodSeconds": 1},
-        "livenessProbe": {"tcpSocket": probe},
-    }
-    spec = {
-        "containers": [web],
-        "automountServiceAccountToken": False,
-        "terminationGracePeriodSeconds": 1,
-        "tolerations": [_patience("not-ready"), _patience("unreachable")],
-        **pod,
-    }
+    spec = {**_web(), "tolerations": [_patience("not-ready"), _patience("unreachable")]}
     template = {"metadata": {"labels": labels}, "spec": spec}
     return {
         **named("apps/v1", "Deployment", name),
         "spec": {"replicas": replicas, "selector": {"matchLabels": labels}, "template": template},
     }
+
+
+def bare_pod(name: str) -> Object:
+    """Return one such web server as a pod of its own."""
+    return {**named("v1", "Pod", name, namespace="default", labels={"app": name}), "spec": _web()}
+
+
+def _web() -> Object:
+    probe = {"port": PORT}
+    server = {
+        "name": "web",
+        "image": WORKLOAD,
+        "command": ["sh", "-c", f"hostname >/tmp/index.html; exec httpd -f -p {PORT} -h /tmp"],
+        "ports": [{"containerPort": PORT}],
+        "readinessProbe": {"httpGet": {**probe, "path": "/index.html"}, "periodSeconds": 1},
+        "livenessProbe": {"tcpSocket": probe},
+    }
+    return {"containers": [server], "automountServiceAccountToken": False, "terminationGracePeriodSeconds": 1}
 
 
 def _patience(ailment: str) -> Object:
@@ -83,9 +84,9 @@ def _patience(ailment: str) -> Object:
     return {"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 5}
 
 
-def service(name: str) -> Object:
+def service(name: str, node_port: int = NODE_PORT) -> Object:
     """Return a Service for a Deployment of that name, which nodes offer at a port of theirs, too."""
-    port = {"port": 80, "targetPort": PORT, "nodePort": NODE_PORT}
+    port = {"port": 80, "targetPort": PORT, "nodePort": node_port}
     return {**named("v1", "Service", name), "spec": {"type": "NodePort", "selector": {"app": name}, "ports": [port]}}
 
 

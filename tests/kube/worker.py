@@ -8,20 +8,27 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from containerlab.archives import Image
 from containerlab.driver import DEBIAN_PLUGINS
+from containerlab.faults import kill, revive
 from containerlab.lab import Lab
 from containerlab.pods import CONF_DIR, RUNTIME, scratch
-from containerlab.runtime import Runtime
+from containerlab.runtime import Runtime, Sandbox
 from tests.fabric import ADDRESSES
 from tests.kube.binaries import program
 from tests.kube.control_plane import LOST_NODE_S, ControlPlane
+from tests.kube.images import PORT
+from tests.kube.web import answer
 
 PLUGINS = Path("/var/lib/cni/bin")
 """Instead of /opt/cni/bin, which the lab's servers share with this machine."""
+MANIFESTS = Path("/etc/kubernetes/manifests")
+"""Pods that the kubelet runs without being told by the API server."""
+STATE = Path("/var/lib/routed")
 _GROUPS = Path("/sys/fs/cgroup")
 
 
@@ -34,11 +41,11 @@ class Worker:
         self._folder = scratch(lab.name) / name
         self._daemons: dict[str, subprocess.Popen[Any]] = {}
 
-    def boot(self, images: list[Image], *, fresh: bool = True) -> None:
+    def boot(self, images: Sequence[Image], *, fresh: bool = True) -> None:
         """Start the runtime, the kubelet and the proxy; not `fresh` after a reboot, with what the disk remembers."""
         node = self.lab.node(self.name)
         node.run(["mount", "--make-rshared", "/"])  # as systemd has it
-        for folder in (CONF_DIR, PLUGINS):
+        for folder in (CONF_DIR, MANIFESTS, PLUGINS):
             node.path(folder).mkdir(parents=True, exist_ok=True)
         shutil.copy(DEBIAN_PLUGINS / "loopback", node.path(PLUGINS))
         entering = ("nsenter", "-t", str(node.pid), "--mount", "--uts", "--ipc", "--net", "--pid")
@@ -76,23 +83,64 @@ class Worker:
                 [program(name), *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
 
-    def stop(self, name: str) -> None:
-        """End the kubelet or the proxy; pods stay."""
-        daemon = self._daemons.pop(name)
-        daemon.terminate()
-        daemon.wait()
+    def sandbox(self, name: str) -> Sandbox:
+        """Return the sandbox of the pod of that name that runs; LookupError when none does."""
+        found = [one.id for one in self.runtime.pods() if one.name == name and one.ready]
+        if not found:
+            raise LookupError(f"{self.name}: {name} does not run")
+        return self.runtime.inspect(found[0])
 
-    def halt(self) -> None:
-        """Notice that the server has lost its power."""
+    def answering(self, name: str) -> Sandbox | None:
+        """Return the sandbox of the pod of that name once its web server answers the node."""
+        try:
+            found = self.sandbox(name)
+        except LookupError:
+            return None
+        said = answer(self.lab.node(self.name).netns_path, str(found.addresses[0]), PORT)
+        return found if said == name else None
+
+    def agent_pid(self) -> int | None:
+        """Return the process id of the agent, as the server counts."""
+        found = self.lab.node(self.name).run(["pgrep", "--full", "routed agent"], check=False).stdout
+        return int(found) if found else None
+
+    def kill_agent(self) -> int:
+        """Kill the agent, with all that is in its container; the kubelet will start it again. Returns who it was."""
+        pid = self.agent_pid()
+        assert pid is not None, "no agent runs"
+        self.lab.node(self.name).run(["kill", "-9", str(pid)])
+        return pid
+
+    def lose_power(self) -> None:
+        """End everything at once; the disk keeps what is on it."""
+        kill(self.lab, self.name)
+        self._end()
+        self.runtime.power_off()
+
+    def reboot(self) -> None:
+        """Come back after `lose_power`, with the disk of before."""
+        state = self._state()
+        revive(self.lab, self.name)
+        self.lab.wait_ready()
+        node = self.lab.node(self.name)
+        subprocess.run(["tar", "-x", "-C", node.path(STATE)], input=state, check=True)
+        self.boot((), fresh=False)
+
+    def _state(self) -> bytes:
+        """Return what the agent keeps on the server's disk, which in a lab is memory."""
+        command = ["tar", "-c", "-C", self.lab.node(self.name).path(STATE), "."]
+        return subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
+
+    def close(self) -> None:
+        """End everything and leave nothing: pods get no DEL."""
+        self._end()
+        self.runtime.close()
+
+    def _end(self) -> None:
         for daemon in self._daemons.values():
             daemon.kill()
             daemon.wait()
         self._daemons.clear()
-
-    def close(self) -> None:
-        """End everything and leave nothing: pods get no DEL."""
-        self.halt()
-        self.runtime.close()
 
     def log(self, name: str, characters: int = 6000) -> str:
         """Return the end of a daemon's log."""
@@ -102,7 +150,11 @@ class Worker:
         return {
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
             "kind": "KubeletConfiguration",
-            "authentication": {"anonymous": {"enabled": False}, "webhook": {"enabled": False}},
+            "authentication": {
+                "anonymous": {"enabled": False},
+                "webhook": {"enabled": False},
+                "x509": {"clientCAFile": str(self._control.authority.certificate)},
+            },
             "authorization": {"mode": "AlwaysAllow"},
             "cgroupDriver": "cgroupfs",
             "cgroupRoot": self.runtime.cgroup,
@@ -119,6 +171,7 @@ class Worker:
             "oomScoreAdj": 0,  # less needs CAP_SYS_RESOURCE
             "registryPullQPS": 0,
             "resolvConf": "",
+            "staticPodPath": str(MANIFESTS),
         }
 
     def _proxy(self, kubeconfig: Path) -> dict[str, Any]:
