@@ -134,7 +134,7 @@ class Cluster:
         addresses = [each["ip"] for pod in pods if "hostNetwork" not in pod["spec"] for each in _addresses(pod)]
         return {str(ip_network(address)) for address in addresses}
 
-    def eventually(self, condition: Callable[[], Any], what: str, timeout_s: float = 40) -> Any:
+    def eventually(self, condition: Callable[[], Any], what: str, timeout_s: float = 120) -> Any:
         """Poll until the condition is true and return what it gave; fail with what kubectl shows otherwise."""
         try:
             return eventually(condition, what, timeout_s)

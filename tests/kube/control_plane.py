@@ -150,6 +150,7 @@ class ControlPlane:
             f"--service-cluster-ip-range={SERVICES}",
             f"--kubelet-client-certificate={self.admin.certificate}",  # for `kubectl logs` and the like
             f"--kubelet-client-key={self.admin.key}",
+            "--kubelet-preferred-address-types=InternalIP",
             "--authorization-mode=Node,RBAC",
             "--enable-admission-plugins=NodeRestriction",
             "--allow-privileged=true",

@@ -63,7 +63,7 @@ def test_no_pod_starts_before_an_agent_serves(cluster: Cluster) -> None:
 def test_thirty_pods_are_on_both_tors_of_their_racks(cluster: Cluster) -> None:
     cluster.admin.apply(deployment("web", PODS)).granted()
     cluster.admin.apply(service("web")).granted()
-    cluster.eventually(lambda: cluster.all_ready("app=web", PODS), "pods that pass their probes", 60)
+    cluster.eventually(lambda: cluster.all_ready("app=web", PODS), "pods that pass their probes")
     cluster.eventually(lambda: cluster.pods("app=early") == [], "no other pod")
     pods = cluster.pods("app=web")
     assert len({pod["status"]["podIP"] for pod in pods}) == PODS
@@ -125,7 +125,7 @@ def test_a_rolling_upgrade_loses_nothing(cluster: Cluster) -> None:
     before = {pod["metadata"]["uid"] for pod in cluster.pods(AGENTS)}
     with Probe(both_ways(pairs)) as probe:
         cluster.admin.patch(DAEMONSET, _annotated("upgrade", "1"), "merge").granted()
-        cluster.eventually(lambda: renewed(cluster, before), "the new agents", 90)
+        cluster.eventually(lambda: renewed(cluster, before), "the new agents")
         assert losses(probe.stop()) == []
     pods = cluster.pods("app=web")
     assert all(map(ready, pods))
@@ -143,7 +143,7 @@ def _annotated(key: str, value: str) -> Object:
 
 def test_a_drained_node_announces_nothing(cluster: Cluster) -> None:
     cluster.kubectl("drain", "s21", "--ignore-daemonsets", "--timeout=60s")
-    cluster.eventually(lambda: cluster.all_ready("app=web", PODS), "all pods elsewhere", 60)
+    cluster.eventually(lambda: cluster.all_ready("app=web", PODS), "all pods elsewhere")
     assert cluster.pods("app=web", "s21") == []
     cluster.await_routes()
     assert cluster.servers["s21"].speaks(), "its agent serves on"
@@ -166,8 +166,8 @@ def test_pods_come_and_go_while_the_api_server_is_down(cluster: Cluster) -> None
         pid = worker.kill_agent()
         worker.runtime.stop_pod(before.id)  # of which nobody tells the kubelet
         manifest.write_text(json.dumps(bare_pod("static")))  # which is how to run a pod without the API server
-        static = eventually(lambda: worker.answering("static-s11"), "a new pod")
-        again = eventually(lambda: worker.answering(pod), "the stopped pod once more")
+        static = eventually(lambda: worker.answering("static-s11"), "a new pod", 90)
+        again = eventually(lambda: worker.answering(pod), "the stopped pod once more", 90)
         assert again.id != before.id
         assert worker.agent_pid() != pid
         assert [worker.sandbox(name) for name in others] == kept
@@ -193,6 +193,6 @@ def test_a_reboot_brings_the_pods_back(cluster: Cluster) -> None:
     worker = cluster.workers["s12"]
     worker.lose_power()
     worker.reboot()
-    cluster.eventually(lambda: cluster.all_ready("app=web", PODS), "all pods", 60)
-    cluster.eventually(lambda: cluster.all_ready(AGENTS, 3), "all agents", 60)
+    cluster.eventually(lambda: cluster.all_ready("app=web", PODS), "all pods")
+    cluster.eventually(lambda: cluster.all_ready(AGENTS, 3), "all agents")
     cluster.await_routes()
