@@ -15,7 +15,7 @@ from ipam.model import check_pools, prefix_set
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ipam.model import IPNetwork, Pool
+    from ipam.model import IPNetwork, Pod, Pool
 
 
 class LeaseSource(Protocol):
@@ -27,6 +27,12 @@ class LeaseSource(Protocol):
         Asked on every allocation, so a lease that arrives counts at once. An address whose lease is taken away stays
         with its holder; a source gives a lease back no sooner than the ledger neither uses nor cools its address.
         """
+
+    async def more(self, pod: Pod) -> bool:
+        """Say that a pod found no free address, and try to get one; returns whether another attempt is worthwhile."""
+
+    def served(self, pod: Pod) -> None:
+        """Say that a pod for which `more` was asked has an address; nothing is kept for it any more."""
 
 
 class EmbeddedLeases:
@@ -49,6 +55,13 @@ class EmbeddedLeases:
     def owned(self) -> tuple[IPNetwork, ...]:
         """Return the share that the rack file names."""
         return self._owned
+
+    async def more(self, _pod: Pod) -> bool:
+        """Return False: the share is all that there is."""
+        return False
+
+    def served(self, pod: Pod) -> None:
+        """Do nothing: nothing was kept."""
 
 
 def check_shares(pools: Sequence[Pool], shares: Mapping[str, Sequence[IPNetwork] | None]) -> None:

@@ -65,7 +65,7 @@ class Ledger:
         """
         check_pools(pools)
         self._pools = tuple(pools)
-        self._leases = leases
+        self.leases = leases
         self._cooldown_s = cooldown_s
         self._remembered = remembered
         self._owned: tuple[IPNetwork, ...] | None = None
@@ -210,7 +210,7 @@ class Ledger:
 
     def _families(self) -> dict[int, tuple[Share, ...]]:
         """Return by IP version what may be handed out, computed anew only when the leases have changed."""
-        owned = self._leases.owned()
+        owned = self.leases.owned()
         if owned != self._owned:
             self._shares, self._owned = shares(self._pools, owned), owned
         return self._shares

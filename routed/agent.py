@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -24,7 +25,6 @@ from bgp.errors import BgpError, InvalidRouteError
 from bgp.model import Neighbor, SessionState, SpeakerConfig
 from bgp.speaker import Speaker
 from ipam.errors import IpamError
-from ipam.leases import EmbeddedLeases, check_shares
 from ipam.ledger import Ledger
 from ipam.model import Pool
 from ovs_flows.errors import OvsError, Unreachable
@@ -49,6 +49,10 @@ from routed.domain.intent import Owner, owners, plan
 from routed.domain.rack import Rack, Server, Uplink
 from routed.domain.sides import Hold
 from routed.domain.workload import AttachmentId
+from routed.kube.errors import KubeError
+from routed.kube.leases import LeaseState
+from routed.leasing import Leasing, leasing
+from routed.leasing import check as check_leases
 from routed.reconcile.loop import Loop
 from routed.settings import Settings
 from routed.steering import Steering
@@ -57,7 +61,7 @@ from routed.telemetry import Telemetry
 from routed.verbs import Verbs
 
 log = structlog.get_logger(__name__)
-EXPECTED = (IpamError, BgpError, OvsError, AddressInUseError, OSError)
+EXPECTED = (KubeError, IpamError, BgpError, OvsError, AddressInUseError, OSError)
 """What ends an agent with one line for the operator; anything else is a bug and shows its traceback."""
 _RETRY_S = 1.0
 _TURN_S = 0.0005
@@ -79,8 +83,8 @@ class Agent:
         self._settings, self._server, self._cni_conf_dir = settings, server, cni_conf_dir
         self._rack = settings.domain_rack()
         self._pools = tuple(Pool(pool.prefix, pool.gateway, pool.reserved) for pool in settings.pools)
-        check_shares(self._pools, {name: one.owns for name, one in settings.servers.items()})
-        self._leases = EmbeddedLeases(self._pools, settings.servers[server.name].owns)
+        check_leases(settings, server.name, self._pools)
+        self._leasing: Leasing | None = None
         self._telemetry = Telemetry()
         self._stopping = asyncio.Event()
         self._bridge_changed = asyncio.Event()
@@ -120,8 +124,11 @@ class Agent:
         async with asyncio.TaskGroup() as connection:
             connection.create_task(self._ovsdb.run())
             async with AsyncExitStack() as stack:
+                node = os.environ.get("NODE_NAME") or self._server.name
+                leases = await stack.enter_async_context(leasing(self._settings, self._server.name, node, self._pools))
+                self._leasing = leases
                 ledger = Ledger(
-                    paths.state / "ledger.db", self._pools, self._leases, cooldown_s=self._settings.ipam.cooldown_s
+                    paths.state / "ledger.db", self._pools, leases.source, cooldown_s=self._settings.ipam.cooldown_s
                 )
                 stack.callback(ledger.close)
                 monitor = await stack.enter_async_context(Monitor())
@@ -140,7 +147,9 @@ class Agent:
                 store.keep_slots(len(await self._ovsdb.ports.observe()))
                 await self._speaker.start()
                 stack.push_async_callback(self._speaker.stop)
-                await self._serve(store, monitor, gateway, ports)
+                async with asyncio.TaskGroup() as leased:
+                    leased.create_task(leases.run(store))
+                    await self._serve(store, monitor, gateway, ports)
 
     async def _serve(self, store: Store, monitor: Monitor, gateway: Gateway, ports: UplinkPorts) -> None:
         """Start the planes and the loop, rebuild what the ledger knows, then open the doors."""
@@ -259,6 +268,8 @@ class Agent:
     def _touch(self, changed: Sequence[Owner]) -> None:
         if self._loop is not None:
             self._loop.touch(*changed)
+        if self._leasing is not None:
+            self._leasing.nudge()
 
     def _looker(self, *planes: str) -> Callable[[], None]:
         def look() -> None:
@@ -293,6 +304,9 @@ class Agent:
             return None
         return "no ToR has a BGP session with this server"
 
+    def _lease_state(self) -> LeaseState | None:
+        return None if self._leasing is None else self._leasing.state()
+
     def _health(self, store: Store, loop: Loop[Owner]) -> AbstractAsyncContextManager[None]:
         return serve_health(
             self._settings.metrics.address,
@@ -303,6 +317,7 @@ class Agent:
                 store.usage(),
                 self._speaker.neighbors(),
                 {} if self._steering is None else self._steering.failures,
+                state=self._lease_state(),
             ),
             ready=partial(self._ailment, store, loop),
             started=lambda: self._ailment(store, loop) or self._unheard(),
@@ -322,7 +337,7 @@ class Agent:
                 "routes": lambda: views.routes(store.snapshot, loop),
                 "flows": lambda: views.flows(store.snapshot, loop),
                 "neighbors": lambda: views.neighbors(store.snapshot, self._speaker.neighbors(), datetime.now(UTC)),
-                "leases": lambda: views.leases(store.usage()),
+                "leases": lambda: views.leases(store.usage(), self._lease_state()),
             },
             drain=drain,
         )

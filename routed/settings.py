@@ -143,6 +143,25 @@ class MetricsSettings(_Section):
     port: Port = 9201
 
 
+class KubernetesSettings(_Section):
+    """Leases of addresses on the Kubernetes API, instead of shares in this file."""
+
+    kubeconfig: Path | None = None
+    """None: the agent runs in a pod, with a service account."""
+    stock_low: int = Field(default=8, ge=0)
+    """With fewer unused leases, this server gets more."""
+    stock_high: int = Field(default=32, ge=0)
+    """With more, it gives some back."""
+    reclaim_after_s: float = Field(default=600.0, ge=60)
+    """How long the Node of a server has to be gone before others may have its addresses."""
+
+    @model_validator(mode="after")
+    def _marks_in_order(self) -> Self:
+        if self.stock_low > self.stock_high:
+            raise ValueError(f"stock_low ({self.stock_low}) must not exceed stock_high ({self.stock_high})")
+        return self
+
+
 class Settings(_Section):
     """A whole rack file."""
 
@@ -163,6 +182,8 @@ class Settings(_Section):
     cni: CniSettings = CniSettings()
     paths: PathSettings = PathSettings()
     metrics: MetricsSettings = MetricsSettings()
+    kubernetes: KubernetesSettings | None = None
+    """None where the servers' shares of the pools stand in this file."""
     fabric: FabricSettings | None = None
     """What `routed tor-config` needs; agents ignore it."""
 
@@ -191,6 +212,8 @@ class Settings(_Section):
     def _check_servers(self) -> None:
         taken = {host.gateway: "the gateway" for host in self.hosts}
         for name, server in self.servers.items():
+            if self.kubernetes is not None and server.owns is not None:
+                raise ValueError(f"servers.{name}.owns: with `kubernetes`, the API server grants leases; remove this")
             for address in server.addresses:
                 if not any(address.version == host.prefix.version and address in host.prefix for host in self.hosts):
                     raise ValueError(f"servers.{name}.addresses: {address} is in no subnet of hosts")

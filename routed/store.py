@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
-from ipam.errors import PoolError
+from ipam.errors import PoolError, PoolExhausted
 from ipam.ledger import Ledger
-from ipam.model import Holder, Pod, Record, Request, Usage
+from ipam.model import Holder, Holdings, Pod, Record, Request, Usage
 from routed.domain.intent import Owner, Standing
 from routed.domain.rack import Rack, Server, Uplink
 from routed.domain.sides import Side
 from routed.domain.snapshot import Place, Snapshot
-from routed.domain.workload import Attachment, AttachmentId, PodRef
+from routed.domain.workload import Attachment, AttachmentId, IPAddress, PodRef
 
 A = TypeVar("A")
 _QUIET_S = 0.5
@@ -107,10 +107,20 @@ class Store:
         )
 
     async def put(self, attachment: AttachmentId, pod: PodRef, netns: str) -> Attachment:
-        """Make an attachment durable and visible; the same one again is the same answer. Raises `ipam` errors."""
+        """Make an attachment durable and visible; the same one again is the same answer. Raises `ipam` errors.
+
+        When no address is free, the lease source is asked for more, once.
+        """
         holder = Holder(attachment.container_id, attachment.ifname)
         request = Request(holder=holder, pod=Pod(pod.namespace, pod.name, pod.uid), netns=netns)
-        return self._adopt(await self._put(request))
+        try:
+            return self._adopt(await self._put(request))
+        except PoolExhausted:
+            if not await self._ledger.leases.more(request.pod):
+                raise
+        record = await self._put(request)
+        self._ledger.leases.served(request.pod)
+        return self._adopt(record)
 
     async def discard(self, attachment: AttachmentId, sequence: int | None = None) -> bool:
         """Let an attachment leave; it stays in the snapshot, as leaving, until forgotten.
@@ -137,6 +147,12 @@ class Store:
         """Return how full each pool is."""
         return self._ledger.usage(self._now())
 
+    async def holdings(self) -> Holdings:
+        """Return which addresses are held or cool down, after every write that was under way."""
+        return await asyncio.get_running_loop().run_in_executor(
+            self._thread, lambda: self._ledger.holdings(self._now())
+        )
+
     def _now(self) -> float:
         """Return seconds since the epoch, as of the start: setting the clock forward must end no cool-down early."""
         return self._epoch + time.monotonic()
@@ -152,6 +168,13 @@ class Store:
         if sides != self.snapshot.place.sides:
             place = replace(self.snapshot.place, sides=sides)
             self._publish(replace(self.snapshot, place=place), Standing.HOST, *self._everybody())
+
+    def set_taken(self, taken: Mapping[IPAddress, str]) -> None:
+        """Take note of the addresses that another server has by now, and which one: who uses them here is cordoned."""
+        if taken != self.snapshot.taken:
+            concerned = taken.keys() ^ self.snapshot.taken.keys()
+            owners = [key for key, one in self._attachments.items() if not concerned.isdisjoint(one.addresses)]
+            self._publish(replace(self.snapshot, taken=MappingProxyType(dict(taken))), *owners)
 
     def keep_slots(self, count: int) -> None:
         """Keep at least this many slots plugged: unplugging is slow, and they will be needed again."""

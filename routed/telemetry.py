@@ -23,6 +23,7 @@ from routed.domain.intent import Owner, steers
 from routed.domain.rack import Tor
 from routed.domain.snapshot import Snapshot
 from routed.domain.workload import AttachmentId, IPAddress
+from routed.kube.leases import LeaseState
 from routed.reconcile.loop import Loop
 
 L = TypeVar("L", bound=tuple[str, ...])
@@ -52,13 +53,15 @@ class Telemetry(Collector):
         """Yield the gauges of the current scrape."""
         return self._gauges
 
-    def render(
+    def render(  # noqa: PLR0913 - a scrape reads all of the agent
         self,
         snapshot: Snapshot,
         loop: Loop[Owner],
         usage: Sequence[Usage],
         neighbors: Mapping[IPAddress, NeighborStatus],
         side_failures: Mapping[str, int],
+        *,
+        state: LeaseState | None = None,
     ) -> bytes:
         """Return the exposition text of everything."""
         self._gauges = [
@@ -66,6 +69,7 @@ class Telemetry(Collector):
             *_attachments(snapshot, loop),
             *_planes(loop),
             *_pools(usage),
+            *_leases(state),
             *_sessions(snapshot.rack.tors, neighbors),
             *_sides(snapshot, side_failures),
             _family(
@@ -79,10 +83,12 @@ class Telemetry(Collector):
 
 
 def attachment_state(snapshot: Snapshot, loop: Loop[Owner], attachment: AttachmentId) -> str:
-    """Return how an attachment is: ready, pending, failing or leaving."""
+    """Return how an attachment is: ready, pending, failing, cordoned or leaving."""
     work = loop.works().get(attachment)
     if snapshot.attachments[attachment].leaving:
         return "leaving"
+    if snapshot.owner_elsewhere(snapshot.attachments[attachment]) is not None:
+        return "cordoned"
     if work is None or (work.error is None and work.reached < work.asked):
         return "pending"
     return "ready" if work.error is None else "failing"
@@ -90,7 +96,7 @@ def attachment_state(snapshot: Snapshot, loop: Loop[Owner], attachment: Attachme
 
 def _attachments(snapshot: Snapshot, loop: Loop[Owner]) -> Iterable[Metric]:
     states = Counter(attachment_state(snapshot, loop, key) for key in snapshot.attachments)
-    values = {(state,): states[state] for state in ("ready", "pending", "failing", "leaving")}
+    values = {(state,): states[state] for state in ("ready", "pending", "failing", "cordoned", "leaving")}
     yield _family("routed_attachments", "Pods' interfaces by state.", ("state",), values)
     yield _family("routed_slots", "Slots kept plugged.", (), {(): snapshot.slots})
 
@@ -114,6 +120,21 @@ def _pools(usage: Sequence[Usage]) -> Iterable[Metric]:
         for state in ("used", "cooling", "free"):
             values[str(pool.prefix), state] = getattr(pool, state)
     yield _family("routed_pool_addresses", "This server's addresses by pool and state.", ("pool", "state"), values)
+
+
+def _leases(state: LeaseState | None) -> Iterable[Metric]:
+    if state is None:
+        return
+    yield _family(
+        "routed_leases_current",
+        "1 while the API server grants leases and learns who uses them; pods start from the stock alone while 0.",
+        (),
+        {(): int(state.reachable)},
+    )
+    idle = {(str(prefix),): count for prefix, count in state.idle.items()}
+    yield _family("routed_rack_idle_addresses", "Addresses of the rack that serve no pod.", ("pool",), idle)
+    taken = {(): len(state.taken)}
+    yield _family("routed_addresses_taken", "Addresses in use here that are another server's by now.", (), taken)
 
 
 def _sessions(tors: Sequence[Tor], neighbors: Mapping[IPAddress, NeighborStatus]) -> Iterable[Metric]:

@@ -74,6 +74,9 @@ class Verbs:
             attachment = self._store.snapshot.attachments.get(request.attachment)
             if attachment is None or attachment.leaving:
                 raise UnknownContainer(f"{request.attachment} is not attached here")
+            owner = self._store.snapshot.owner_elsewhere(attachment)
+            if owner is not None:
+                raise AttachmentDrifted(f"cordoned: server {owner} has the address of {request.attachment} by now")
             if request.config.previous is not None:
                 complaints = differences(request.config.previous, self._result(attachment))
                 if complaints:

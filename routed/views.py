@@ -14,8 +14,9 @@ from routed.domain.intent import Owner, Standing, plan, steers
 from routed.domain.sides import Side
 from routed.domain.snapshot import DRAINED, Snapshot
 from routed.domain.wiring import ofport, wire_name
-from routed.domain.workload import IPAddress
-from routed.reconcile.loop import Loop
+from routed.domain.workload import Attachment, IPAddress
+from routed.kube.leases import LeaseState
+from routed.reconcile.loop import Loop, Work
 from routed.telemetry import attachment_state
 
 Rows = list[dict[str, Any]]
@@ -45,10 +46,17 @@ def attachments(snapshot: Snapshot, loop: Loop[Owner]) -> Rows:
                 "container": key.container_id,
                 "interface": key.ifname,
                 "netns": attachment.netns,
-                "error": str(work.error) if work is not None and work.error is not None else None,
+                "error": _error(snapshot, attachment, work),
             }
         )
     return rows
+
+
+def _error(snapshot: Snapshot, attachment: Attachment, work: Work | None) -> str | None:
+    owner = snapshot.owner_elsewhere(attachment)
+    if owner is not None:
+        return f"cordoned: server {owner} has its address by now; delete the pod"
+    return str(work.error) if work is not None and work.error is not None else None
 
 
 def routes(snapshot: Snapshot, loop: Loop[Owner]) -> Rows:
@@ -118,8 +126,11 @@ def _side(side: Side | None) -> dict[str, Any]:
     return {"member": side.member, "side": side.health.name.lower(), "side_reason": ", ".join(side.reasons) or None}
 
 
-def leases(usage: Sequence[Usage]) -> Rows:
-    """Return one row per pool of the rack: what this server may hand out of it."""
+def leases(usage: Sequence[Usage], state: LeaseState | None = None) -> Rows:
+    """Return one row per pool of the rack: what this server may hand out of it.
+
+    ``rack_idle`` is what no pod of the whole rack uses, where the API server grants leases.
+    """
     return [
         {
             "pool": str(pool.prefix),
@@ -127,6 +138,7 @@ def leases(usage: Sequence[Usage]) -> Rows:
             "used": pool.used,
             "cooling": pool.cooling,
             "free": pool.free,
+            **({} if state is None else {"rack_idle": state.idle.get(pool.prefix)}),
         }
         for pool in usage
     ]

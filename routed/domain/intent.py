@@ -7,7 +7,7 @@ it names the objects that must exist (a value) and those that must not (None). I
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import lru_cache
 from types import MappingProxyType
@@ -74,9 +74,9 @@ def plan(snapshot: Snapshot, owner: Owner) -> Intent:
     if attachment.leaving:
         return _leaving(attachment, snapshot.place)
     grown = _attachment(attachment, snapshot.place)
-    if snapshot.draining:
-        return Intent(grown.wires, grown.ports, grown.links, grown.flows, dict.fromkeys(grown.advertisements))
-    return grown
+    if snapshot.owner_elsewhere(attachment) is not None:
+        return replace(grown, flows=dict.fromkeys(grown.flows), advertisements=dict.fromkeys(grown.advertisements))
+    return replace(grown, advertisements=dict.fromkeys(grown.advertisements)) if snapshot.draining else grown
 
 
 @lru_cache(maxsize=8)

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from routed.domain.rack import Rack, Server, Uplink
 from routed.domain.sides import Side
-from routed.domain.workload import Attachment, AttachmentId
+from routed.domain.workload import Attachment, AttachmentId, IPAddress
 
 DRAINED = "this server is drained: it announces no routes; restart the agent to end that"
 """Why nothing can be attached while `Snapshot.draining`."""
@@ -36,6 +36,13 @@ class Snapshot:
     attachments: Mapping[AttachmentId, Attachment] = field(default_factory=lambda: MappingProxyType({}))
     draining: bool = False
     """The server leaves the fabric: nothing is announced any more, everything else stays."""
+
+    taken: Mapping[IPAddress, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Addresses that another server has by now, and which one; whoever still uses them here is cordoned."""
+
+    def owner_elsewhere(self, attachment: Attachment) -> str | None:
+        """Return which server an address of this attachment belongs to by now, None when all are ours."""
+        return next((self.taken[address] for address in attachment.addresses if address in self.taken), None)
 
     @property
     def rack(self) -> Rack:

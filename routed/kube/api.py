@@ -6,25 +6,19 @@ Kubernetes API concepts: https://kubernetes.io/docs/reference/using-api/api-conc
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import quote
 
-import structlog
+from routed.kube.errors import Expired, failure
 
-from routed.kube.errors import Expired, Malformed, Unreachable, failure
-
-log = structlog.get_logger(__name__)
 Document = Mapping[str, Any]
 """One object as JSON says it."""
 _PAGE = 500
 _WATCH_S = 120
 """How long one watch runs; also how long a connection that died unseen can go unnoticed."""
-_RETRY_S = (0.5, 15.0)
-"""Shortest and longest pause before an API server that does not answer is asked again."""
 
 
 class Transport(Protocol):
@@ -111,43 +105,17 @@ class Api:
         path = _object(resource, name) + (f"/{subresource}" if subresource else "")
         return await self._transport.request("PATCH", path, body=change, content_type="application/merge-patch+json")
 
-    async def follow(
-        self, resource: Resource, *, labels: str = "", fields: str = ""
-    ) -> AsyncIterator[Mapping[str, Document]]:
-        """Yield all chosen objects by name, now and after every change, for ever.
-
-        Goes on through outages and expired watches; what happened meanwhile shows as one change. Refusals other than
-        these are raised.
-        """
-        objects: dict[str, Document] = {}
-        version, pause_s = "", _RETRY_S[0]
-        while True:
-            try:
-                if not version:
-                    listing = await self.list(resource, labels=labels, fields=fields)
-                    objects, version = {_name(item): item for item in listing.items}, listing.version
-                    yield dict(objects)
-                    if pause_s > _RETRY_S[0]:
-                        log.info("kube.reachable", resource=resource.plural)
-                    pause_s = _RETRY_S[0]
-                async with aclosing(self._watch(resource, version, labels, fields)) as changes:
-                    async for kind, item in changes:
-                        version = item["metadata"]["resourceVersion"]
-                        if kind == "BOOKMARK":
-                            continue
-                        if kind == "DELETED":
-                            objects.pop(_name(item), None)
-                        else:
-                            objects[_name(item)] = item
-                        yield dict(objects)
-            except Expired:
-                version = ""
-            except Unreachable as error:
-                if pause_s == _RETRY_S[0]:
-                    log.warning("kube.unreachable", resource=resource.plural, error=str(error))
-                version = ""
-                await asyncio.sleep(pause_s)
-                pause_s = min(pause_s * 2, _RETRY_S[1])
+    async def watch(
+        self, resource: Resource, version: str, *, labels: str = "", fields: str = ""
+    ) -> AsyncGenerator[tuple[str, Document], None]:
+        """Yield what happens after ``version``, as (kind, object), until the watch ends by itself; raises Expired."""
+        wanted = {"watch": 1, "allowWatchBookmarks": "true", "timeoutSeconds": _WATCH_S, "resourceVersion": version}
+        path = resource.root + _query(wanted, labels, fields)
+        async with aclosing(self._transport.stream(path, timeout_s=_WATCH_S + 15)) as events:  # type: ignore[type-var]
+            async for event in events:
+                if event["type"] == "ERROR":
+                    raise failure(event["object"].get("code", 500), event["object"])
+                yield event["type"], event["object"]
 
     async def _pages(self, resource: Resource, labels: str, fields: str) -> Listing:
         items: list[Document] = []
@@ -160,18 +128,6 @@ class Api:
             if not more:
                 return Listing(tuple(items), page["metadata"]["resourceVersion"])
 
-    async def _watch(
-        self, resource: Resource, version: str, labels: str, fields: str
-    ) -> AsyncIterator[tuple[str, Document]]:
-        """Yield what happens after ``version`` until the watch ends by itself."""
-        wanted = {"watch": 1, "allowWatchBookmarks": "true", "timeoutSeconds": _WATCH_S, "resourceVersion": version}
-        path = resource.root + _query(wanted, labels, fields)
-        async with aclosing(self._transport.stream(path, timeout_s=_WATCH_S + 15)) as events:  # type: ignore[type-var]
-            async for event in events:
-                if event["type"] == "ERROR":
-                    raise failure(event["object"].get("code", 500), event["object"])
-                yield event["type"], event["object"]
-
 
 def _object(resource: Resource, name: str) -> str:
     return f"{resource.root}/{quote(name, safe='')}"
@@ -180,10 +136,3 @@ def _object(resource: Resource, name: str) -> str:
 def _query(parameters: Mapping[str, object], labels: str, fields: str) -> str:
     every = {**parameters, "labelSelector": labels, "fieldSelector": fields}
     return "?" + "&".join(f"{key}={quote(str(value), safe='')}" for key, value in every.items() if value != "")
-
-
-def _name(item: Document) -> str:
-    try:
-        return str(item["metadata"]["name"])
-    except KeyError as error:
-        raise Malformed(f"an object without {error}") from error

@@ -7,10 +7,12 @@ generated models.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from random import uniform
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -23,23 +25,31 @@ if TYPE_CHECKING:
     from kubernetes.aio.client import ApiClient
 
 _REQUEST_S = 10.0
-_CONNECTIONS = 40
-"""Requests that are under way at once; claims of one batch go out together."""
+_CONNECTIONS = 8
+"""Requests that are under way at once: a rack of servers that all start together must not flood the API server."""
+_BUSY = 429
+_BUSY_S = 1.0
+_ATTEMPTS = 4
+"""How often a request is made that the API server is too busy for: it then has done nothing with it (RFC 6585 4)."""
 
 
 @asynccontextmanager
 async def connect(kubeconfig: Path | None = None) -> AsyncIterator[Api]:
     """Yield the API server that a kubeconfig names, or that of the cluster which this pod is in; raises NoAccess."""
-    from kubernetes.aio.client import ApiClient, Configuration  # noqa: PLC0415 - see above
-    from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config  # noqa: PLC0415
-
+    try:
+        from kubernetes.aio.client import ApiClient, Configuration  # noqa: PLC0415 - see above
+        from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config  # noqa: PLC0415
+    except ImportError as error:
+        raise NoAccess("the Python package kubernetes is not installed; install routed[kubernetes]") from error
     configuration = Configuration()
     configuration.connection_pool_maxsize = _CONNECTIONS
     try:
         if kubeconfig is None:
-            load_incluster_config(client_configuration=configuration)
+            load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]  # has no types
         else:
-            await load_kube_config(str(kubeconfig), client_configuration=configuration, persist_config=False)
+            await load_kube_config(  # type: ignore[no-untyped-call]  # has no types
+                str(kubeconfig), client_configuration=configuration, persist_config=False
+            )
         client = ApiClient(configuration)
         client.user_agent = f"routed/{__version__}"
     except (ConfigException, OSError, ValueError) as error:
@@ -61,8 +71,12 @@ class _Http:
         """Return the answer's JSON object."""
         timeout = aiohttp.ClientTimeout(total=_REQUEST_S)
         try:
-            answer = await self._send(method, path, timeout, body=body, content_type=content_type)
-            text = await answer.read()
+            for attempt in range(1, _ATTEMPTS + 1):
+                answer = await self._send(method, path, timeout, body=body, content_type=content_type)
+                text = await answer.read()
+                if answer.status != _BUSY or attempt == _ATTEMPTS:
+                    break
+                await asyncio.sleep(_BUSY_S * uniform(0.5, 1.5) * attempt)  # noqa: S311 - spreads servers out
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unreachable(f"{method} {path}: {str(error) or type(error).__name__}") from error
         return _document(answer.status, text)

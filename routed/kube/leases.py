@@ -17,32 +17,33 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address, IPv6Address
 from random import Random
 from typing import Protocol
 
 import structlog
 
-from ipam.allocate import Share, shares
 from ipam.model import Holdings, IPAddress, IPNetwork, Pod, Pool
 from routed.domain.workload import host_network
 from routed.kube.addresses import Lease
 from routed.kube.cache import Cache
-from routed.kube.errors import KubeError, NoNode
+from routed.kube.errors import Expired, KubeError, NoNode, Refused
 from routed.kube.registry import Registry
-from routed.kube.stock import Asks, Marks, change, draw
+from routed.kube.stock import Asks, Marks, change
+from routed.kube.view import View
 
 log = structlog.get_logger(__name__)
 _PACE_S = 0.1
 """Least time between two passes: what happens meanwhile goes into one."""
+_PATIENCE_S = 10.0
+"""How long an ADD waits for the API server."""
 _RETRY_S = (1.0, 15.0)
-"""Shortest and longest pause after a pass that failed, and between looks while an address is missing."""
+"""Shortest and longest pause after a pass that failed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class LeaseState:
     """How the leases are, for people and metrics."""
 
     reachable: bool = False
@@ -50,7 +51,7 @@ class Standing:
     servers: int = 1
     """How many have leases in this rack, this one included."""
     idle: Mapping[IPNetwork, int] = field(default_factory=dict)
-    """By pool: addresses of the rack that serve no pod, leased or not, as of the last look."""
+    """By pool: addresses of the rack that serve no pod, leased or not."""
     taken: Mapping[IPAddress, str] = field(default_factory=dict)
     """Addresses in use here whose lease is another server's, and that server."""
 
@@ -75,45 +76,56 @@ class KubeLeases:
         pools: Sequence[Pool],
         *,
         marks: Marks = Marks(),  # noqa: B008 - frozen
-        look_s: float = 60.0,
+        look_s: float = 300.0,
         rng: Random,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare; nothing is asked or read yet. ``look_s`` is the time between two looks at the rack's leases."""
         self._registry, self._cache = registry, cache
         self._marks, self._look_s, self._rng, self._clock = marks, look_s, rng, clock
-        self._families = _families(pools)
-        self.standing = Standing()
+        self._view = View(pools, registry.node)
+        self._asks = Asks()
         self._node_uid = ""
         self._mine: dict[IPAddress, Lease] = {}
-        self._others: dict[IPAddress, Lease | None] = {}
-        """As of the last look, plus what was found taken since; None for what could not be read."""
         self._owned: tuple[IPNetwork, ...] = ()
+        self._taken: Mapping[IPAddress, str] = {}
+        self._reachable = False
         self._look_at = 0.0
-        self._short_s = _RETRY_S[0]
-        self._asks = Asks()
+        self._version = ""
+        """What the last look saw, for whoever listens to what comes after."""
+        self._looked, self._wake = asyncio.Event(), asyncio.Event()
         self._waiting: list[asyncio.Future[None]] = []
-        self._wake = asyncio.Event()
 
     def owned(self) -> tuple[IPNetwork, ...]:
         """Return the leased addresses as prefixes of one address each; from any thread."""
         return self._owned
 
+    def state(self) -> LeaseState:
+        """Return how the leases are."""
+        return LeaseState(self._reachable, self._view.servers, self._view.idle(), self._taken)
+
     def nudge(self) -> None:
         """Say that the ledger has changed; soon the stock follows and the API server learns who uses what."""
         self._wake.set()
 
-    async def more(self, pod: Pod) -> None:
+    async def more(self, pod: Pod) -> bool:
         """Say that a pod found no free address, and wait until something was done about it, or until it cannot be.
 
-        Worth another attempt afterwards. Returns at once while the API server does not answer.
+        Returns at once while the API server does not answer. Another attempt is always worthwhile.
         """
         self._asks.add(pod, self._clock())
         self._wake.set()
-        if self.standing.reachable:
+        if self._reachable:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(waiter)
-            await waiter
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_PATIENCE_S):
+                    await waiter
+        return True
+
+    def served(self, pod: Pod) -> None:
+        """Say that a pod that asked has an address; nothing is kept for it any more."""
+        self._asks.drop(pod)
 
     async def start(self) -> None:
         """Take up the leases of earlier runs: what the API server says or, while it is away, what the file says.
@@ -127,10 +139,15 @@ class KubeLeases:
         except KubeError as error:
             log.warning("leases.unconfirmed", leases=len(cached), error=str(error))
         else:
-            self.standing = replace(self.standing, reachable=True)
+            self._reachable = True
 
     async def run(self, tenant: Tenant) -> None:
         """Keep the stock for ever."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._keep(tenant))
+            group.create_task(self._listen())
+
+    async def _keep(self, tenant: Tenant) -> None:
         pause_s = _RETRY_S[0]
         while True:
             self._wake.clear()
@@ -139,14 +156,14 @@ class KubeLeases:
             except (KubeError, OSError) as error:
                 if pause_s == _RETRY_S[0]:
                     log.warning("leases.stuck", error=str(error), leases=len(self._owned))
-                self.standing = replace(self.standing, reachable=False)
+                self._reachable = False
                 self._look_at = 0.0  # what was asked for may have happened or not
                 await asyncio.sleep(pause_s * self._rng.uniform(0.5, 1))
                 pause_s = min(pause_s * 2, _RETRY_S[1])
                 continue
             if pause_s > _RETRY_S[0]:
                 log.info("leases.well", leases=len(self._owned))
-            self.standing, pause_s = replace(self.standing, reachable=True), _RETRY_S[0]
+            self._reachable, pause_s = True, _RETRY_S[0]
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(self._look_at - self._clock(), 0)):
                     await self._wake.wait()
@@ -159,6 +176,7 @@ class KubeLeases:
             if self._clock() >= self._look_at:
                 await self._look()
             held = await tenant.holdings()
+            self._view.count_used(held.used.keys())
             self._asks.review(frozenset(held.used.values()), self._clock())
             await self._keep_used(held, tenant)
             surplus = await self._balance(held)
@@ -177,80 +195,89 @@ class KubeLeases:
         if uid is None:
             raise NoNode(f"this server's Node {self._registry.node} is not registered")
         self._node_uid = uid
-        found = await self._registry.everything()
-        here = {address: lease for address, lease in found.items() if lease.node == self._registry.node}
+        found, self._version = await self._registry.everything()
+        self._looked.set()
+        here = self._view.reset(found)
         if lost := self._mine.keys() - here.keys():
             log.warning("leases.lost", addresses=sorted(map(str, lost)))
         kept = {address: here[address] for address in self._mine.keys() & here.keys() if here[address].node_uid == uid}
-        self._others = {address: lease for address, lease in found.items() if address not in here}
-        self.standing = replace(
-            self.standing,
-            servers=len({lease.node for lease in found.values()} | {self._registry.node}),
-            idle=self._idle([address for address, lease in found.items() if lease.pod is not None]),
-        )
         self._look_at = self._clock() + self._look_s * self._rng.uniform(0.5, 1)
         await self._own(kept)
         await self._win([self._registry.confirm(lease, uid) for address, lease in here.items() if address not in kept])
 
-    def _idle(self, used: Sequence[IPAddress]) -> dict[IPNetwork, int]:
-        return {
-            share.prefix: share.capacity - sum(address.version == version and int(address) in share for address in used)
-            for version, family in self._families.items()
-            for share in family
-        }
+    async def _listen(self) -> None:
+        """Hear of the other servers' claims as they happen; all of it hints, so whatever fails ends in another look."""
+        while True:
+            await self._looked.wait()
+            self._looked.clear()
+            try:
+                async with aclosing(self._registry.changes(self._version)) as changes:
+                    async for lease, exists in changes:
+                        self._hear(lease, exists=exists)
+            except Expired:
+                pass  # what was heard last is too long ago
+            except KubeError as error:
+                log.warning("leases.deaf", error=str(error))
+                await asyncio.sleep(_RETRY_S[1] * self._rng.uniform(0.5, 1))
+            self._look_at = 0.0
+            self._wake.set()
+
+    def _hear(self, lease: Lease, *, exists: bool) -> None:
+        """Take note of a lease that has changed; wake up when that matters here."""
+        if lease.node == self._registry.node:
+            mine = self._mine.get(lease.address)
+            if not exists and mine is not None and mine.uid == lease.uid:
+                self._look_at = 0.0
+                self._wake.set()
+            return
+        before = self._view.marks(lease.address.version, self._marks)
+        self._view.hear(lease, exists=exists)
+        if (self._asks and not exists) or self._view.marks(lease.address.version, self._marks) != before:
+            self._wake.set()
 
     # ---- claiming
 
     async def _balance(self, held: Holdings) -> list[IPAddress]:
         """Claim what the stock lacks; return what it has too much of, and what no pool contains any more."""
-        surplus = [address for address in self._mine if address not in held and not self._covers(address)]
-        short = False
-        for version, family in self._families.items():
-            stock = [address for address in self._mine if address.version == version]
-            stock = [address for address in stock if address not in held and self._covers(address)]
-            idle = sum(self.standing.idle.get(share.prefix, 0) for share in family)
-            wanted = change(len(stock), self._marks.shared(idle, self.standing.servers), len(self._asks))
-            if wanted > 0:
-                short |= await self._grow(version, wanted) < wanted
+        unused = [address for address in self._mine if address not in held]
+        surplus = [address for address in unused if self._view.pool(address) is None]
+        for version in self._view.families:
+            stock = [one for one in unused if one.version == version and self._view.pool(one) is not None]
+            wanted = change(len(stock), self._view.marks(version, self._marks), len(self._asks))
+            await self._grow(version, wanted)
             surplus += self._rng.sample(stock, max(-wanted, 0))
-        if short:  # somebody may give something back soon
-            self._look_at = min(self._look_at, self._clock() + self._short_s * self._rng.uniform(0.5, 1))
-        self._short_s = min(self._short_s * 2, _RETRY_S[1]) if short else _RETRY_S[0]
         return surplus
 
-    async def _grow(self, version: int, count: int) -> int:
-        """Claim addresses of one family, as many as can be had; returns how many."""
-        family, before = self._families[version], len(self._mine)
-        while (missing := count - (len(self._mine) - before)) > 0:
-            known = {int(address) for address in (*self._mine, *self._others) if address.version == version}
-            capacity = sum(share.capacity for share in family)
-            free = capacity - sum(any(number in share for share in family) for number in known)
-            numbers = draw(family, known, free, missing, self._rng)
-            if not numbers:
+    async def _grow(self, version: int, count: int) -> None:
+        """Claim so many addresses of one family, or as many as can be had."""
+        goal = len(self._mine) + count
+        while (missing := goal - len(self._mine)) > 0:
+            drawn = self._view.draw(version, self._mine, missing, self._rng)
+            if not drawn:
                 break
-            await self._claim([_address(version, number) for number in numbers])
-        return len(self._mine) - before
+            await self._claim(drawn)
 
     async def _claim(self, wanted: Sequence[IPAddress]) -> None:
         """Create the objects of these addresses at once, and own those that we got."""
         await self._win([self._registry.claim(address, self._node_uid) for address in wanted])
         for address in wanted:
             if address not in self._mine:
-                self._others[address] = None
+                self._view.learn(address, None)
 
     async def _keep_used(self, held: Holdings, tenant: Tenant) -> None:
         """Claim what is used here without a lease (older than the leases, or lost); tell of what is another's."""
+        others = self._view.others
         missing = [address for address in (*held.used, *held.cooling) if address not in self._mine]
-        await self._claim([address for address in missing if address not in self._others])
+        await self._claim([address for address in missing if address not in others])
         for address in missing:
-            if address in self._others and self._others[address] is None:
+            if address in others and others[address] is None:
                 await self._identify(address)
-        owners = {address: self._others.get(address) for address in held.used if address not in self._mine}
+        owners = {address: others.get(address) for address in held.used if address not in self._mine}
         taken = {address: lease.node for address, lease in owners.items() if lease is not None}
-        if taken != self.standing.taken:
-            for address in taken.keys() - self.standing.taken.keys():
-                log.error("lease.taken", address=str(address), owner=taken[address], pod=str(held.used[address]))
-            self.standing = replace(self.standing, taken=taken)
+        if taken != self._taken:
+            for address in taken.keys() - self._taken.keys():
+                log.error("lease.taken", address=str(address), owner=taken[address], pod=held.used[address].name)
+            self._taken = taken
             tenant.set_taken(taken)
 
     async def _identify(self, address: IPAddress) -> None:
@@ -259,14 +286,13 @@ class KubeLeases:
         if lease is not None and lease.node == self._registry.node:
             await self._win([self._registry.confirm(lease, self._node_uid)])
         elif lease is not None:
-            self._others[address] = lease
+            self._view.learn(address, lease)
 
     async def _win(self, requests: Sequence[Awaitable[Lease | None]]) -> None:
         """Own what these requests bring, durably; then raise what went wrong, if anything did."""
         answers = await _all(requests)
         won = {answer.address: answer for answer in answers if isinstance(answer, Lease)}
-        for address in won:
-            self._others.pop(address, None)
+        self._view.won(won)
         await self._own(self._mine | won)
         _raise_first(answers)
 
@@ -290,36 +316,30 @@ class KubeLeases:
     # ---- telling who uses what
 
     async def _say_who(self, held: Holdings) -> None:
-        """Write to each object which pod uses its address; of no consequence to leases."""
+        """Write to each object which pod uses its address; of no consequence to leases, so a refusal is let be."""
         wrong = [lease for lease in self._mine.values() if lease.pod != held.used.get(lease.address)]
         answers = await _all([self._registry.say(lease, held.used.get(lease.address)) for lease in wrong])
-        self._mine |= {answer.address: answer for answer in answers if isinstance(answer, Lease)}
+        for lease, answer in zip(wrong, answers, strict=True):
+            if isinstance(answer, Refused):
+                log.warning("lease.unsaid", address=str(lease.address), error=str(answer))
+                answer = replace(lease, pod=held.used.get(lease.address))  # noqa: PLW2901 - not again before a look
+            if isinstance(answer, Lease):
+                self._mine[lease.address] = answer
         if None in answers:
             self._look_at = 0.0
-        _raise_first(answers)
+        _raise_first(answer for answer in answers if not isinstance(answer, Refused))
 
     # ---- what memory says
 
-    def _covers(self, address: IPAddress) -> bool:
-        return any(int(address) in share for share in self._families.get(address.version, ()))
-
     async def _own(self, leases: Mapping[IPAddress, Lease]) -> None:
         """Write what is ours from now on, then count on it."""
-        if leases.keys() != self._cache.stored:
+        if frozenset(leases) != self._cache.stored:
             await asyncio.to_thread(self._cache.save, frozenset(leases))
         self._publish(leases)
 
     def _publish(self, leases: Mapping[IPAddress, Lease]) -> None:
         self._mine = dict(leases)
         self._owned = tuple(host_network(address) for address in leases)
-
-
-def _families(pools: Sequence[Pool]) -> dict[int, tuple[Share, ...]]:
-    return shares(pools, [pool.prefix for pool in pools])
-
-
-def _address(version: int, number: int) -> IPAddress:
-    return IPv4Address(number) if version == 4 else IPv6Address(number)
 
 
 async def _all(requests: Iterable[Awaitable[object]]) -> list[object]:

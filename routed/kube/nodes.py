@@ -80,8 +80,8 @@ class Surroundings:
             self._recall()
         if self.site is None:
             log.warning("site.unknown", node=self._here.node, trouble=self._trouble or "the API server does not answer")
-        await self._found.wait()
-        assert self.site is not None  # noqa: S101 - for the type checker: it was found
+        while self.site is None:
+            await self._found.wait()
         return self.site
 
     async def run(self) -> None:

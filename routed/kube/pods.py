@@ -103,15 +103,19 @@ class Pods:
         Raises Malformed for an annotation that makes no sense.
         """
         try:
-            async with asyncio.timeout(patience_s), self._changed:
-                await self._changed.wait_for(lambda: self._pods is not None and pod.uid in self._pods)
+            async with asyncio.timeout(patience_s):
+                return wishes(await self._appears(pod.uid))
         except TimeoutError:
             if self._pods is not None and "-" in pod.uid:  # a static pod's UID is a hash, without hyphens
                 raise PodUnknown(f"the API server has not told of pod {pod} ({pod.uid}) yet") from None
             log.info("pod.unknown", pod=str(pod), uid=pod.uid)
             return Wishes()
-        assert self._pods is not None  # noqa: S101 - for the type checker: it was just found there
-        return wishes(self._pods[pod.uid])
+
+    async def _appears(self, uid: str) -> Document:
+        async with self._changed:
+            while self._pods is None or uid not in self._pods:
+                await self._changed.wait()
+            return self._pods[uid]
 
     async def sweep(self) -> None:
         """Look once for attachments without a pod; raises KubeError, and then nothing has changed."""

@@ -65,7 +65,8 @@ class Reclaim:
         with the square of the rack. Raises KubeError.
         """
         owners: dict[Owner, list[Lease]] = {}
-        for lease in (await self._registry.everything()).values():
+        leases, _ = await self._registry.everything()
+        for lease in leases.values():
             if lease.node and lease.node_uid and lease.node != self._registry.node:
                 owners.setdefault((lease.node, lease.node_uid), []).append(lease)
         self._missed = {owner: miss for owner, miss in self._missed.items() if owner in owners}

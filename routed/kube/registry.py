@@ -5,8 +5,9 @@ Every method may raise KubeError; where an answer is None, the object is not our
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import suppress
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing, suppress
 from random import Random
 
 import structlog
@@ -14,10 +15,12 @@ import structlog
 from ipam.model import IPAddress, Pod
 from routed.kube import addresses
 from routed.kube.addresses import CONFIRMED, RACK_LABEL, Lease
-from routed.kube.api import ADDRESSES, NODES, Api
+from routed.kube.api import ADDRESSES, NODES, Api, Document
 from routed.kube.errors import AlreadyExists, Conflict, Malformed, NotFound
 
 log = structlog.get_logger(__name__)
+_PACE_S = 0.1
+"""Between two watches, for what lies between us and the API server may end them at once."""
 
 
 class Registry:
@@ -25,6 +28,7 @@ class Registry:
 
     def __init__(self, api: Api, rack: str, node: str, rng: Random) -> None:
         self._api, self._rack, self.node, self._rng = api, rack, node, rng
+        self._ours = f"{RACK_LABEL}={rack}"
 
     async def uid_of(self, node: str) -> str | None:
         """Return the UID of a Node, None when there is no such Node."""
@@ -33,18 +37,22 @@ class Registry:
         except NotFound:
             return None
 
-    async def everything(self) -> Mapping[IPAddress, Lease]:
-        """Return all leases of the rack; an object that makes no sense is left out and told of."""
-        listing = await self._api.list(ADDRESSES, labels=f"{RACK_LABEL}={self._rack}")
-        found: dict[IPAddress, Lease] = {}
-        for item in listing.items:
-            try:
-                lease = addresses.read(item)
-            except Malformed as error:
-                log.warning("lease.malformed", error=str(error))
-                continue
-            found[lease.address] = lease
-        return found
+    async def everything(self) -> tuple[Mapping[IPAddress, Lease], str]:
+        """Return all leases of the rack, and the version after which `changes` goes on."""
+        listing = await self._api.list(ADDRESSES, labels=self._ours)
+        leases = filter(None, map(_sensible, listing.items))
+        return {lease.address: lease for lease in leases}, listing.version
+
+    async def changes(self, version: str) -> AsyncGenerator[tuple[Lease, bool], None]:
+        """Yield leases of the rack as they change, each with whether it still exists, until a KubeError ends that."""
+        while True:  # a watch ends after a while, and goes on where it was
+            async with aclosing(self._api.watch(ADDRESSES, version, labels=self._ours)) as events:
+                async for kind, item in events:
+                    version = item["metadata"]["resourceVersion"]
+                    lease = _sensible(item) if kind != "BOOKMARK" else None
+                    if lease is not None:
+                        yield lease, kind != "DELETED"
+            await asyncio.sleep(_PACE_S)
 
     async def find(self, address: IPAddress) -> Lease | None:
         """Return the lease of one address, whoever has it."""
@@ -87,4 +95,13 @@ class Registry:
             written = await self._api.patch(ADDRESSES, lease.name, addresses.usage(pod), subresource="status")
             said = addresses.read(written)
             return said if said.uid == lease.uid else None
+        return None
+
+
+def _sensible(item: Document) -> Lease | None:
+    """Return what an object says; None, and a warning, for one that makes no sense."""
+    try:
+        return addresses.read(item)
+    except Malformed as error:
+        log.warning("lease.malformed", error=str(error))
         return None

@@ -53,6 +53,10 @@ class Asks:
         """Note that a pod found no address; the same one may ask again."""
         self._until[pod] = now + ASK_S
 
+    def drop(self, pod: Pod) -> None:
+        """Note that a pod has an address."""
+        self._until.pop(pod, None)
+
     def review(self, served: Collection[Pod], now: float) -> None:
         """Drop those who have an address by now, and those who waited too long."""
         self._until = {pod: until for pod, until in self._until.items() if pod not in served and until > now}

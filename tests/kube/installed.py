@@ -20,6 +20,13 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 NAMESPACE = ACCOUNT = "routed"
 RACKS, ADDRESSES = (f"/apis/routed.dev/v1alpha1/{plural}" for plural in ("racks", "addresses"))
 NODES = "/api/v1/nodes"
+BINDING = {
+    "apiVersion": "rbac.authorization.k8s.io/v1",
+    "kind": "ClusterRoleBinding",
+    "metadata": {"name": ACCOUNT},
+    "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "routed"},
+    "subjects": [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": NAMESPACE}],
+}
 _SEEN_S = 30.0
 _POLL_S = 0.1
 
@@ -38,12 +45,7 @@ def install(control: ControlPlane) -> None:
         admin.apply(manifest).granted()
     account = _named("v1", "ServiceAccount", ACCOUNT)
     admin.post(f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts", account).granted()
-    binding = {
-        **_named("rbac.authorization.k8s.io/v1", "ClusterRoleBinding", "routed"),
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "routed"},
-        "subjects": [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": NAMESPACE}],
-    }
-    admin.apply(binding).granted()
+    admin.apply(BINDING).granted()
     for path in (RACKS, ADDRESSES):
         eventually(lambda path=path: admin.get(path), lambda answer: answer.ok)
     agent = agent_of(control, "first")

@@ -125,7 +125,9 @@ class Servant:
             return self.try_add(pod)
         except PoolExhausted:
             await self.leases.more(pod)
-            return self.try_add(pod)
+            record = self.try_add(pod)
+            self.leases.served(pod)
+            return record
 
     async def insist(self, within_s: float = 60.0) -> Record:
         """Give a new pod an address as kubelet does: again and again."""

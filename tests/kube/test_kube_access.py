@@ -205,3 +205,33 @@ def test_without_the_role_an_agent_may_do_none_of_it(cluster: ControlPlane, path
     stranger = cluster.client_for("somebody")
     answer = stranger.patch(path, {"status": {}}) if path.endswith("/status") else stranger.get(path)
     assert answer.status == 403
+
+
+def test_an_agent_s_rights_are_what_the_role_says_and_nothing_else(agent: Client) -> None:
+    (role,) = (manifest for manifest in manifests("access") if manifest["kind"] == "ClusterRole")
+    said = {
+        (group, resource, verb)
+        for rule in role["rules"]
+        for group, resource, verb in itertools.product(rule["apiGroups"], rule["resources"], rule["verbs"])
+    }
+    others = {
+        ("", name) for name in ("nodes/status", "pods/status", "pods/eviction", "secrets", "configmaps", "events")
+    }
+    others |= {("", "serviceaccounts/token"), ("coordination.k8s.io", "leases"), ("routed.dev", "racks/scale")}
+    others |= {("apiextensions.k8s.io", "customresourcedefinitions"), ("rbac.authorization.k8s.io", "clusterroles")}
+    others |= {("admissionregistration.k8s.io", "validatingadmissionpolicybindings")}
+    asked = {(group, resource) for group, resource, _ in said} | others
+    verbs = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
+    assert {(*what, verb) for what in asked for verb in verbs if _may(agent, *what, verb)} == said
+
+
+def _may(user: Client, group: str, resource: str, verb: str) -> bool:
+    plural, _, subresource = resource.partition("/")
+    attributes = {"group": group, "resource": plural, "subresource": subresource, "verb": verb}
+    review = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectAccessReview",
+        "spec": {"resourceAttributes": {"namespace": "shop", **attributes}},
+    }
+    answer = user.post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review).granted()
+    return bool(answer["status"]["allowed"])

@@ -31,6 +31,15 @@ _NUMBERS = itertools.count()
 
 @pytest.fixture
 def namespace(cluster: ControlPlane) -> str:
+    return _new_namespace(cluster)
+
+
+@pytest.fixture
+def other_namespace(cluster: ControlPlane) -> str:
+    return _new_namespace(cluster)
+
+
+def _new_namespace(cluster: ControlPlane) -> str:
     name = f"shop-{next(_NUMBERS)}"
     made = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
     cluster.admin.post("/api/v1/namespaces", made).granted()
@@ -117,6 +126,16 @@ async def test_a_pod_of_the_same_name_is_not_the_same_pod(cluster: ControlPlane,
         assert await pods.wishes(second, patience_s=30) == Wishes()
         with pytest.raises(PodUnknown):
             await pods.wishes(first, patience_s=0)
+
+
+async def test_pods_of_the_same_name_in_two_namespaces_are_two(
+    cluster: ControlPlane, namespace: str, other_namespace: str, api: Api
+) -> None:
+    one = start(cluster, namespace, "web-0", **{IP: "10.101.0.7"})
+    two = start(cluster, other_namespace, "web-0", **{IP: "10.101.0.8"})
+    async with Server(api).running() as pods:
+        found = [await pods.wishes(pod, patience_s=2) for pod in (one, two)]
+    assert [one.addresses for one in found] == [(ip_address("10.101.0.7"),), (ip_address("10.101.0.8"),)]
 
 
 async def test_a_static_pod_needs_no_object(cluster: ControlPlane, namespace: str, api: Api) -> None:

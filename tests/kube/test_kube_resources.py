@@ -38,6 +38,11 @@ def _edited(edit: Edit) -> dict[str, Any]:
         (lambda s: s["hosts"][1].update(prefix="10.2.0.0/24", gateway="10.2.0.1"), "at most one subnet per family"),
         (lambda s: s["hosts"][0].update(prefix="10.101.0.0/16", gateway="10.101.9.1"), "a pool overlaps a subnet"),
         (lambda s: s["hosts"][0].update(gateway="10.2.0.1"), "the gateway must be inside the prefix"),
+        (
+            lambda s: s["hosts"][0].update(gateway="10.1"),
+            'spec.hosts[0].gateway: Invalid value: "10.1": must be one IPv4',
+        ),
+        (lambda s: s["hosts"][0].update(prefix="10.1.0.1/24"), "must be a prefix without host bits"),
         (lambda s: s["pools"][0].update(gateway="10.101.1.1"), "the gateway must be inside the prefix"),
         (lambda s: s["pools"][0].update(gateway="10.101.0.0"), "the gateway must not be the network address"),
         (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
@@ -13,12 +13,28 @@ from typing import Any
 
 import pytest
 
+from routed.kube.api import RACKS as RACK_OBJECTS
 from routed.kube.api import Api
 from routed.kube.client import connect
+from routed.kube.following import followed
 from routed.kube.nodes import Here, Site, Surroundings
 from routed.kube.occupancy import RackStatus
 from tests.kube.control_plane import ControlPlane
-from tests.kube.installed import ADDRESSES, NODES, RACKS, add_node, address, agent_of, api_of, clear, rack, until
+from tests.kube.installed import (
+    ACCOUNT,
+    ADDRESSES,
+    BINDING,
+    NODES,
+    RACKS,
+    add_node,
+    address,
+    agent_of,
+    api_of,
+    clear,
+    eventually,
+    rack,
+    until,
+)
 
 NODE = "site-1"
 LOCAL = {"bridge": {"members": ["etha", "ethb"]}}
@@ -69,6 +85,15 @@ def put_rack(cluster: ControlPlane, name: str = "r1", **spec: Any) -> dict[str, 
     return cluster.admin.apply(made).granted()
 
 
+@contextmanager
+def without_rights(cluster: ControlPlane) -> Iterator[None]:
+    cluster.admin.delete(f"/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/{ACCOUNT}").granted()
+    try:
+        yield
+    finally:
+        cluster.admin.apply(BINDING).granted()
+
+
 async def test_a_server_finds_its_place_and_follows_what_is_edited(cluster: ControlPlane, tmp_path: Path) -> None:
     async with (
         api_of(cluster, agent_of(cluster, NODE), tmp_path) as api,
@@ -95,6 +120,26 @@ async def test_a_server_finds_its_place_and_follows_what_is_edited(cluster: Cont
         ).granted()
         await until(lambda: len(watched.sites) == 3)  # the blue one made no difference
         assert watched.sites[2].settings.rack == "r2"
+
+
+async def test_a_node_that_registers_anew_is_another_one(cluster: ControlPlane, tmp_path: Path) -> None:
+    put_rack(cluster)
+    async with (
+        api_of(cluster, agent_of(cluster, NODE), tmp_path) as api,
+        watching(api, tmp_path) as watched,
+    ):
+        first = await watched.surroundings.first(patience_s=30)
+        before = cluster.admin.get(f"{NODES}/{NODE}").granted()["metadata"]
+        cluster.admin.delete(f"{NODES}/{NODE}").granted()
+        await until(lambda: watched.troubles == ["Node site-1 does not exist"])
+        assert watched.surroundings.site == first  # whoever deleted it may have been wrong
+        add_node(cluster, NODE, **before["labels"])
+        said = {"metadata": {"annotations": before["annotations"]}}
+        cluster.admin.patch(f"{NODES}/{NODE}", said).granted()
+        await until(lambda: len(watched.sites) == 2)
+        await until(lambda: watched.troubles[-1] is None)
+        assert watched.sites[1].settings == first.settings
+        assert watched.sites[1].node_uid != first.node_uid
 
 
 @pytest.mark.parametrize(
@@ -186,3 +231,36 @@ async def test_a_status_written_on_an_old_view_of_the_rack_is_given_up(cluster: 
         async with watching(api, tmp_path) as watched:
             await watched.surroundings.first(patience_s=30)
         assert await writer(api, watched).write()
+
+
+async def test_rights_that_come_later_are_used(cluster: ControlPlane, tmp_path: Path) -> None:
+    put_rack(cluster)
+    agent = agent_of(cluster, NODE)
+    with without_rights(cluster):
+        eventually(lambda: agent.get(RACKS), lambda answer: answer.status == 403)
+        async with api_of(cluster, agent, tmp_path) as api:
+            looks = followed(api, RACK_OBJECTS, again_s=(0.1, 0.1))
+            first = asyncio.create_task(anext(looks))
+            await asyncio.wait([first], timeout=0.5)
+            assert not first.done()
+            cluster.admin.apply(BINDING).granted()
+            assert [found["metadata"]["name"] for found in await first] == ["r1"]
+            await looks.aclose()
+
+
+async def test_an_api_server_that_was_away_is_followed_again(cluster: ControlPlane, tmp_path: Path) -> None:
+    put_rack(cluster)
+    async with (
+        api_of(cluster, agent_of(cluster, NODE), tmp_path) as api,
+        watching(api, tmp_path) as watched,
+    ):
+        first = await watched.surroundings.first(patience_s=30)
+        cluster.stop()
+        try:
+            assert watched.surroundings.site == first
+        finally:
+            cluster.start()
+            await asyncio.to_thread(cluster.wait_ready)
+        put_rack(cluster, vlan=7)
+        await until(lambda: watched.sites[-1].settings.vlan == 7)
+        assert watched.troubles == []

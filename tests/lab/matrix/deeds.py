@@ -218,6 +218,18 @@ def _installed(folder: Path) -> Path:
 # ---- the gateway
 
 
+_NEW_MAC = """
+four=$(ip route show dev gw proto bgp) six=$(ip -6 route show dev gw proto bgp)
+ovs-vsctl set bridge gw other_config:hwaddr='"'$1'"'
+echo "$four" | sed '/./!d; s/.*/route replace & dev gw proto bgp/' | ip -batch -
+echo "$six" | sed '/./!d; s/ pref medium//; s/.*/route replace & dev gw proto bgp/' | ip -6 -batch -
+"""
+"""Open vSwitch takes the interface down for it, the kernel drops the routes behind it, FRR 8.4 does not notice.
+
+A switch keeps its routes.
+"""
+
+
 def change_gateway(mac: str, *, tell: bool) -> Deed:
     """Give both ToRs' gateway another MAC address, as after a replacement; say so by gratuitous ARP and ND, or not."""
 
@@ -226,9 +238,7 @@ def change_gateway(mac: str, *, tell: bool) -> Deed:
             node = site.lab.node(tor)
             for key in ("ipv4.conf.gw.arp_notify", "ipv6.conf.gw.ndisc_notify"):
                 node.run(["sysctl", "-q", f"net.{key}={int(tell)}"])
-            # Not by Open vSwitch: that takes the interface down and up for it, the kernel drops the routes behind it,
-            # and FRR 8.4 does not notice. A switch keeps its routes.
-            node.run(["ip", "link", "set", "gw", "address", mac])
+            node.run(["sh", "-ec", _NEW_MAC, "sh", mac])
 
     return deed
 

@@ -76,7 +76,8 @@ def brief(row: Row) -> str:
 
 
 def _control(control: Control, event: Event, site: Site, say: Say) -> Row:
-    with _put_right(control.undo, site), control.scene(site) as directions:
+    # What the deed broke is mended first: the scene ends with an agent that needs its sessions.
+    with control.scene(site) as directions, _put_right(control.undo, site):
         site.rest()
         control.prepare(site)
         row = measure(control.step, site, directions, event.name)

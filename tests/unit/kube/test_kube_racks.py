@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from routed.agent import Agent
 from routed.kube.errors import Malformed, NoRack
 from routed.kube.racks import check, own_rack, pools_of, selects, server_addresses, settings_of
 from routed.settings import SettingsError, load
@@ -44,6 +45,11 @@ def test_a_rack_object_says_what_the_rack_file_says() -> None:
     assert found.servers["s11"].owns is None  # leases say which addresses are whose
     assert (found.bgp, found.steering, found.ipam, found.bridge) == (file.bgp, file.steering, file.ipam, file.bridge)
     assert [pool.prefix for pool in pools_of(found)] == [pool.prefix for pool in file.pools]
+
+
+def test_an_agent_can_be_composed_of_it() -> None:
+    found = settings_of(rack(), node("10.1.0.11", "fd00:1::11"), LOCAL)
+    assert Agent(found, found.domain_server("s11"))
 
 
 def test_the_password_is_where_the_secret_is_mounted(tmp_path: Path) -> None:

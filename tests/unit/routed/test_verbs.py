@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ipam.errors import PoolExhausted
+from routed import views
 from routed.attach.errors import InvalidNetns
 from routed.cni.errors import TryAgainLater, Unavailable, UnknownContainer
 from routed.cni.protocol import Command, GcRequest, Request
@@ -197,3 +198,25 @@ async def test_status_tells_why_nothing_can_be_attached(tmp_path: Path) -> None:
         node.store.drain()
         with pytest.raises(Unavailable, match=DRAINED):
             await node.verbs.status(status)
+
+
+async def test_a_pod_whose_address_another_server_has_is_cordoned(tmp_path: Path) -> None:
+    async with Node(tmp_path).running() as node:
+        await node.verbs.add(ADD)
+        await node.verbs.add(call(Command.ADD, 2))
+        (address,) = node.store.snapshot.attachments[key(1)].addresses
+        node.store.set_taken({address: "s99"})
+        await node.until(lambda: len(node.planes["advertisements"].held) == 2)
+        assert {row["state"] for row in views.attachments(node.store.snapshot, node.loop)} == {"cordoned", "ready"}
+        assert "s99" in views.attachments(node.store.snapshot, node.loop)[0]["error"]
+        assert node.metrics()['routed_attachments{state="cordoned"}'] == 1
+        with pytest.raises(AttachmentDrifted, match="s99"):
+            await node.verbs.check(CHECK)
+        await node.verbs.check(call(Command.CHECK, 2))
+        assert set(node.planes["links"].held) == {key(1), key(2)}, "it is cut off, not taken apart"
+        node.store.set_taken({})
+        await node.until(lambda: len(node.planes["advertisements"].held) == 4)
+        await node.verbs.check(CHECK)
+        node.store.set_taken({address: "s99"})
+        await node.verbs.delete(DEL)
+        assert set(node.planes["links"].held) == {key(2)}
