@@ -66,7 +66,7 @@ class Process:
     def write(self, sections: Iterable[str]) -> None:
         """Write the configuration, readable by nobody but ExaBGP: passwords are in it in clear.
 
-        ExaBGP reads it as root first, as its user when it reloads, and root may lack CAP_DAC_OVERRIDE: the group is root.
+        ExaBGP reads it as root first, as its user when it reloads. Its group is root, which may lack CAP_DAC_OVERRIDE.
         """
         relay_command = (self._python, str(Path(relay.__file__).resolve()), str(self.socket))
         new = self.configuration.with_suffix(".new")

@@ -83,8 +83,7 @@ class DaemonPod:
         """Stands for /opt/cni/bin, which the lab's servers share with this machine."""
         self._sources = {one["name"]: one["hostPath"]["path"] for one in pod_spec()["volumes"] if "hostPath" in one}
         self._sources |= {"racks": str(racks), "cni-bin": str(self.plugins)}
-        for folder in (*self._sources.values(), LOG.parent):
-            node.path(folder).mkdir(parents=True, exist_ok=True)
+        node.path(LOG.parent).mkdir(parents=True, exist_ok=True)
         node.run(["mount", "--make-rshared", "/run"])  # as systemd has it
 
     def prepare(self) -> str:
@@ -172,6 +171,7 @@ class DaemonPod:
         for mount in one["volumeMounts"]:
             flags = ["rbind", "ro" if mount.get("readOnly") else "rw", _PROPAGATION[mount.get("mountPropagation")]]
             source = self._sources[mount["name"]]
+            self.node.path(source).mkdir(parents=True, exist_ok=True)
             yield {"destination": mount["mountPath"], "type": "bind", "source": source, "options": flags}
 
 

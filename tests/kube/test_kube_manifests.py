@@ -17,7 +17,7 @@ from tests.manifests import BASE, MONITORING, Object, found, parse
 
 OPERATOR = "github.com/prometheus-operator/prometheus-operator@v0.85.0"
 OPERATOR_SUM = "h1:M5xLCLEoaW2IJfnuCwFzzpL+jSVQu3KGT84Pye+fW8s="
-ALL_OPTIONS = "dacOverride=true,bgpSecret=md5,imagePullSecrets[0].name=pull,affinity.nodeAffinity=null"
+ALL_OPTIONS = "dacOverride=true,bgpSecret=md5,imagePullSecrets[0].name=pull"
 
 
 @pytest.fixture(scope="module")

@@ -63,8 +63,8 @@ async def test_the_right_password_comes_up_and_the_wrong_one_does_not(rack: Rack
         await eventually(lambda: len(rack.tors[0].rib()) == len(ROUTES), "its routes have arrived")
         assert _states(speaker)[1] is SessionState.DOWN
         assert not rack.tors[1].rib()
-        mode = (rack.run_dir / "speaker" / "exabgp.conf").stat().st_mode
-        assert mode & 0o077 == 0, "the password is in this file"
+        file = (rack.run_dir / "speaker" / "exabgp.conf").stat()
+        assert (file.st_mode & 0o037, file.st_gid) == (0, 0), "the password is in this file"
 
 
 async def test_a_corrected_password_reaches_a_running_exabgp_without_touching_the_other_session(rack: Rack) -> None:

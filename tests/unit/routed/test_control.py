@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
+from ipaddress import IPv4Address
 from pathlib import Path
 
+import aiohttp
 import pytest
 import yaml
 
 from bgp.errors import UnavailableError
 from routed.cli.client import AgentUnreachableError, request
-from routed.control import serve_control
+from routed.control import serve_control, serve_health
 
 EXAMPLE = Path(__file__).parents[3] / "rack.example.yaml"
 
@@ -70,3 +73,32 @@ async def test_an_agent_that_hangs_up_is_one_line(rack: Path) -> None:
 def test_no_agent_is_one_line(rack: Path) -> None:
     with pytest.raises(AgentUnreachableError, match="is `routed agent` running"):
         request("GET", "leases", rack)
+
+
+# ---- health
+
+
+async def test_readiness_and_a_start_are_asked_apart() -> None:
+    ailments = {"/readyz": "no bridge", "/startupz": "no ToR"}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    async with (
+        serve_health(
+            IPv4Address("127.0.0.1"),
+            port,
+            metrics=lambda: b"routed_build_info 1\n",
+            ready=lambda: ailments.get("/readyz"),
+            started=lambda: ailments.get("/startupz"),
+        ),
+        aiohttp.ClientSession(f"http://127.0.0.1:{port}") as client,
+    ):
+        for page in ("/readyz", "/startupz"):
+            async with client.get(page) as answer:
+                assert (answer.status, await answer.text()) == (503, f"{ailments.pop(page)}\n")
+            async with client.get(page) as answer:
+                assert (answer.status, await answer.text()) == (200, "ok\n")
+        async with client.get("/healthz") as answer:
+            assert answer.status == 200
+        async with client.get("/metrics") as answer:
+            assert await answer.text() == "routed_build_info 1\n"
