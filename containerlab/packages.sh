@@ -9,8 +9,9 @@ packages=(
     frr bird2 gobgpd                            # ToRs and spines; other BGP speakers to compare with
     containerd runc containernetworking-plugins # the runtime that calls the CNI plugin; plugins to compare with
     etcd-server                                 # behind the API server of tests/kube
+    busybox-static                              # what runs in the pods of tests/kube
     gcc libc6-dev make                          # the CNI plugin is a static C program
-    iproute2 iputils-ping iptables ethtool tcpdump procps util-linux
+    iproute2 iputils-ping iptables nftables ethtool tcpdump procps util-linux
     openssl                                     # certificates of tests/kube, made at run time
     python3 python3-venv
 )

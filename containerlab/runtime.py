@@ -6,27 +6,27 @@ Holds pods without containers, which is all that a network needs. Source: Contai
 
 A runtime lives where its ``prefix`` puts it: ``("nsenter", "--net=/run/...")`` for a plain network namespace,
 ``("nsenter", "-t", pid, "-n", "-m", ...)`` for a node of the fabric. The directory must be the same one inside and
-outside, its path short (it holds a Unix socket), and loopback must be up inside.
+outside, its path short (it holds a Unix socket), and loopback must be up inside. With ``--mount`` in the prefix, pods'
+namespaces are in /run/netns as usual; else they are in the directory.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
 import signal
 import subprocess
-import tarfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from hashlib import sha256
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
+
+from containerlab.archives import Image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -60,7 +60,7 @@ address = "{directory}/containerd.sock"
 sandbox_image = "{image}"
 disable_apparmor = true
 restrict_oom_score_adj = true # lowering it needs CAP_SYS_RESOURCE
-netns_mounts_under_state_dir = true
+netns_mounts_under_state_dir = {netns_in_state}
 
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "{cni_bin}"
@@ -87,7 +87,7 @@ class Sandbox:
 
     id: str
     netns: Path
-    """As the runtime named it to the CNI plugin; valid in the runtime's mount namespace."""
+    """What the runtime named to the CNI plugin; valid in the runtime's mount namespace."""
     addresses: tuple[IPv4Address | IPv6Address, ...]
 
 
@@ -110,23 +110,38 @@ class Runtime:
         self._directory = directory
         self._prefix = tuple(prefix)
         self._process = process
-        self._channel = grpc.insecure_channel(
-            f"unix:{directory}/containerd.sock", options=[("grpc.enable_http_proxy", 0)]
-        )
+        self._channel = grpc.insecure_channel(self.endpoint, options=[("grpc.enable_http_proxy", 0)])
         self._pods = _services.RuntimeServiceStub(self._channel)
         self._images = _services.ImageServiceStub(self._channel)
 
     @classmethod
-    def start(cls, directory: Path, *, cni_bin: Path, cni_conf: Path, prefix: Sequence[str] = ()) -> Runtime:
+    def start(
+        cls,
+        directory: Path,
+        *,
+        cni_bin: Path,
+        cni_conf: Path,
+        prefix: Sequence[str] = (),
+        fresh: bool = True,
+    ) -> Runtime:
         """Start containerd in ``directory``, after cleaning what an earlier run left there; return when it serves.
 
         ``cni_bin`` holds the plugins, ``loopback`` among them; ``cni_conf`` the network configuration, of which the
-        first file by name counts and which is watched. Raises RuntimeFailedError.
+        first file by name counts and which is watched. Without ``fresh`` it starts as after a reboot: it remembers its
+        images and pods, of which none runs. Raises RuntimeFailedError.
         """
-        clean(directory, prefix)
-        directory.mkdir(parents=True)
+        (clean if fresh else halt)(directory, prefix)
+        directory.mkdir(parents=True, exist_ok=True)
         config = directory / "config.toml"
-        config.write_text(_CONFIG.format(directory=directory, image=_PAUSE_IMAGE, cni_bin=cni_bin, cni_conf=cni_conf))
+        config.write_text(
+            _CONFIG.format(
+                directory=directory,
+                image=_PAUSE_IMAGE,
+                cni_bin=cni_bin,
+                cni_conf=cni_conf,
+                netns_in_state="false" if "--mount" in prefix else "true",
+            )
+        )
         with (directory / "containerd.log").open("wb") as log:
             process = subprocess.Popen(
                 [*prefix, "containerd", "--config", str(config)],
@@ -138,16 +153,28 @@ class Runtime:
         runtime = cls(directory, prefix, process)
         try:
             runtime._wait_until_serving()
-            runtime._import_pause_image()
+            if fresh:
+                pause = {"pause": _build_pause(directory)}
+                runtime.import_image(Image(_PAUSE_IMAGE, pause, entrypoint=["/pause"]))
         except BaseException:
             runtime.close()
             raise
         return runtime
 
+    @property
+    def endpoint(self) -> str:
+        """Where it serves the CRI."""
+        return f"unix://{self._directory}/containerd.sock"
+
+    @property
+    def cgroup(self) -> str:
+        """The control group that all pods have to be in; it ends with the runtime."""
+        return f"/{_cgroup(self._directory)}"
+
     def run_pod(self, namespace: str, name: str, uid: str) -> Sandbox:
         """Start a pod and have its network attached (CNI ADD); raises RuntimeFailedError with the plugin's words."""
         metadata = _messages.PodSandboxMetadata(name=name, uid=uid, namespace=namespace)
-        linux = _messages.LinuxPodSandboxConfig(cgroup_parent=f"/{_cgroup(self._directory)}")
+        linux = _messages.LinuxPodSandboxConfig(cgroup_parent=self.cgroup)
         config = _messages.PodSandboxConfig(metadata=metadata, hostname=name, linux=linux)
         sandbox_id = self._call(self._pods.RunPodSandbox, _messages.RunPodSandboxRequest(config=config)).pod_sandbox_id
         return self.inspect(sandbox_id)
@@ -159,8 +186,9 @@ class Runtime:
         network = answer.status.network
         addresses = [network.ip, *(each.ip for each in network.additional_ips)]
         namespaces = json.loads(answer.info["info"])["runtimeSpec"]["linux"]["namespaces"]
-        netns = next(each["path"] for each in namespaces if each["type"] == "network")
-        return Sandbox(sandbox_id, Path(netns), tuple(ip_address(each) for each in addresses if each))
+        path = next(each["path"] for each in namespaces if each["type"] == "network")
+        netns = Path(path.removeprefix("/var"))  # /var/run is a link, which would lead out of a node seen from outside
+        return Sandbox(sandbox_id, netns, tuple(ip_address(each) for each in addresses if each))
 
     def stop_pod(self, sandbox_id: str) -> None:
         """Stop a pod and have its network detached (CNI DEL); raises RuntimeFailedError."""
@@ -194,6 +222,12 @@ class Runtime:
         clean(self._directory, self._prefix)
         self._process.wait()
 
+    def power_off(self) -> None:
+        """Lose all that a reboot takes and keep the disk, from which `start` goes on."""
+        self._channel.close()
+        halt(self._directory, self._prefix)
+        self._process.wait()
+
     def _call(self, method: Callable[..., Any], request: Any) -> Any:
         try:
             return method(request, timeout=_CALL_TIMEOUT_S)
@@ -207,28 +241,34 @@ class Runtime:
             log = (self._directory / "containerd.log").read_text(errors="replace")
             raise RuntimeFailedError(f"containerd does not serve: {log[-2000:]}") from error
 
-    def _import_pause_image(self) -> None:
-        archive = self._directory / "pause.tar"
-        archive.write_bytes(_image_archive(_build_pause(self._directory)))
+    def import_image(self, image: Image) -> None:
+        """Take in an image, so that pods can use it; RuntimeFailedError."""
         ctr = ("ctr", "--address", f"{self._directory}/containerd.sock", "--namespace", "k8s.io")
         imported = subprocess.run(
-            [*self._prefix, *ctr, "images", "import", "--snapshotter", "native", str(archive)],
+            [*self._prefix, *ctr, "images", "import", "--snapshotter", "native", "-"],
+            input=image.archive(),
             capture_output=True,
-            text=True,
             check=False,
         )
         if imported.returncode:
-            raise RuntimeFailedError(f"pause image: {imported.stderr}")
-        request = _messages.ImageStatusRequest(image=_messages.ImageSpec(image=_PAUSE_IMAGE))
+            raise RuntimeFailedError(f"{image.name}: {imported.stderr.decode(errors='replace')}")
+        request = _messages.ImageStatusRequest(image=_messages.ImageSpec(image=image.name))
         deadline = time.monotonic() + _START_TIMEOUT_S
         while not self._call(self._images.ImageStatus, request).HasField("image"):  # the CRI learns of it by an event
             if time.monotonic() > deadline:
-                raise RuntimeFailedError("containerd imported the pause image, its CRI plugin does not see it")
+                raise RuntimeFailedError(f"containerd imported {image.name}, its CRI plugin does not see it")
             time.sleep(_POLL_S)
 
 
 def clean(directory: Path, prefix: Sequence[str] = ()) -> None:
     """Remove all that a runtime in ``directory`` left: processes, mounts, cgroups, sockets, files. Safe at any time."""
+    halt(directory, prefix)
+    if directory.exists():
+        shutil.rmtree(directory)
+
+
+def halt(directory: Path, prefix: Sequence[str] = ()) -> None:
+    """Remove what a reboot would take: processes, mounts, cgroups, sockets. What containerd wrote to disk stays."""
     deadline = time.monotonic() + _START_TIMEOUT_S
     while pids := _processes(directory):
         if time.monotonic() > deadline:
@@ -243,8 +283,8 @@ def clean(directory: Path, prefix: Sequence[str] = ()) -> None:
         _unmount(directory, where)
     for cgroup in _cgroups(directory):
         _remove_cgroup(cgroup)
-    if directory.exists():
-        shutil.rmtree(directory)
+    if (directory / "state").exists():
+        shutil.rmtree(directory / "state")
 
 
 def _processes(directory: Path) -> set[int]:
@@ -291,33 +331,3 @@ def _build_pause(directory: Path) -> bytes:
     source = Path(__file__).with_name("pause.c")
     subprocess.run(["cc", "-std=gnu11", "-Os", "-static", "-s", "-o", str(binary), str(source)], check=True)
     return binary.read_bytes()
-
-
-def _image_archive(binary: bytes) -> bytes:
-    """Return an image archive (the layout of ``docker save``) with one layer that holds ``/pause``."""
-    layer = _tar({"pause": binary})
-    config = {
-        "architecture": {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine],
-        "os": "linux",
-        "config": {"Entrypoint": ["/pause"]},
-        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{sha256(layer).hexdigest()}"]},
-    }
-    manifest = [{"Config": "config.json", "RepoTags": [_PAUSE_IMAGE], "Layers": ["layer.tar"]}]
-    return _tar(
-        {
-            "config.json": json.dumps(config).encode(),
-            "layer.tar": layer,
-            "manifest.json": json.dumps(manifest).encode(),
-        }
-    )
-
-
-def _tar(files: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            member.mode = 0o755
-            archive.addfile(member, io.BytesIO(content))
-    return buffer.getvalue()

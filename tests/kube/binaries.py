@@ -9,6 +9,8 @@ from pathlib import Path
 from tests.gotools import GoTools
 
 MODULE = Path(__file__).with_name("build")
+PROGRAMS = ("kube-apiserver", "kubectl", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy")
+"""In the order in which they are wanted."""
 
 
 def _tools() -> GoTools:
@@ -21,10 +23,7 @@ def _tools() -> GoTools:
         name="routed-kube",
         module=MODULE,
         release=release,
-        packages={
-            name: f"k8s.io/kubernetes/cmd/{name}"
-            for name in ("kube-apiserver", "kubectl", "kube-controller-manager", "kube-scheduler", "kubelet")
-        },
+        packages={name: f"k8s.io/kubernetes/cmd/{name}" for name in PROGRAMS},
         link=[f"-X k8s.io/component-base/version.{name}={value}" for name, value in numbers.items()],
     )
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import urllib3
+from urllib3.connection import HTTPSConnection
+from urllib3.connectionpool import HTTPSConnectionPool
 
+from containerlab.netns import socket_in
+
+_TIMEOUT_S = 30
 _PATCHES = {
     "apply": "application/apply-patch+yaml",
     "json": "application/json-patch+json",
@@ -48,6 +54,8 @@ class Client:
     certificate: Path | None = None
     key: Path | None = None
     token: str | None = None
+    netns: str | None = None
+    """Path of the network namespace to ask from; None for this process's own."""
     _pool: list[urllib3.PoolManager] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def get(self, path: str) -> Answer:
@@ -104,7 +112,8 @@ class Client:
         if self.token is not None:
             headers["Authorization"] = f"Bearer {self.token}"
         sent = None if body is None else json.dumps(body)
-        got = self._pool[0].request(verb, self.url + path, body=sent, headers=headers, retries=False, timeout=30)
+        url = self.url + path
+        got = self._pool[0].request(verb, url, body=sent, headers=headers, retries=False, timeout=_TIMEOUT_S)
         try:
             decoded = json.loads(got.data)
         except ValueError:  # /readyz and the like answer in plain text
@@ -113,9 +122,28 @@ class Client:
 
     def _connections(self) -> urllib3.PoolManager:
         pair = {"cert_file": str(self.certificate), "key_file": str(self.key)} if self.certificate else {}
-        return urllib3.PoolManager(maxsize=4, ca_certs=str(self.trusted), **pair)
+        manager = urllib3.PoolManager(maxsize=4, ca_certs=str(self.trusted), **pair)
+        if self.netns is not None:
+            manager.pool_classes_by_scheme = {"https": _pool_in(self.netns)}
+        return manager
 
     def close(self) -> None:
         """Close the connections; the next request opens one anew."""
         while self._pool:
             self._pool.pop().clear()
+
+
+def _pool_in(netns: str) -> type[HTTPSConnectionPool]:
+    """Return a kind of connection pool whose connections are made in a network namespace."""
+
+    class Connection(HTTPSConnection):
+        def _new_conn(self) -> socket.socket:
+            made = socket_in(netns, socket.AF_INET, socket.SOCK_STREAM)
+            made.settimeout(_TIMEOUT_S)
+            made.connect((self.host, self.port))
+            return made
+
+    class Pool(HTTPSConnectionPool):
+        ConnectionCls = Connection
+
+    return Pool

@@ -3,6 +3,9 @@
 Node authorizer, NodeRestriction and RBAC are on, as are service-account tokens and admission policies. Nothing runs
 beside the API server: no controller and no kubelet, so Nodes, Pods and service accounts are what a test makes them.
 Each control plane has a loopback address of its own, so several run side by side and one comes back where it was.
+
+With an address of a lab's node, all of it runs in that node's network, where kubelets of other nodes reach it; and
+`start_controllers` makes it a whole one.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_network
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,10 +28,25 @@ from tests.kube.certificates import Authority
 from tests.kube.client import Client
 
 ISSUER = "https://kubernetes.default.svc"
-_SERVICES = "10.96.0.0/16"
+SERVICES = ip_network("10.96.0.0/16")
 _LOOPBACK = IPv4Address("127.64.0.0")
 """Plus a process id (22 bits): the addresses of that process's control planes, told apart by port."""
 _COUNT = itertools.count()
+_CONTROLLERS = (
+    "daemonset-controller",
+    "deployment-controller",
+    "endpointslice-controller",
+    "garbage-collector-controller",
+    "namespace-controller",
+    "node-lifecycle-controller",
+    "pod-garbage-collector-controller",
+    "replicaset-controller",
+    "root-ca-certificate-publisher-controller",
+    "serviceaccount-controller",
+    "taint-eviction-controller",
+)
+LOST_NODE_S = 20.0
+"""A node that has been silent for so long is not ready; kubelets speak up more often."""
 _READY_S = 120.0
 _POLL_S = 0.1
 
@@ -39,6 +57,8 @@ class ControlPlane:
 
     folder: Path
     address: IPv4Address = field(default_factory=lambda: _LOOPBACK + os.getpid())
+    netns: str | None = None
+    """Path of the network namespace that has the address; None for this process's own."""
     started_in_s: float = 0.0
     """How long it took from nothing to ready, certificates included."""
     _number: int = field(default_factory=lambda: next(_COUNT) * 10)
@@ -50,7 +70,7 @@ class ControlPlane:
         began = time.monotonic()
         try:
             self.authority = Authority.found(self.folder / "pki")
-            self._serving = self.authority.server("kube-apiserver", [self.address])
+            self._serving = self.authority.server("kube-apiserver", [self.address, SERVICES[1]])
             self._tokens_key = self.authority.signing_key("tokens")
             self._start_etcd()
             self.start()
@@ -79,12 +99,16 @@ class ControlPlane:
         who = (user, *groups)
         if who not in self._clients:
             mine = self.authority.client(user, groups)
-            self._clients[who] = Client(self.url, self.authority.certificate, mine.certificate, mine.key)
+            self._clients[who] = Client(
+                self.url, self.authority.certificate, mine.certificate, mine.key, netns=self.netns
+            )
         return self._clients[who]
 
     def client_with(self, token: str) -> Client:
         """Return a client with a service account's token."""
-        return self._clients.setdefault(("", token), Client(self.url, self.authority.certificate, token=token))
+        return self._clients.setdefault(
+            ("", token), Client(self.url, self.authority.certificate, token=token, netns=self.netns)
+        )
 
     def kubeconfig(self, client: Client, path: Path) -> Path:
         """Write a kubeconfig for kubectl or another program that is to speak as this client does; returns the path."""
@@ -116,19 +140,38 @@ class ControlPlane:
             f"--bind-address={self.address}",
             f"--secure-port={6443 + self._number}",
             f"--advertise-address={self.address}",
-            "--endpoint-reconciler-type=none",
+            f"--endpoint-reconciler-type={'none' if self.address.is_loopback else 'lease'}",
             f"--client-ca-file={self.authority.certificate}",
             f"--tls-cert-file={self._serving.certificate}",
             f"--tls-private-key-file={self._serving.key}",
             f"--service-account-key-file={self._tokens_key}",
             f"--service-account-signing-key-file={self._tokens_key}",
             f"--service-account-issuer={ISSUER}",
-            f"--service-cluster-ip-range={_SERVICES}",
+            f"--service-cluster-ip-range={SERVICES}",
+            f"--kubelet-client-certificate={self.admin.certificate}",  # for `kubectl logs` and the like
+            f"--kubelet-client-key={self.admin.key}",
+            "--kubelet-preferred-address-types=InternalIP",
             "--authorization-mode=Node,RBAC",
             "--enable-admission-plugins=NodeRestriction",
             "--allow-privileged=true",
             "--profiling=false",
         )
+
+    def start_controllers(self) -> None:
+        """Start the controllers and the scheduler, which are there until the end, whatever the API server does."""
+        user = self.kubeconfig(self.admin, self.folder / "controllers.kubeconfig")
+        common = (f"--kubeconfig={user}", "--leader-elect=false", f"--bind-address={self.address}")
+        self._spawn(
+            program("kube-controller-manager"),
+            *common,
+            f"--cert-dir={self.folder / 'controllers'}",
+            f"--controllers={','.join(_CONTROLLERS)}",
+            f"--root-ca-file={self.authority.certificate}",
+            f"--service-account-private-key-file={self._tokens_key}",
+            f"--node-monitor-period={LOST_NODE_S / 10:g}s",
+            f"--node-monitor-grace-period={LOST_NODE_S:g}s",
+        )
+        self._spawn(program("kube-scheduler"), *common, f"--cert-dir={self.folder / 'scheduler'}")
 
     def stop(self) -> None:
         """End the API server the hard way; etcd and what it holds stay."""
@@ -171,10 +214,19 @@ class ControlPlane:
             "--log-level=warn",
         )
 
+    @property
+    def _entering(self) -> Sequence[str]:
+        """What goes before a command that is to run in the network of the address."""
+        return () if self.netns is None else ("nsenter", f"--net={self.netns}")
+
     def _spawn(self, executable: Path, *arguments: str) -> None:
         with (self.folder / f"{executable.name}.log").open("ab") as log:
             self._processes[executable.name] = subprocess.Popen(
-                [executable, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder
+                [*self._entering, executable, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
             )
 
     def _kill(self, name: str) -> None:

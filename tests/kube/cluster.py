@@ -1,0 +1,154 @@
+"""A whole cluster on the fabric: the control plane on s22, nodes on the other servers, the project's own DaemonSet.
+
+All of it is real but the images, which are made here. A test sees what kubectl shows, and what the ToRs do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address, ip_network
+from pathlib import Path
+from typing import Any
+
+from containerlab.lab import Lab
+from containerlab.pods import clean_up
+from containerlab.probe import Place
+from containerlab.runtime import Sandbox
+from tests.fabric import ADDRESSES, eventually
+from tests.kube.binaries import program
+from tests.kube.control_plane import ControlPlane
+from tests.kube.images import agent, workload
+from tests.kube.objects import Object, agent_image, installation
+from tests.kube.worker import Worker
+from tests.servers import Server
+
+CONTROL = "s22"
+WORKERS = ("s11", "s12", "s21")
+NODES = "/api/v1/nodes"
+AGENTS = "app.kubernetes.io/component=agent"
+PODS = "/api/v1/pods"
+
+
+class Cluster:
+    """The cluster; `running` starts one."""
+
+    def __init__(self, lab: Lab, control: ControlPlane) -> None:
+        self.lab, self.control = lab, control
+        self.admin = control.admin
+        self.workers = {name: Worker(lab, name, control) for name in WORKERS}
+        self.servers = {name: Server(lab, name) for name in WORKERS}
+        self._kubeconfig = control.kubeconfig(self.admin, control.folder / "admin.kubeconfig")
+
+    @classmethod
+    @contextlib.contextmanager
+    def running(cls, folder: Path) -> Iterator[Cluster]:
+        """A cluster without agents, so that no node is ready; nothing is left of it."""
+        name = f"kube-{os.getpid()}"
+        address = IPv4Address(ADDRESSES[CONTROL])
+        with contextlib.ExitStack() as stack:
+            stack.callback(clean_up, name)
+            lab = stack.enter_context(Lab.up(name=name))
+            lab.wait_ready()
+            control = ControlPlane(folder, address, netns=lab.node(CONTROL).netns_path)
+            stack.enter_context(control)
+            control.start_controllers()
+            cluster = cls(lab, control)
+            for worker in cluster.workers.values():
+                stack.callback(worker.close)
+                worker.boot(cluster.images)
+            yield cluster
+
+    @property
+    def images(self) -> list[Any]:
+        """What nodes have without pulling it."""
+        return [workload(), agent(agent_image())]
+
+    def install(self) -> None:
+        """Install the project as docs/install.md says."""
+        for one in installation():
+            self.admin.apply(one).granted()
+
+    def kubectl(self, *words: str) -> str:
+        """Return what kubectl prints; CommandError."""
+        node = self.lab.node(CONTROL)
+        return node.run([program("kubectl"), f"--kubeconfig={self._kubeconfig}", *words], timeout=120).stdout
+
+    def nodes(self) -> list[Object]:
+        """Return the nodes."""
+        items: list[Object] = self.admin.get(NODES).granted()["items"]
+        return items
+
+    def pods(self, label: str, node: str | None = None) -> list[Object]:
+        """Return the pods of a label, of one node if that is named, that are not about to go."""
+        items = self.admin.get(f"{PODS}?labelSelector={label}").granted()["items"]
+        return [
+            pod
+            for pod in items
+            if node in {None, pod["spec"].get("nodeName")} and "deletionTimestamp" not in pod["metadata"]
+        ]
+
+    def pod(self, name: str) -> Object:
+        """Return a pod by its name."""
+        return self.admin.get(f"/api/v1/namespaces/default/pods/{name}").granted()
+
+    def all_ready(self, label: str, number: int) -> bool:
+        """Tell whether there are just so many pods of a label, and all are ready."""
+        pods = self.pods(label)
+        return len(pods) == number and all(map(ready, pods))
+
+    def told(self, name: str, pattern: str) -> bool:
+        """Tell whether there is an event about an object, whose name begins so, with such a message."""
+        events = self.admin.get("/api/v1/events").granted()["items"]
+        return any(
+            one["involvedObject"]["name"].startswith(name) and re.search(pattern, one["message"]) for one in events
+        )
+
+    def address_of_service(self, name: str) -> str:
+        """Return the ClusterIP."""
+        return str(self.admin.get(f"/api/v1/namespaces/default/services/{name}").granted()["spec"]["clusterIP"])
+
+    def sandbox(self, pod: Object) -> Sandbox:
+        """Return what the runtime knows of a pod that runs."""
+        return self.workers[pod["spec"]["nodeName"]].sandbox(pod["metadata"]["name"])
+
+    def place(self, pod: Object) -> Place:
+        """Return a pod that runs as an end of traffic."""
+        found = self.sandbox(pod)
+        node = self.lab.node(pod["spec"]["nodeName"])
+        return Place(pod["metadata"]["name"], node.path(found.netns), found.addresses)
+
+    def await_routes(self) -> None:
+        """Wait until each ToR has the host routes of the pods below it that users see, and no others."""
+        for name, server in self.servers.items():
+            for tor in server.tors:
+                self.eventually(
+                    lambda name=name, server=server, tor=tor: server.announced(tor) == self._routes(name),
+                    f"the routes of {name} on {tor}",
+                )
+
+    def _routes(self, node: str) -> set[str]:
+        pods = [pod for pod in self.admin.get(PODS).granted()["items"] if pod["spec"].get("nodeName") == node]
+        addresses = [each["ip"] for pod in pods if "hostNetwork" not in pod["spec"] for each in _addresses(pod)]
+        return {str(ip_network(address)) for address in addresses}
+
+    def eventually(self, condition: Callable[[], Any], what: str, timeout_s: float = 120) -> Any:
+        """Poll until the condition is true and return what it gave; fail with what kubectl shows otherwise."""
+        try:
+            return eventually(condition, what, timeout_s)
+        except AssertionError as error:
+            shown = self.kubectl("get", "nodes,pods,events", "--all-namespaces", "--output=wide")
+            logs = self.kubectl("logs", "--namespace=routed", f"--selector={AGENTS}", "--prefix", "--tail=15")
+            raise AssertionError(f"{error}\n{shown[-8000:]}\n{logs}") from None
+
+
+def _addresses(pod: Object) -> list[Object]:
+    return pod["status"].get("podIPs", [])
+
+
+def ready(one: Object) -> bool:
+    """Tell whether a node or a pod is ready."""
+    conditions = one.get("status", {}).get("conditions", [])
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)

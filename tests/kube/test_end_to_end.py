@@ -1,0 +1,198 @@
+"""A cluster from its installation to the loss of a server: kubelets, the DaemonSet, the fabric, and what users see.
+
+The tests are one story and run in this order. What it takes is in `tests.kube.cluster`: everything is real but the
+images of containers and the length of waits.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from ipaddress import ip_address, ip_network
+
+import pytest
+
+from containerlab.probe import Probe, both_ways
+from tests.fabric import TORS, eventually
+from tests.kube.binaries import KUBERNETES
+from tests.kube.cluster import AGENTS, CONTROL, Cluster, ready
+from tests.kube.control_plane import LOST_NODE_S, SERVICES
+from tests.kube.images import PORT
+from tests.kube.objects import NODE_PORT, Object, bare_pod, deployment, service
+from tests.kube.web import answer, fetch
+from tests.kube.worker import MANIFESTS
+from tests.servers import losses
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
+
+PODS = 30
+DAEMONSET = "/apis/apps/v1/namespaces/routed/daemonsets/routed"
+NODES = "/api/v1/nodes"
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    missing = [name for name in KUBERNETES.packages if not (KUBERNETES.folder() / name).exists()]
+    if missing and shutil.which("go") is None:
+        pytest.skip(f"needs Go to build {', '.join(missing)}, or {KUBERNETES.folder()} filled by `make kube-binaries`")
+    with Cluster.running(tmp_path_factory.mktemp("cluster")) as running:
+        yield running
+
+
+# ---- installation
+
+
+def test_no_pod_starts_before_an_agent_serves(cluster: Cluster) -> None:
+    cluster.admin.apply(deployment("early", 1)).granted()
+    cluster.eventually(lambda: len(cluster.nodes()) == 3, "three nodes")
+    for node in cluster.nodes():
+        (condition,) = (one for one in node["status"]["conditions"] if one["type"] == "Ready")
+        assert condition["status"] == "False"
+        assert "cni plugin not initialized" in condition["message"]
+    (early,) = cluster.pods("app=early")
+    assert early["status"]["phase"] == "Pending"
+    cluster.install()
+    cluster.eventually(lambda: all(map(ready, cluster.nodes())), "nodes that are ready")
+    cluster.eventually(lambda: cluster.all_ready("app=early", 1), "the pod that waited")
+    cluster.eventually(lambda: cluster.all_ready(AGENTS, 3), "the agents")
+    cluster.admin.delete("/apis/apps/v1/namespaces/default/deployments/early").granted()
+
+
+def test_thirty_pods_are_on_both_tors_of_their_racks(cluster: Cluster) -> None:
+    cluster.admin.apply(deployment("web", PODS)).granted()
+    cluster.admin.apply(service("web")).granted()
+    cluster.eventually(lambda: cluster.all_ready("app=web", PODS), "pods that pass their probes")
+    cluster.eventually(lambda: cluster.pods("app=early") == [], "no other pod")
+    pods = cluster.pods("app=web")
+    assert len({pod["status"]["podIP"] for pod in pods}) == PODS
+    assert {pod["spec"]["nodeName"] for pod in pods} == cluster.workers.keys()
+    cluster.await_routes()
+    own = {f"{pod['status']['podIP']}/32": TORS[pod["spec"]["nodeName"]] for pod in pods}
+    for tor in ("r1a", "r1b", "r2a", "r2b"):
+        there = cluster.lab.kernel_routes(tor).keys() & own.keys()
+        assert there == {prefix for prefix, tors in own.items() if tor in tors}, "/32s stay in their rack"
+
+
+def test_a_pod_that_does_not_answer_its_probe_is_not_ready(cluster: Cluster) -> None:
+    """Negative control of the probes before."""
+    deaf = deployment("deaf", 1)
+    (container,) = deaf["spec"]["template"]["spec"]["containers"]
+    container["readinessProbe"]["httpGet"]["port"] = PORT + 1
+    cluster.admin.apply(deaf).granted()
+    refused = f"Readiness probe failed: Get .*:{PORT + 1}/index.html.*connection refused"
+    cluster.eventually(lambda: cluster.told("deaf-", refused), "an event of the probe")
+    assert not any(map(ready, cluster.pods("app=deaf")))
+    cluster.admin.delete("/apis/apps/v1/namespaces/default/deployments/deaf").granted()
+
+
+# ---- Services
+
+
+def test_a_service_answers_everywhere(cluster: Cluster) -> None:
+    address = cluster.address_of_service("web")
+    near, far = (cluster.pods("app=web", node)[0] for node in ("s11", "s21"))
+    home = {pod["metadata"]["name"]: pod["spec"]["nodeName"] for pod in cluster.pods("app=web")}
+    for netns in (cluster.place(near).netns, cluster.place(far).netns, cluster.lab.node("s12").netns_path):
+        answers = {home[fetch(netns, address)] for _ in range(40)}
+        assert answers == cluster.workers.keys(), "by pods on every node"
+    outside = cluster.lab.node(CONTROL).netns_path
+    assert fetch(outside, "10.1.0.11", NODE_PORT) in home
+    with pytest.raises(OSError, match=r"unreachable|timed out"):  # control: the proxy makes it, and none runs there
+        fetch(outside, address)
+
+
+def test_a_pod_reaches_itself_and_the_api_server_by_their_services(cluster: Cluster) -> None:
+    cluster.admin.apply(deployment("alone", 1)).granted()
+    cluster.admin.apply(service("alone", NODE_PORT + 1)).granted()
+    cluster.eventually(lambda: cluster.all_ready("app=alone", 1), "the pod")
+    (pod,) = cluster.pods("app=alone")
+    netns, address = cluster.place(pod).netns, cluster.address_of_service("alone")
+    cluster.eventually(lambda: answer(netns, address) == pod["metadata"]["name"], "the way to itself")
+    assert "Client sent an HTTP request to an HTTPS server" in fetch(netns, str(SERVICES[1]), 443)
+    cluster.admin.delete("/apis/apps/v1/namespaces/default/deployments/alone").granted()
+    cluster.admin.delete("/api/v1/namespaces/default/services/alone").granted()
+
+
+# ---- upgrade, drain
+
+
+def test_a_rolling_upgrade_loses_nothing(cluster: Cluster) -> None:
+    some = {node: cluster.pods("app=web", node)[:2] for node in cluster.workers}
+    first, second, third = ([cluster.place(pod) for pod in pods] for pods in some.values())
+    pairs = [(first[0], first[1]), (first[0], second[0]), (first[1], third[0]), (second[1], third[1])]
+    before = {pod["metadata"]["uid"] for pod in cluster.pods(AGENTS)}
+    with Probe(both_ways(pairs)) as probe:
+        cluster.admin.patch(DAEMONSET, _annotated("upgrade", "1"), "merge").granted()
+        cluster.eventually(lambda: renewed(cluster, before), "the new agents")
+        assert losses(probe.stop()) == []
+    pods = cluster.pods("app=web")
+    assert all(map(ready, pods))
+    assert {one["restartCount"] for pod in pods for one in pod["status"]["containerStatuses"]} == {0}
+
+
+def renewed(cluster: Cluster, before: set[str]) -> bool:
+    """Tell whether all agents are others than before, and ready."""
+    return cluster.all_ready(AGENTS, 3) and before.isdisjoint(pod["metadata"]["uid"] for pod in cluster.pods(AGENTS))
+
+
+def _annotated(key: str, value: str) -> Object:
+    return {"spec": {"template": {"metadata": {"annotations": {key: value}}}}}
+
+
+def test_a_drained_node_announces_nothing(cluster: Cluster) -> None:
+    cluster.kubectl("drain", "s21", "--ignore-daemonsets", "--timeout=60s")
+    cluster.eventually(lambda: cluster.all_ready("app=web", PODS), "all pods elsewhere")
+    assert cluster.pods("app=web", "s21") == []
+    cluster.await_routes()
+    assert cluster.servers["s21"].speaks(), "its agent serves on"
+    cluster.kubectl("uncordon", "s21")
+
+
+# ---- without the API server
+
+
+def test_pods_come_and_go_while_the_api_server_is_down(cluster: Cluster) -> None:
+    """For longer than it takes the cluster to give a silent node up. The agents crash, too, and start without it."""
+    worker, server = cluster.workers["s11"], cluster.servers["s11"]
+    pod, *others = (one["metadata"]["name"] for one in cluster.pods("app=web", "s11"))
+    manifest = cluster.lab.node("s11").path(MANIFESTS / "static.json")
+    cluster.control.stop()
+    down_at = time.monotonic()
+    try:
+        kept = [worker.sandbox(name) for name in others]
+        before = worker.sandbox(pod)
+        pid = worker.kill_agent()
+        worker.runtime.stop_pod(before.id)  # of which nobody tells the kubelet
+        manifest.write_text(json.dumps(bare_pod("static")))  # which is how to run a pod without the API server
+        static = eventually(lambda: worker.answering("static-s11"), "a new pod", 90)
+        again = eventually(lambda: worker.answering(pod), "the stopped pod once more", 90)
+        assert again.id != before.id
+        assert worker.agent_pid() != pid
+        assert [worker.sandbox(name) for name in others] == kept
+        running = [*kept, static, again]
+        wanted = {str(ip_network(address)) for one in running for address in one.addresses}
+        eventually(lambda: all(server.announced(tor) == wanted for tor in server.tors), "their routes")
+        manifest.unlink()
+        wanted -= {str(ip_network(address)) for address in static.addresses}
+        eventually(lambda: all(server.announced(tor) == wanted for tor in server.tors), "the end of one")
+        eventually(lambda: time.monotonic() - down_at > LOST_NODE_S, "a long time")
+    finally:
+        cluster.control.start()
+        cluster.control.wait_ready()
+    cluster.eventually(lambda: cluster.all_ready("app=web", PODS), "all pods")
+    cluster.await_routes()
+    assert cluster.sandbox(cluster.pod(pod)).addresses[0] == ip_address(cluster.pod(pod)["status"]["podIP"])
+
+
+# ---- a server that reboots, and one that does not come back
+
+
+def test_a_reboot_brings_the_pods_back(cluster: Cluster) -> None:
+    worker = cluster.workers["s12"]
+    worker.lose_power()
+    worker.reboot()
+    cluster.eventually(lambda: cluster.all_ready("app=web", PODS), "all pods")
+    cluster.eventually(lambda: cluster.all_ready(AGENTS, 3), "all agents")
+    cluster.await_routes()
