@@ -152,7 +152,7 @@ class KubernetesSettings(_Section):
     """With fewer unused leases, this server gets more."""
     stock_high: int = Field(default=32, ge=0)
     """With more, it gives some back."""
-    reclaim_after_s: float = Field(default=600.0, ge=60)
+    reclaim_after_s: float = Field(default=600.0, gt=0)
     """How long the Node of a server has to be gone before others may have its addresses."""
 
     @model_validator(mode="after")

@@ -16,6 +16,7 @@ Object = dict[str, Any]
 RACKS = Path(__file__).parents[2] / "containerlab" / "racks"
 NAMESPACE = "routed"
 NODE_PORT = 30080
+RECLAIM_AFTER_S = 4
 
 
 def installation() -> list[Object]:
@@ -45,15 +46,19 @@ def _racks() -> Object:
     files = {}
     for file in (RACKS / "r1.yaml", RACKS / "r2.yaml"):
         rack = yaml.safe_load(file.read_text())
-        files[file.name] = yaml.safe_dump({**rack, "services": [str(SERVICES)]})
+        for server in rack["servers"].values():
+            del server["owns"]  # the API server grants leases instead
+        rack["bgp"]["graceful_restart_s"], rack["ipam"]["cooldown_s"] = 120, 180
+        rack["services"] = [str(SERVICES)]
+        rack["kubernetes"] = {"reclaim_after_s": RECLAIM_AFTER_S}
+        files[file.name] = yaml.safe_dump(rack)
     return {**named("v1", "ConfigMap", "routed-racks", namespace=NAMESPACE), "data": files}
 
 
 def deployment(name: str, replicas: int) -> Object:
     """Return a Deployment of web servers, each of which answers with its name."""
     labels = {"app": name}
-    spec = {**_web(), "tolerations": [_patience("not-ready"), _patience("unreachable")]}
-    template = {"metadata": {"labels": labels}, "spec": spec}
+    template = {"metadata": {"labels": labels}, "spec": _web()}
     return {
         **named("apps/v1", "Deployment", name),
         "spec": {"replicas": replicas, "selector": {"matchLabels": labels}, "template": template},
@@ -76,12 +81,6 @@ def _web() -> Object:
         "livenessProbe": {"tcpSocket": probe},
     }
     return {"containers": [server], "automountServiceAccountToken": False, "terminationGracePeriodSeconds": 1}
-
-
-def _patience(ailment: str) -> Object:
-    """Return for how long a pod stays on a node that is ill; the API server's own choice is five minutes."""
-    key = f"node.kubernetes.io/{ailment}"
-    return {"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 5}
 
 
 def service(name: str, node_port: int = NODE_PORT) -> Object:
