@@ -31,6 +31,7 @@ Owner = tuple[str, str]
 GRACE = timedelta(minutes=10)
 """Longer than a server needs to register again after somebody has deleted its Node by mistake."""
 _PAUSE_S = 300.0
+"""Between two looks, on average; no more than half of the grace period."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +48,13 @@ class Reclaim:
 
     def __init__(self, registry: Registry, rng: Random, grace: timedelta = GRACE) -> None:
         self._registry, self._rng, self._grace_s = registry, rng, grace.total_seconds()
+        self._pause_s = min(_PAUSE_S, self._grace_s / 2)
         self._missed: dict[Owner, _Miss] = {}
 
     async def run(self) -> None:
         """Look now and then, for ever."""
         while True:
-            await asyncio.sleep(_PAUSE_S * self._rng.uniform(0.5, 1.5))
+            await asyncio.sleep(self._pause_s * self._rng.uniform(0.5, 1.5))
             try:
                 await self.step(time.monotonic())
             except KubeError as error:

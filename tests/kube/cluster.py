@@ -9,6 +9,7 @@ import contextlib
 import os
 import re
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from ipaddress import IPv4Address, ip_network
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ from containerlab.lab import Lab
 from containerlab.pods import clean_up
 from containerlab.probe import Place
 from containerlab.runtime import Sandbox
-from tests.fabric import ADDRESSES, eventually
+from tests.fabric import ADDRESSES as SERVERS
+from tests.fabric import eventually
 from tests.kube.binaries import program
 from tests.kube.control_plane import ControlPlane
 from tests.kube.images import agent, workload
+from tests.kube.installed import ADDRESSES
 from tests.kube.objects import Object, agent_image, installation
 from tests.kube.worker import Worker
 from tests.servers import Server
@@ -47,7 +50,7 @@ class Cluster:
     def running(cls, folder: Path) -> Iterator[Cluster]:
         """A cluster without agents, so that no node is ready; nothing is left of it."""
         name = f"kube-{os.getpid()}"
-        address = IPv4Address(ADDRESSES[CONTROL])
+        address = IPv4Address(SERVERS[CONTROL])
         with contextlib.ExitStack() as stack:
             stack.callback(clean_up, name)
             lab = stack.enter_context(Lab.up(name=name))
@@ -68,7 +71,8 @@ class Cluster:
 
     def install(self) -> None:
         """Install the project as docs/install.md says."""
-        for one in installation():
+        for one in installation():  # a kind that was defined just now is served soon
+            eventually(lambda one=one: self.admin.apply(one).status != HTTPStatus.NOT_FOUND, f"the kind {one['kind']}")
             self.admin.apply(one).granted()
 
     def kubectl(self, *words: str) -> str:
@@ -106,6 +110,11 @@ class Cluster:
             one["involvedObject"]["name"].startswith(name) and re.search(pattern, one["message"]) for one in events
         )
 
+    def addresses(self, node: str) -> dict[str, str]:
+        """Return the addresses that a node leases, and the name of the pod that uses each, as kubectl shows them."""
+        rows = self.admin.table(ADDRESSES, wide=True)
+        return {row["Address"]: row["Pod"] or "" for row in rows if row["Node"] == node}
+
     def address_of_service(self, name: str) -> str:
         """Return the ClusterIP."""
         return str(self.admin.get(f"/api/v1/namespaces/default/services/{name}").granted()["spec"]["clusterIP"])
@@ -131,7 +140,9 @@ class Cluster:
 
     def _routes(self, node: str) -> set[str]:
         pods = [pod for pod in self.admin.get(PODS).granted()["items"] if pod["spec"].get("nodeName") == node]
-        addresses = [each["ip"] for pod in pods if "hostNetwork" not in pod["spec"] for each in _addresses(pod)]
+        addresses = [
+            each["ip"] for pod in pods if "hostNetwork" not in pod["spec"] for each in pod["status"].get("podIPs", ())
+        ]
         return {str(ip_network(address)) for address in addresses}
 
     def eventually(self, condition: Callable[[], Any], what: str, timeout_s: float = 120) -> Any:
@@ -142,10 +153,6 @@ class Cluster:
             shown = self.kubectl("get", "nodes,pods,events", "--all-namespaces", "--output=wide")
             logs = self.kubectl("logs", "--namespace=routed", f"--selector={AGENTS}", "--prefix", "--tail=15")
             raise AssertionError(f"{error}\n{shown[-8000:]}\n{logs}") from None
-
-
-def _addresses(pod: Object) -> list[Object]:
-    return pod["status"].get("podIPs", [])
 
 
 def ready(one: Object) -> bool:

@@ -65,8 +65,7 @@ def _shared() -> Object:
 def deployment(name: str, replicas: int) -> Object:
     """Return a Deployment of web servers, each of which answers with its name."""
     labels = {"app": name}
-    spec = {**_web(), "tolerations": [_patience("not-ready"), _patience("unreachable")]}
-    template = {"metadata": {"labels": labels}, "spec": spec}
+    template = {"metadata": {"labels": labels}, "spec": _web()}
     return {
         **named("apps/v1", "Deployment", name),
         "spec": {"replicas": replicas, "selector": {"matchLabels": labels}, "template": template},
@@ -89,12 +88,6 @@ def _web() -> Object:
         "livenessProbe": {"tcpSocket": probe},
     }
     return {"containers": [server], "automountServiceAccountToken": False, "terminationGracePeriodSeconds": 1}
-
-
-def _patience(ailment: str) -> Object:
-    """Return for how long a pod stays on a node that is ill; the API server's own choice is five minutes."""
-    key = f"node.kubernetes.io/{ailment}"
-    return {"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 5}
 
 
 def service(name: str, node_port: int = NODE_PORT) -> Object:

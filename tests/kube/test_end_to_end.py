@@ -75,6 +75,18 @@ def test_thirty_pods_are_on_both_tors_of_their_racks(cluster: Cluster) -> None:
         assert there == {prefix for prefix, tors in own.items() if tor in tors}, "/32s stay in their rack"
 
 
+def test_the_api_server_knows_who_has_an_address(cluster: Cluster) -> None:
+    for node in cluster.workers:
+        wanted = {
+            each["ip"]: pod["metadata"]["name"]
+            for pod in cluster.pods("app=web", node)
+            for each in pod["status"]["podIPs"]
+        }
+        cluster.eventually(
+            lambda node=node, wanted=wanted: wanted.items() <= cluster.addresses(node).items(), f"addresses of {node}"
+        )
+
+
 def test_a_pod_that_does_not_answer_its_probe_is_not_ready(cluster: Cluster) -> None:
     """Negative control of the probes before."""
     deaf = deployment("deaf", 1)
@@ -190,9 +202,24 @@ def test_pods_come_and_go_while_the_api_server_is_down(cluster: Cluster) -> None
 
 
 def test_a_reboot_brings_the_pods_back(cluster: Cluster) -> None:
-    worker = cluster.workers["s12"]
+    worker, server = cluster.workers["s12"], cluster.servers["s12"]
+    names = [pod["metadata"]["name"] for pod in cluster.pods("app=web", "s12")]
+    before = {worker.sandbox(name).id for name in names}
     worker.lose_power()
     worker.reboot()
-    cluster.eventually(lambda: cluster.all_ready("app=web", PODS), "all pods")
-    cluster.eventually(lambda: cluster.all_ready(AGENTS, 3), "all agents")
+    cluster.eventually(lambda: all(worker.answering(name) for name in names), "pods that answer")
+    assert before.isdisjoint(worker.sandbox(name).id for name in names), "they are new"
+    cluster.eventually(lambda: cluster.all_ready("app=web", PODS) and cluster.all_ready(AGENTS, 3), "all pods")
     cluster.await_routes()
+    assert server.leases("used") == len(names), "what the pods had before is free"
+
+
+def test_a_server_that_is_removed_gives_its_addresses_back(cluster: Cluster) -> None:
+    """With the commands of docs/operations.md."""
+    cluster.workers["s12"].lose_power()
+    assert cluster.addresses("s12")
+    cluster.kubectl("delete", "node", "s12")
+    cluster.kubectl("delete", "pods", "--all-namespaces", "--field-selector=spec.nodeName=s12", "--force")
+    cluster.eventually(lambda: cluster.all_ready("app=web", PODS), "all pods elsewhere")
+    cluster.await_routes()
+    cluster.eventually(lambda: not cluster.addresses("s12"), "no lease of a server that is no more")
