@@ -187,7 +187,8 @@ class Runtime:
         addresses = [network.ip, *(each.ip for each in network.additional_ips)]
         namespaces = json.loads(answer.info["info"])["runtimeSpec"]["linux"]["namespaces"]
         path = next(each["path"] for each in namespaces if each["type"] == "network")
-        netns = Path(path.removeprefix("/var"))  # /var/run is a link, which would lead out of a node seen from outside
+        # /var/run is a link, which would lead out of a node that is looked at from outside.
+        netns = Path(path.replace("/var/run/", "/run/", 1) if path.startswith("/var/run/") else path)
         return Sandbox(sandbox_id, netns, tuple(ip_address(each) for each in addresses if each))
 
     def stop_pod(self, sandbox_id: str) -> None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import subprocess
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from ipaddress import IPv4Address, ip_network
 from pathlib import Path
 from typing import Any
 
+from containerlab.archives import Image
 from containerlab.lab import Lab
 from containerlab.pods import clean_up
 from containerlab.probe import Place
@@ -26,10 +28,14 @@ from tests.kube.images import agent, workload
 from tests.kube.installed import ADDRESSES
 from tests.kube.objects import Object, agent_image, installation
 from tests.kube.worker import Worker
-from tests.servers import Server
+from tests.servers import Server, each
 
 CONTROL = "s22"
+NEXT_IMAGE = "registry.example.org/routed:0.2.0"
+"""What an upgrade is to."""
 WORKERS = ("s11", "s12", "s21")
+PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
+_PATIENCE_S = 180.0
 NODES = "/api/v1/nodes"
 AGENTS = "app.kubernetes.io/component=agent"
 PODS = "/api/v1/pods"
@@ -61,13 +67,13 @@ class Cluster:
             cluster = cls(lab, control)
             for worker in cluster.workers.values():
                 stack.callback(worker.close)
-                worker.boot(cluster.images)
+            each(lambda worker: worker.boot(cluster.images), cluster.workers.values())
             yield cluster
 
     @property
-    def images(self) -> list[Any]:
+    def images(self) -> list[Image]:
         """What nodes have without pulling it."""
-        return [workload(), agent(agent_image())]
+        return [workload(), agent(agent_image()), agent(NEXT_IMAGE)]
 
     def install(self) -> None:
         """Install the project as docs/install.md says."""
@@ -77,8 +83,18 @@ class Cluster:
 
     def kubectl(self, *words: str) -> str:
         """Return what kubectl prints; CommandError."""
-        node = self.lab.node(CONTROL)
-        return node.run([program("kubectl"), f"--kubeconfig={self._kubeconfig}", *words], timeout=120).stdout
+        command = [program("kubectl"), f"--kubeconfig={self._kubeconfig}", *words]
+        return self.lab.node(CONTROL).run(command, timeout=_PATIENCE_S).stdout
+
+    def follow(self, heading: str, **names: str) -> None:
+        """Do what a section of docs/operations.md says, the page's words in capitals replaced."""
+        sections = dict(re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", PAGE.read_text(), re.MULTILINE | re.DOTALL))
+        commands = re.findall(r"^\$ kubectl (.+)$", sections[heading], re.MULTILINE)
+        assert commands, f"{heading}: nothing to do"
+        for command in commands:
+            words = re.sub("|".join(names), lambda found: names[found[0]], command) if names else command
+            with self._explained():
+                self.kubectl(*words.split())
 
     def nodes(self) -> list[Object]:
         """Return the nodes."""
@@ -145,11 +161,17 @@ class Cluster:
         ]
         return {str(ip_network(address)) for address in addresses}
 
-    def eventually(self, condition: Callable[[], Any], what: str, timeout_s: float = 120) -> Any:
+    def eventually(self, condition: Callable[[], Any], what: str, timeout_s: float = _PATIENCE_S) -> Any:
         """Poll until the condition is true and return what it gave; fail with what kubectl shows otherwise."""
-        try:
+        with self._explained():
             return eventually(condition, what, timeout_s)
-        except AssertionError as error:
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Add what kubectl shows to a failure."""
+        try:
+            yield
+        except (AssertionError, subprocess.TimeoutExpired) as error:
             shown = self.kubectl("get", "nodes,pods,events", "--all-namespaces", "--output=wide")
             logs = self.kubectl("logs", "--namespace=routed", f"--selector={AGENTS}", "--prefix", "--tail=15")
             raise AssertionError(f"{error}\n{shown[-8000:]}\n{logs}") from None

@@ -14,13 +14,14 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
+from containerlab.errors import CommandError
 from containerlab.probe import Probe, both_ways
 from tests.fabric import TORS, eventually
 from tests.kube.binaries import KUBERNETES
-from tests.kube.cluster import AGENTS, CONTROL, Cluster, ready
+from tests.kube.cluster import AGENTS, CONTROL, NEXT_IMAGE, Cluster, ready
 from tests.kube.control_plane import LOST_NODE_S, SERVICES
 from tests.kube.images import PORT
-from tests.kube.objects import NODE_PORT, Object, bare_pod, deployment, service
+from tests.kube.objects import NODE_PORT, bare_pod, deployment, service
 from tests.kube.web import answer, fetch
 from tests.kube.worker import MANIFESTS
 from tests.servers import losses
@@ -28,7 +29,6 @@ from tests.servers import losses
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
 PODS = 30
-DAEMONSET = "/apis/apps/v1/namespaces/routed/daemonsets/routed"
 NODES = "/api/v1/nodes"
 
 
@@ -136,7 +136,7 @@ def test_a_rolling_upgrade_loses_nothing(cluster: Cluster) -> None:
     pairs = [(first[0], first[1]), (first[0], second[0]), (first[1], third[0]), (second[1], third[1])]
     before = {pod["metadata"]["uid"] for pod in cluster.pods(AGENTS)}
     with Probe(both_ways(pairs)) as probe:
-        cluster.admin.patch(DAEMONSET, _annotated("upgrade", "1"), "merge").granted()
+        cluster.follow("Upgrade the agents", IMAGE=NEXT_IMAGE)
         cluster.eventually(lambda: renewed(cluster, before), "the new agents")
         assert losses(probe.stop()) == []
     pods = cluster.pods("app=web")
@@ -145,21 +145,20 @@ def test_a_rolling_upgrade_loses_nothing(cluster: Cluster) -> None:
 
 
 def renewed(cluster: Cluster, before: set[str]) -> bool:
-    """Tell whether all agents are others than before, and ready."""
-    return cluster.all_ready(AGENTS, 3) and before.isdisjoint(pod["metadata"]["uid"] for pod in cluster.pods(AGENTS))
-
-
-def _annotated(key: str, value: str) -> Object:
-    return {"spec": {"template": {"metadata": {"annotations": {key: value}}}}}
+    """Tell whether all agents are others than before, of the next release, and ready."""
+    agents = cluster.pods(AGENTS)
+    images = {one["image"] for pod in agents for one in pod["spec"]["containers"]}
+    uids = {pod["metadata"]["uid"] for pod in agents}
+    return images == {NEXT_IMAGE} and before.isdisjoint(uids) and cluster.all_ready(AGENTS, 3)
 
 
 def test_a_drained_node_announces_nothing(cluster: Cluster) -> None:
-    cluster.kubectl("drain", "s21", "--ignore-daemonsets", "--timeout=60s")
+    cluster.follow("Drain a server", NODE="s21")
     cluster.eventually(lambda: cluster.all_ready("app=web", PODS), "all pods elsewhere")
     assert cluster.pods("app=web", "s21") == []
     cluster.await_routes()
     assert cluster.servers["s21"].speaks(), "its agent serves on"
-    cluster.kubectl("uncordon", "s21")
+    cluster.follow("Back again", NODE="s21")
 
 
 # ---- without the API server
@@ -172,6 +171,8 @@ def test_pods_come_and_go_while_the_api_server_is_down(cluster: Cluster) -> None
     manifest = cluster.lab.node("s11").path(MANIFESTS / "static.json")
     cluster.control.stop()
     down_at = time.monotonic()
+    with pytest.raises(CommandError, match="refused"):
+        cluster.kubectl("get", "nodes")
     try:
         kept = [worker.sandbox(name) for name in others]
         before = worker.sandbox(pod)
@@ -215,11 +216,9 @@ def test_a_reboot_brings_the_pods_back(cluster: Cluster) -> None:
 
 
 def test_a_server_that_is_removed_gives_its_addresses_back(cluster: Cluster) -> None:
-    """With the commands of docs/operations.md."""
     cluster.workers["s12"].lose_power()
     assert cluster.addresses("s12")
-    cluster.kubectl("delete", "node", "s12")
-    cluster.kubectl("delete", "pods", "--all-namespaces", "--field-selector=spec.nodeName=s12", "--force")
+    cluster.follow("Recover from a lost server", NODE="s12")
     cluster.eventually(lambda: cluster.all_ready("app=web", PODS), "all pods elsewhere")
     cluster.await_routes()
     cluster.eventually(lambda: not cluster.addresses("s12"), "no lease of a server that is no more")

@@ -40,6 +40,13 @@ class Worker:
         self._control = control
         self._folder = scratch(lab.name) / name
         self._daemons: dict[str, subprocess.Popen[Any]] = {}
+        self._runtime: Runtime | None = None
+
+    @property
+    def runtime(self) -> Runtime:
+        """The server's containerd."""
+        assert self._runtime is not None, f"{self.name} has not been booted"
+        return self._runtime
 
     def boot(self, images: Sequence[Image], *, fresh: bool = True) -> None:
         """Start the runtime, the kubelet and the proxy; not `fresh` after a reboot, with what the disk remembers."""
@@ -49,7 +56,7 @@ class Worker:
             node.path(folder).mkdir(parents=True, exist_ok=True)
         shutil.copy(DEBIAN_PLUGINS / "loopback", node.path(PLUGINS))
         entering = ("nsenter", "-t", str(node.pid), "--mount", "--uts", "--ipc", "--net", "--pid")
-        self.runtime = Runtime.start(
+        self._runtime = Runtime.start(
             self._folder / RUNTIME, cni_bin=PLUGINS, cni_conf=CONF_DIR, prefix=entering, fresh=fresh
         )
         if fresh:
@@ -134,7 +141,8 @@ class Worker:
     def close(self) -> None:
         """End everything and leave nothing: pods get no DEL."""
         self._end()
-        self.runtime.close()
+        if self._runtime is not None:
+            self._runtime.close()
 
     def _end(self) -> None:
         for daemon in self._daemons.values():
