@@ -11,6 +11,7 @@ import re
 import subprocess
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
+from http.client import HTTPException
 from ipaddress import IPv4Address, ip_network
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,12 @@ class Cluster:
         """Return the addresses that a node leases, and the name of the pod that uses each, as kubectl shows them."""
         rows = self.admin.table(ADDRESSES, wide=True)
         return {row["Address"]: row["Pod"] or "" for row in rows if row["Node"] == node}
+
+    def pools(self, name: str) -> set[str]:
+        """Return the prefixes that a server's agent hands out addresses of; nothing while it does not answer."""
+        with contextlib.suppress(OSError, HTTPException):
+            return {row["pool"] for row in self.servers[name].look("leases")}
+        return set()
 
     def address_of_service(self, name: str) -> str:
         """Return the ClusterIP."""

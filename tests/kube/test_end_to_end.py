@@ -21,6 +21,7 @@ from tests.kube.binaries import KUBERNETES
 from tests.kube.cluster import AGENTS, CONTROL, NEXT_IMAGE, Cluster, ready
 from tests.kube.control_plane import LOST_NODE_S, SERVICES
 from tests.kube.images import PORT
+from tests.kube.installed import RACKS
 from tests.kube.objects import NODE_PORT, bare_pod, deployment, service
 from tests.kube.web import answer, fetch
 from tests.kube.worker import MANIFESTS
@@ -30,6 +31,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
 PODS = 30
 NODES = "/api/v1/nodes"
+GROWN = "10.101.2.0/24"
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +127,50 @@ def test_a_pod_reaches_itself_and_the_api_server_by_their_services(cluster: Clus
     assert "Client sent an HTTP request to an HTTPS server" in fetch(netns, str(SERVICES[1]), 443)
     cluster.admin.delete("/apis/apps/v1/namespaces/default/deployments/alone").granted()
     cluster.admin.delete("/api/v1/namespaces/default/services/alone").granted()
+
+
+def test_a_pod_gets_the_address_that_its_annotation_names(cluster: Cluster) -> None:
+    wanted = next(address for address, pod in cluster.addresses("s11").items() if not pod and "." in address)
+    fixed, late = bare_pod("fixed"), bare_pod("late")
+    for pod in (fixed, late):
+        pod["metadata"]["annotations"] = {"routed.dev/ip": wanted}
+        pod["spec"]["nodeName"] = "s11"
+    cluster.admin.apply(fixed).granted()
+    cluster.eventually(lambda: ready(cluster.pod("fixed")), "the pod")
+    assert cluster.pod("fixed")["status"]["podIP"] == wanted
+    cluster.admin.apply(late).granted()
+    cluster.eventually(lambda: cluster.told("late", f"{wanted} cannot be had: .* holds it"), "the other one told why")
+    for name in ("late", "fixed"):
+        cluster.kubectl("delete", "pod", name, "--wait")
+
+
+# ---- edits of a Rack
+
+
+def test_a_rack_grows_a_pool_and_no_pod_notices(cluster: Cluster) -> None:
+    near, far = (cluster.place(cluster.pods("app=web", node)[0]) for node in ("s11", "s21"))
+    with Probe(both_ways([(near, far)])) as probe:
+        cluster.follow("Grow a pool", RACK="r1", PREFIX=GROWN, GATEWAY="10.101.2.1")
+        for name in ("s11", "s12"):
+            cluster.eventually(lambda name=name: GROWN in cluster.pools(name), f"{name} with the new pool")
+        cluster.eventually(cluster.servers["s11"].at_rest, "the new agent at rest")
+        assert losses(probe.stop()) == []
+    assert GROWN not in cluster.pools("s21"), "another rack's"
+
+
+def test_an_edit_that_pods_cannot_live_with_changes_nothing_and_is_told(cluster: Cluster) -> None:
+    pools = cluster.admin.get(f"{RACKS}/r1").granted()["spec"]["pools"]
+    near, far = (cluster.place(cluster.pods("app=web", node)[0]) for node in ("s11", "s21"))
+    used = [pool for pool in pools if pool["prefix"].startswith("10.101.") and pool["prefix"] != GROWN]
+    with Probe(both_ways([(near, far)])) as probe:
+        edit = {"spec": {"pools": [pool for pool in pools if pool not in used]}}
+        cluster.admin.patch(f"{RACKS}/r1", edit, "merge").granted()
+        cluster.eventually(lambda: cluster.told("s11", "no agent can start with the rack as it is now"), "the event")
+        cluster.eventually(cluster.servers["s11"].at_rest, "the agent as before")
+        assert {pool["prefix"] for pool in pools} <= cluster.pools("s11")
+        cluster.admin.patch(f"{RACKS}/r1", {"spec": {"pools": pools}}, "merge").granted()
+        assert losses(probe.stop()) == []
+    assert cluster.all_ready("app=web", PODS)
 
 
 # ---- upgrade, drain
