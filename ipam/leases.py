@@ -15,7 +15,7 @@ from ipam.model import check_pools, prefix_set
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ipam.model import IPNetwork, Pod, Pool
+    from ipam.model import IPAddress, IPNetwork, Pod, Pool
 
 
 class LeaseSource(Protocol):
@@ -28,8 +28,11 @@ class LeaseSource(Protocol):
         with its holder; a source gives a lease back no sooner than the ledger neither uses nor cools its address.
         """
 
-    async def more(self, pod: Pod) -> bool:
-        """Say that a pod found no free address, and try to get one; returns whether another attempt is worthwhile."""
+    async def more(self, pod: Pod, fixed: Sequence[IPAddress] = ()) -> bool:
+        """Say that a pod found no free address, or none of those that it asks for, and try to get what it needs.
+
+        Returns whether another attempt is worthwhile.
+        """
 
     def served(self, pod: Pod) -> None:
         """Say that a pod for which `more` was asked has an address; nothing is kept for it any more."""
@@ -56,7 +59,7 @@ class EmbeddedLeases:
         """Return the share that the rack file names."""
         return self._owned
 
-    async def more(self, _pod: Pod) -> bool:
+    async def more(self, _pod: Pod, _fixed: Sequence[IPAddress] = ()) -> bool:
         """Return False: the share is all that there is."""
         return False
 

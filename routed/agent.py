@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from ipaddress import IPv4Address
@@ -47,13 +47,16 @@ from routed.cni.server import Server as CniServer
 from routed.control import serve_control, serve_health
 from routed.domain.intent import Owner, owners, plan
 from routed.domain.rack import Rack, Server, Uplink
-from routed.domain.sides import Hold
+from routed.domain.sides import Health, Hold, Side
 from routed.domain.workload import AttachmentId
+from routed.kube.cluster import Cluster
 from routed.kube.errors import KubeError
+from routed.kube.events import News
 from routed.kube.leases import LeaseState
 from routed.leasing import Leasing, leasing
 from routed.leasing import check as check_leases
 from routed.reconcile.loop import Loop
+from routed.residents import Residents
 from routed.settings import Settings
 from routed.steering import Steering
 from routed.store import Store
@@ -70,25 +73,39 @@ _PERMANENT = (InvalidNetns, InvalidName, InterfaceExists, MarkTooLong, InvalidRo
 """Failures that trying again does not mend."""
 
 
+@dataclass(frozen=True, slots=True)
+class Container:
+    """What is different in a container."""
+
+    cni_conf_dir: Path | None = None
+    """Where runtimes are told of the plugin once pods can be attached; None: that is the operator's to do."""
+    bgp_user: str = "root"
+    """Who runs ExaBGP."""
+
+
 class Agent:
     """One server's agent."""
 
     def __init__(
-        self, settings: Settings, server: Server, *, cni_conf_dir: Path | None = None, bgp_user: str = "root"
+        self, settings: Settings, server: Server, cluster: Cluster | None = None, container: Container | None = None
     ) -> None:
         """Check what the files say; nothing is opened or changed yet. Raises what `ipam` and `bgp` find wrong.
 
-        `cni_conf_dir` is where runtimes are told of the plugin once pods can be attached; `bgp_user` runs ExaBGP.
+        With a cluster, the API server grants the leases, says what pods ask for, and is told what users must see.
         """
-        self._settings, self._server, self._cni_conf_dir = settings, server, cni_conf_dir
+        self._settings, self._server, self._cluster = settings, server, cluster
+        self._container = container or Container()
         self._rack = settings.domain_rack()
         self._pools = tuple(Pool(pool.prefix, pool.gateway, pool.reserved) for pool in settings.pools)
         check_leases(settings, server.name, self._pools)
         self._leasing: Leasing | None = None
         self._telemetry = Telemetry()
         self._stopping = asyncio.Event()
+        self.serving = asyncio.Event()
+        """Set once pods are attached."""
+        self.dismissed = False
+        """Whether it was told to end for good, by a signal or by `routed drain`."""
         self._bridge_changed = asyncio.Event()
-        self._serving = False
         self._loop: Loop[Owner] | None = None
         self._steering: Steering | None = None
         self._ovsdb = Ovsdb(
@@ -98,14 +115,14 @@ class Agent:
             speaker_config(settings, self._rack, server),
             settings.paths.run / "bgp",
             self._on_session_change,
-            user=bgp_user,
+            user=self._container.bgp_user,
         )
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT, or until drained."""
         running = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            running.add_signal_handler(number, self._stopping.set)
+            running.add_signal_handler(number, self._dismiss)
         self._settings.paths.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._settings.paths.run.mkdir(mode=0o755, parents=True, exist_ok=True)
         main = asyncio.create_task(self._run())
@@ -118,14 +135,21 @@ class Agent:
         except asyncio.CancelledError:
             log.info("agent.stopped", server=self._server.name)
 
+    def stop(self) -> None:
+        """Let `run` end, as on SIGTERM; another agent is to follow."""
+        self._stopping.set()
+
+    def _dismiss(self) -> None:
+        self.dismissed = True
+        self._stopping.set()
+
     async def _run(self) -> None:
         """Connect to Open vSwitch, then run the rest; what was opened last is closed first."""
         paths = self._settings.paths
         async with asyncio.TaskGroup() as connection:
             connection.create_task(self._ovsdb.run())
             async with AsyncExitStack() as stack:
-                node = os.environ.get("NODE_NAME") or self._server.name
-                leases = await stack.enter_async_context(leasing(self._settings, self._server.name, node, self._pools))
+                leases = await leasing(self._settings, self._server.name, self._cluster, self._pools)
                 self._leasing = leases
                 ledger = Ledger(
                     paths.state / "ledger.db", self._pools, leases.source, cooldown_s=self._settings.ipam.cooldown_s
@@ -171,10 +195,18 @@ class Agent:
             resync_s=settings.resync_s,
         )
         ailment = partial(self._ailment, store, loop)
-        verbs = Verbs(store, loop, self._telemetry, ailment=ailment, deadline_s=settings.cni.deadline_s)
+        residents = Residents(self._cluster, store)
+        verbs = Verbs(
+            store,
+            loop,
+            self._telemetry,
+            ailment=ailment,
+            fixed=residents.fixed_addresses,
+            deadline_s=settings.cni.deadline_s,
+        )
         cni = CniServer(settings.cni.socket, verbs, DeletionQueue(settings.cni.queue))
         async with asyncio.TaskGroup() as tasks:
-            for work in (gateway.run, announcer.run, flows.run, loop.run, *(one.run for one in members)):
+            for work in (gateway.run, announcer.run, flows.run, loop.run, residents.run, *(one.run for one in members)):
                 tasks.create_task(work())
             tasks.create_task(self._follow_uplink(store, gateway))
             async with self._health(store, loop), self._control(store, loop):
@@ -182,9 +214,9 @@ class Agent:
                 tasks.create_task(self._declare_authority(loop))
                 tasks.create_task(cni.serve())
                 await cni.ready.wait()
-                self._serving = True
-                if self._cni_conf_dir is not None:
-                    publish(self._cni_conf_dir)
+                self.serving.set()
+                if self._container.cni_conf_dir is not None:
+                    publish(self._container.cni_conf_dir)
                 gc.freeze()  # what is here stays; looking through it again and again would stop ADDs for tens of ms
                 sys.setswitchinterval(_TURN_S)
                 log.info("agent.serving", server=self._server.name, attachments=len(store.snapshot.attachments))
@@ -250,10 +282,18 @@ class Agent:
             hold=Hold(settings.hold_s, settings.longest_hold_s),
             faults=members.faults,
             sessions=self._speaker.neighbors,
-            publish=store.set_sides,
+            publish=partial(self._set_sides, store),
         )
         self._steering.note_lacp(ports.lapsed)
         return (members,)
+
+    def _set_sides(self, store: Store, sides: tuple[Side, ...]) -> None:
+        store.set_sides(sides)
+        if self._cluster is not None:
+            for side in sides:
+                if side.health < Health.HOLDING:
+                    note = f"{side.tor} cannot be relied on for this server's pods ({side.member})"
+                    self._cluster.events.tell(News(self._cluster.subject, "ToRLost", note, "Steer"))
 
     def _askers(self) -> Sequence[Asker]:
         gateways = {host.prefix.version: host.gateway for host in self._rack.hosts}
@@ -294,18 +334,18 @@ class Agent:
 
     def _ailment(self, store: Store, loop: Loop[Owner]) -> str | None:
         """Return why no pod could be attached now, None when one could."""
-        if not self._serving:
+        if not self.serving.is_set():
             return "the agent is starting: not every plane has been seen, not every pod confirmed yet"
         return views.ailment(store.snapshot, loop)
+
+    def _lease_state(self) -> LeaseState | None:
+        return None if self._leasing is None else self._leasing.state()
 
     def _unheard(self) -> str | None:
         """Return why no ToR can know of this server's pods, None when one can."""
         if any(status.state is SessionState.UP for status in self._speaker.neighbors().values()):
             return None
         return "no ToR has a BGP session with this server"
-
-    def _lease_state(self) -> LeaseState | None:
-        return None if self._leasing is None else self._leasing.state()
 
     def _health(self, store: Store, loop: Loop[Owner]) -> AbstractAsyncContextManager[None]:
         return serve_health(
@@ -328,7 +368,7 @@ class Agent:
             """Withdraw every route, wait until both ToRs were told, end ExaBGP, then the agent."""
             store.drain()
             await self._speaker.drain()
-            self._stopping.set()
+            self._dismiss()
 
         return serve_control(
             self._settings.control_socket,
@@ -345,6 +385,15 @@ class Agent:
 
 def _uplink(ports: UplinkPorts, gateway: Gateway) -> Uplink:
     return Uplink(ofports=ports.ofports, devices=ports.devices, mac=ports.mac, gateway_mac=gateway.mac, mtu=ports.mtu)
+
+
+def reasons(group: BaseExceptionGroup[BaseException]) -> Iterator[str]:
+    """Yield what went wrong, a line each."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from reasons(error)
+        else:
+            yield str(error)
 
 
 def speaker_config(settings: Settings, rack: Rack, server: Server) -> SpeakerConfig:

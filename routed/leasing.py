@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from random import Random
 
 from ipam.leases import EmbeddedLeases, LeaseSource, check_shares
 from ipam.model import Pool
 from routed.kube.cache import Cache
-from routed.kube.client import connect
+from routed.kube.cluster import Cluster
 from routed.kube.leases import KubeLeases, LeaseState, Tenant
 from routed.kube.reclaim import Reclaim
 from routed.kube.registry import Registry
@@ -53,29 +51,21 @@ def check(settings: Settings, server: str, pools: Sequence[Pool]) -> None:
         EmbeddedLeases(pools, settings.servers[server].owns)
 
 
-@asynccontextmanager
-async def leasing(settings: Settings, server: str, node: str, pools: Sequence[Pool]) -> AsyncIterator[Leasing]:
-    """Yield the source for a ledger that is opened next, with the leases of earlier runs.
+async def leasing(settings: Settings, server: str, cluster: Cluster | None, pools: Sequence[Pool]) -> Leasing:
+    """Return the source for a ledger that is opened next, with the leases of earlier runs.
 
-    ``node`` is this server's name as the API server knows it. Raises NoAccess and OSError, and PoolError as `check`.
+    Raises OSError, and PoolError as `check`.
     """
-    wanted = settings.kubernetes
-    if wanted is None:
-        yield Leasing(EmbeddedLeases(pools, settings.servers[server].owns))
-        return
-    rng = Random()  # noqa: S311 - spreads servers out, keeps no secret
-    async with connect(wanted.kubeconfig) as api:
-        registry = Registry(api, settings.rack, node, rng)
-        leases = KubeLeases(
-            registry,
-            Cache(settings.paths.state / "leases.json", rack=settings.rack, node=node),
-            pools,
-            marks=_marks(wanted),
-            rng=rng,
-        )
-        await leases.start()
-        yield Leasing(leases, leases, Reclaim(registry, rng, timedelta(seconds=wanted.reclaim_after_s)))
-
-
-def _marks(wanted: KubernetesSettings) -> Marks:
-    return Marks(wanted.stock_low, wanted.stock_high)
+    if cluster is None:
+        return Leasing(EmbeddedLeases(pools, settings.servers[server].owns))
+    wanted = settings.kubernetes or KubernetesSettings()
+    registry = Registry(cluster.api, settings.rack, cluster.node, cluster.rng)
+    leases = KubeLeases(
+        registry,
+        Cache(settings.paths.state / "leases.json", rack=settings.rack, node=cluster.node),
+        pools,
+        marks=Marks(wanted.stock_low, wanted.stock_high),
+        rng=cluster.rng,
+    )
+    await leases.start()
+    return Leasing(leases, leases, Reclaim(registry, cluster.rng, timedelta(seconds=wanted.reclaim_after_s)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -19,6 +19,7 @@ from routed.torconfig.settings import FabricSettings
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
 Asn = Annotated[int, Field(ge=1, le=2**32 - 1)]
+_S = TypeVar("_S", bound=BaseModel)
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -183,7 +184,7 @@ class Settings(_Section):
     paths: PathSettings = PathSettings()
     metrics: MetricsSettings = MetricsSettings()
     kubernetes: KubernetesSettings | None = None
-    """None where the servers' shares of the pools stand in this file."""
+    """Only in what an agent composes of a Rack and its own file: the API server grants the leases then."""
     fabric: FabricSettings | None = None
     """What `routed tor-config` needs; agents ignore it."""
 
@@ -212,8 +213,6 @@ class Settings(_Section):
     def _check_servers(self) -> None:
         taken = {host.gateway: "the gateway" for host in self.hosts}
         for name, server in self.servers.items():
-            if self.kubernetes is not None and server.owns is not None:
-                raise ValueError(f"servers.{name}.owns: with `kubernetes`, the API server grants leases; remove this")
             for address in server.addresses:
                 if not any(address.version == host.prefix.version and address in host.prefix for host in self.hosts):
                     raise ValueError(f"servers.{name}.addresses: {address} is in no subnet of hosts")
@@ -256,21 +255,62 @@ class Settings(_Section):
         return Server(name=name, asn=self.bgp.asn, addresses=found.addresses)
 
 
+class LocalSettings(BaseModel):
+    """A server's own file where Racks are objects of the Kubernetes API: what else it says is checked with the Rack."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    kubernetes: KubernetesSettings
+    paths: PathSettings = PathSettings()
+
+    @property
+    def rack_file(self) -> Path:
+        """Where the agent writes what Rack, Node and this file amount to: a rack file for the other commands."""
+        return self.paths.run / "composed-rack.yaml"
+
+
 def load(path: Path) -> Settings:
-    """Read and validate a rack file; SettingsError says what is wrong with which key."""
+    """Read and validate a rack file; SettingsError says what is wrong with which key.
+
+    A server's own file stands for the rack file that its agent wrote last.
+    """
+    document = read(path)
+    if not is_local(document):
+        return validated(document, str(path))
+    rack_file = local(document, str(path)).rack_file
+    if not rack_file.exists():
+        raise SettingsError(f"{path}: the rack is an object of the Kubernetes API, and no agent has found it here yet")
+    return validated(read(rack_file), str(rack_file))
+
+
+def read(path: Path) -> Any:
+    """Return what a file says, unchecked; SettingsError when it cannot be read."""
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"{path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: not YAML: {error}") from error
-    return validated(document, str(path))
+
+
+def is_local(document: Any) -> bool:
+    """Whether this is a server's own file, not a rack file."""
+    return isinstance(document, dict) and "kubernetes" in document and "rack" not in document
+
+
+def local(document: Any, source: str) -> LocalSettings:
+    """Return a server's own file, checked as far as that goes without a Rack; SettingsError as `validated`."""
+    return _checked(LocalSettings, document, source)
 
 
 def validated(document: Any, source: str) -> Settings:
     """Return a rack file's content, checked; SettingsError names the source and what is wrong with which key."""
+    return _checked(Settings, document, source)
+
+
+def _checked(kind: type[_S], document: Any, source: str) -> _S:
     try:
-        return Settings.model_validate(document)
+        return kind.model_validate(document)
     except ValidationError as error:
         problems = "\n".join(f"  {_key(item['loc'])}: {item['msg']}" for item in error.errors())
         raise SettingsError(f"{source}: {error.error_count()} problem(s)\n{problems}") from error

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
-from ipam.errors import PoolError, PoolExhausted
+from ipam.errors import AddressRefused, PoolError, PoolExhausted
 from ipam.ledger import Ledger
 from ipam.model import Holder, Holdings, Pod, Record, Request, Usage
 from routed.domain.intent import Owner, Standing
@@ -106,17 +106,20 @@ class Store:
             attachments=MappingProxyType(self._attachments),
         )
 
-    async def put(self, attachment: AttachmentId, pod: PodRef, netns: str) -> Attachment:
+    async def put(
+        self, attachment: AttachmentId, pod: PodRef, netns: str, fixed: tuple[IPAddress, ...] = ()
+    ) -> Attachment:
         """Make an attachment durable and visible; the same one again is the same answer. Raises `ipam` errors.
 
-        When no address is free, the lease source is asked for more, once.
+        `fixed` are addresses that the pod asks for, at most one of each family. When no address is free, or these are
+        not this server's to give, the lease source is asked for them, once.
         """
         holder = Holder(attachment.container_id, attachment.ifname)
-        request = Request(holder=holder, pod=Pod(pod.namespace, pod.name, pod.uid), netns=netns)
+        request = Request(holder=holder, pod=Pod(pod.namespace, pod.name, pod.uid), netns=netns, addresses=fixed)
         try:
             return self._adopt(await self._put(request))
-        except PoolExhausted:
-            if not await self._ledger.leases.more(request.pod):
+        except (PoolExhausted, AddressRefused):
+            if not await self._ledger.leases.more(request.pod, fixed):
                 raise
         record = await self._put(request)
         self._ledger.leases.served(request.pod)

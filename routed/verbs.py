@@ -7,7 +7,7 @@ plane has lost it. Nothing is rolled back by hand: an ADD that fails discards it
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network
@@ -19,7 +19,7 @@ from routed.cni.result import IP, Interface, Result, Route, chain, differences
 from routed.domain.intent import Owner
 from routed.domain.snapshot import DRAINED
 from routed.domain.wiring import wire_name
-from routed.domain.workload import Attachment, AttachmentId, IPAddress, host_interface
+from routed.domain.workload import Attachment, AttachmentId, IPAddress, PodRef, host_interface
 from routed.reconcile.loop import Difference, Loop
 from routed.store import Store
 from routed.telemetry import Telemetry
@@ -34,18 +34,22 @@ class AttachmentDrifted(LimitedConnectivity):
 class Verbs:
     """The handler behind the CNI socket."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a composition root's one call
         self,
         store: Store,
         loop: Loop[Owner],
         telemetry: Telemetry,
         *,
         ailment: Callable[[], str | None],
+        fixed: Callable[[PodRef], Awaitable[tuple[IPAddress, ...]]],
         deadline_s: float,
     ) -> None:
-        """`ailment` says why no pod could be attached now, None when one could; `deadline_s` bounds ADD and DEL."""
+        """`ailment` says why no pod could be attached now, None when one could; `deadline_s` bounds ADD and DEL.
+
+        `fixed` says which addresses a pod asks for; it may raise CniError.
+        """
         self._store, self._loop, self._telemetry = store, loop, telemetry
-        self._ailment, self._deadline_s = ailment, deadline_s
+        self._ailment, self._fixed, self._deadline_s = ailment, fixed, deadline_s
 
     async def add(self, request: AttachmentRequest) -> Result:
         """Attach the pod, or confirm that it is attached."""
@@ -53,7 +57,8 @@ class Verbs:
             if self._store.snapshot.draining:
                 raise TryAgainLater(DRAINED)
             is_new = request.attachment not in self._store.snapshot.attachments
-            attachment = await self._store.put(request.attachment, request.pod, request.netns)
+            fixed = await self._fixed(request.pod)
+            attachment = await self._store.put(request.attachment, request.pod, request.netns, fixed)
             try:
                 await self._loop.wait_for(attachment.id, deadline_s=self._deadline_s)
                 self._confirm(attachment)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hypothesis
 import pytest
 
 from containerlab.runners import Runner
+
+hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("busy")  # the machine has other things to do; slowness is tests/bench's to find
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -18,6 +18,7 @@ EXABGP = "exabgp"
 """In the PATH of a server."""
 TORS = {"s11": ("r1a", "r1b"), "s12": ("r1a", "r1b"), "s21": ("r2a", "r2b"), "s22": ("r2a", "r2b")}
 ADDRESSES = {"s11": "10.1.0.11", "s12": "10.1.0.12", "s21": "10.2.0.21", "s22": "10.2.0.22"}
+IPV6 = {"s11": "fd00:1::11", "s12": "fd00:1::12", "s21": "fd00:2::21", "s22": "fd00:2::22"}
 LOOPBACKS = {"r1a": "10.255.1.1", "r1b": "10.255.1.2", "r2a": "10.255.2.1", "r2b": "10.255.2.2"}
 TAKEN = {"Established", "Idle (PfxCt)"}
 """States of a session that a ToR took; with too many routes it is over before one looks."""

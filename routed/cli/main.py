@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +14,7 @@ from routed import __version__
 from routed.cli import doctor, prepare, show, torconfig
 from routed.cli.client import AgentUnreachableError, request
 from routed.cli.options import DEFAULT_CONFIG, Config, Server
-from routed.settings import SettingsError, load
+from routed.settings import SettingsError, is_local, local, read, validated
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -44,18 +43,31 @@ def agent(
     bgp_user: Annotated[str, typer.Option(envvar="ROUTED_BGP_USER", help="The user that ExaBGP runs as.")] = "root",
     debug: Annotated[bool, typer.Option(help="Log more.")] = False,
 ) -> None:
-    """Run the agent of this server until SIGTERM; pods, flows and routes stay when it ends."""
-    from routed.agent import EXPECTED, Agent  # noqa: PLC0415 - takes most of a second to import; `show` needs none of it
-    from routed.logs import configure  # noqa: PLC0415 - see above
+    """Run the agent of this server until SIGTERM; pods, flows and routes stay when it ends.
+
+    With a file that has the section `kubernetes` and no rack, the agent follows the Rack object that selects this
+    server's Node.
+    """
+    # These take most of a second to import, and other commands need none of them.
+    from routed import recompose  # noqa: PLC0415
+    from routed.agent import EXPECTED, Agent, Container, reasons  # noqa: PLC0415
+    from routed.logs import configure  # noqa: PLC0415
 
     configure(debug=debug, readable=sys.stderr.isatty())
-    settings = load(config)
+    document, name = read(config), server or socket.gethostname()
+    container = Container(cni_conf_dir, bgp_user)
+    if is_local(document):
+        work = recompose.run(local(document, str(config)), name, container)
+    else:
+        settings = validated(document, str(config))
+        if settings.kubernetes is not None:
+            raise SettingsError(f"{config}: `kubernetes` is for a server's own file, whose rack is a Rack object")
+        work = Agent(settings, settings.domain_server(name), container=container).run()
     try:
-        me = settings.domain_server(server or socket.gethostname())
-        asyncio.run(Agent(settings, me, cni_conf_dir=cni_conf_dir, bgp_user=bgp_user).run())
+        asyncio.run(work)
     except* EXPECTED as errors:
-        for error in _leaves(errors):
-            typer.echo(f"routed: {error}", err=True)
+        for reason in reasons(errors):
+            typer.echo(f"routed: {reason}", err=True)
         raise typer.Exit(1) from None
 
 
@@ -70,14 +82,6 @@ def drain(config: Config = DEFAULT_CONFIG) -> None:
 def version() -> None:
     """Print the version."""
     typer.echo(__version__)
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error
 
 
 def main() -> None:

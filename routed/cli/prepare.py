@@ -10,10 +10,11 @@ import typer
 
 from routed.cli.options import Server
 from routed.cni.install import install_plugin, replace
-from routed.settings import Settings, SettingsError, load
+from routed.settings import Settings, SettingsError, load, local, read
 
+LOCAL = "agent.yaml"
 HELP = """\
-Prepare this server for an agent in a container: its rack file, the slots' namespace, the CNI plugin.
+Prepare this server for an agent in a container: its file, the slots' namespace, the CNI plugin.
 
 Runs before each agent, in a container that may mount; the agent itself then needs far less. Changes nothing that pods \
 use: the namespace is made only when there is none, the plugin is replaced as a whole.
@@ -23,29 +24,40 @@ Exit status: 0 prepared, 2 no rack file lists this server, or a file cannot be u
 
 
 def prepare(
-    racks: Annotated[Path, typer.Option(envvar="ROUTED_RACKS", help="A folder of rack files, *.yaml.")],
+    racks: Annotated[
+        Path, typer.Option(envvar="ROUTED_RACKS", help="A folder of rack files, or of agent.yaml: Racks are objects.")
+    ],
     plugin: Annotated[Path, typer.Option(envvar="ROUTED_PLUGIN", help="The CNI plugin's program.")],
     bin_dir: Annotated[Path, typer.Option(envvar="ROUTED_CNI_BIN_DIR", help="The runtime's folder of plugins.")],
     config: Annotated[
-        Path, typer.Option("--config", "-c", envvar="ROUTED_CONFIG", help="Where this server's rack file goes to.")
+        Path, typer.Option("--config", "-c", envvar="ROUTED_CONFIG", help="Where this server's file goes to.")
     ],
     server: Server = "",
 ) -> None:
-    """Choose the rack file, mount the namespace, install the plugin."""
+    """Choose the file, mount the namespace, install the plugin."""
     from routed.attach.errors import KernelError  # noqa: PLC0415 - other commands need none of it
     from routed.attach.slots import SlotSpace  # noqa: PLC0415 - see above
 
     server = server or socket.gethostname()
-    file, settings = own_rack(racks, server)
+    file, run = own_file(racks, server)
     try:
         replace(config, file.read_bytes(), mode=0o600)
-        SlotSpace(settings.paths.run / "slots").netns()
+        SlotSpace(run / "slots").netns()
         install_plugin(plugin, bin_dir)
     except KernelError as error:
         raise SettingsError(f"{error}; this has to run in a privileged container") from error
     except OSError as error:
         raise SettingsError(f"{error.filename}: {error.strerror}") from error
-    typer.echo(f"prepared {server} of rack {settings.rack}: {config}, {settings.paths.run / 'slots'}, {bin_dir}")
+    typer.echo(f"prepared {server} with {file.name}: {config}, {run / 'slots'}, {bin_dir}")
+
+
+def own_file(folder: Path, server: str) -> tuple[Path, Path]:
+    """Return a server's file, and its `paths.run`; where Racks are objects, all servers have the same file."""
+    shared = folder / LOCAL
+    if shared.exists():
+        return shared, local(read(shared), str(shared)).paths.run
+    file, settings = own_rack(folder, server)
+    return file, settings.paths.run
 
 
 def own_rack(folder: Path, server: str) -> tuple[Path, Settings]:

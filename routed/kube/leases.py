@@ -108,12 +108,12 @@ class KubeLeases:
         """Say that the ledger has changed; soon the stock follows and the API server learns who uses what."""
         self._wake.set()
 
-    async def more(self, pod: Pod) -> bool:
+    async def more(self, pod: Pod, fixed: Sequence[IPAddress] = ()) -> bool:
         """Say that a pod found no free address, and wait until something was done about it, or until it cannot be.
 
         Returns at once while the API server does not answer. Another attempt is always worthwhile.
         """
-        self._asks.add(pod, self._clock())
+        self._asks.add(pod, self._clock(), fixed)
         self._wake.set()
         if self._reachable:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -179,6 +179,7 @@ class KubeLeases:
             self._view.count_used(held.used.keys())
             self._asks.review(frozenset(held.used.values()), self._clock())
             await self._keep_used(held, tenant)
+            await self._claim([one for one in self._asks.fixed if one not in self._mine and self._view.is_free(one)])
             surplus = await self._balance(held)
         finally:
             for waiter in waiting:
@@ -239,7 +240,7 @@ class KubeLeases:
 
     async def _balance(self, held: Holdings) -> list[IPAddress]:
         """Claim what the stock lacks; return what it has too much of, and what no pool contains any more."""
-        unused = [address for address in self._mine if address not in held]
+        unused = [address for address in self._mine if address not in held and address not in self._asks.fixed]
         surplus = [address for address in unused if self._view.pool(address) is None]
         for version in self._view.families:
             stock = [one for one in unused if one.version == version and self._view.pool(one) is not None]

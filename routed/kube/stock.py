@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from random import Random
 
 from ipam.allocate import Share
-from ipam.model import Pod
+from ipam.model import IPAddress, Pod
 
 ASK_S = 60.0
 """How long an address is kept for a pod that found none: kubelet's next attempt comes sooner."""
@@ -41,25 +41,34 @@ class Marks:
 
 
 class Asks:
-    """Pods that found no address, until they have one or do not come back."""
+    """Pods that found no address, or not the one they ask for, until they have it or do not come back."""
 
     def __init__(self) -> None:
         self._until: dict[Pod, float] = {}
+        self._fixed: dict[Pod, Sequence[IPAddress]] = {}
 
     def __len__(self) -> int:
         return len(self._until)
 
-    def add(self, pod: Pod, now: float) -> None:
+    @property
+    def fixed(self) -> frozenset[IPAddress]:
+        """The addresses that pods ask for by name."""
+        return frozenset(address for addresses in self._fixed.values() for address in addresses)
+
+    def add(self, pod: Pod, now: float, fixed: Sequence[IPAddress] = ()) -> None:
         """Note that a pod found no address; the same one may ask again."""
         self._until[pod] = now + ASK_S
+        self._fixed[pod] = fixed
 
     def drop(self, pod: Pod) -> None:
         """Note that a pod has an address."""
         self._until.pop(pod, None)
+        self._fixed.pop(pod, None)
 
     def review(self, served: Collection[Pod], now: float) -> None:
         """Drop those who have an address by now, and those who waited too long."""
-        self._until = {pod: until for pod, until in self._until.items() if pod not in served and until > now}
+        for pod in [pod for pod, until in self._until.items() if pod in served or until <= now]:
+            self.drop(pod)
 
 
 def change(stock: int, marks: Marks, asked: int) -> int:

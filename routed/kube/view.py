@@ -89,6 +89,10 @@ class View:
         kind = IPv4Address if version == 4 else IPv6Address
         return [kind(number) for number in draw(family, known, free, count, rng)]
 
+    def is_free(self, address: IPAddress) -> bool:
+        """Whether a pod may get this address and nobody is known to have it."""
+        return self.pool(address) is not None and address not in self.others
+
     def pool(self, address: IPAddress) -> IPNetwork | None:
         """Return the pool that an address is of, None when a pod cannot get it from any."""
         family = self.families.get(address.version, ())

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from routed.kube.racks import own_rack, settings_of
 from routed.settings import load
 from tests.deploy.render import CHART, VALUES, helm, kustomize, rendered
 from tests.deploy.tools import TOOLS
@@ -135,7 +136,7 @@ def test_racks_become_files_and_a_changed_rack_replaces_the_agents(tmp_path: Pat
         ("image.repository=example.org/routed,image.tag=7", ["image: example.org/routed:7"]),
         ("updateStrategy.maxUnavailable=10%", ["maxUnavailable: 10%", "maxSurge: 0"]),
         ("dacOverride=true", ["- DAC_OVERRIDE"]),
-        ("bgpSecret=md5", ["secretName: md5", "mountPath: /etc/routed/secrets"]),
+        ("bgpSecret=md5", ["secretName: md5", "mountPath: /etc/routed/secrets/md5"]),
         (
             "hostPaths.cniConf=/var/lib/rancher/k3s/agent/etc/cni/net.d",
             ["path: /var/lib/rancher/k3s/agent/etc/cni/net.d"],
@@ -153,14 +154,19 @@ def test_an_option_does_what_it_says(option: str, wanted: list[str]) -> None:
 # ---- the example
 
 
-def test_the_example_is_an_installation(tmp_path: Path) -> None:
+def test_the_example_is_an_installation() -> None:
     objects = parse(kustomize(DEPLOY / "kustomize/example"))
     (racks,) = (
         one for one in objects if one["kind"] == "ConfigMap" and one["metadata"]["name"].startswith("routed-racks-")
     )
-    for name, text in racks["data"].items():
-        (tmp_path / name).write_text(text)
-        assert load(tmp_path / name).servers
+    local = yaml.safe_load(racks["data"]["agent.yaml"])
+    (rack,) = (one for one in objects if one["kind"] == "Rack")
+    node = {
+        "metadata": {"name": "node-1", "labels": {"routed.dev/rack": "r1"}},
+        "status": {"addresses": [{"type": "InternalIP", "address": "10.1.0.11"}]},
+    }
+    assert own_rack(node, [rack]) is rack
+    assert settings_of(rack, node, local).servers.keys() == {"node-1"}
     (daemon,) = (one for one in objects if one["kind"] == "DaemonSet")
     spec = daemon["spec"]["template"]["spec"]
     assert {"name": "racks", "configMap": {"name": racks["metadata"]["name"]}} in spec["volumes"]

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from ipaddress import IPv4Address, ip_network
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,8 @@ class Cluster:
 
     def install(self) -> None:
         """Install the project as docs/install.md says."""
-        for one in installation():
+        for one in installation():  # a kind that was defined just now is served soon
+            eventually(lambda one=one: self.admin.apply(one).status != HTTPStatus.NOT_FOUND, f"the kind {one['kind']}")
             self.admin.apply(one).granted()
 
     def kubectl(self, *words: str) -> str:

@@ -23,7 +23,7 @@ def installation() -> list[Object]:
     """Return what `kubectl apply -k` sends."""
     daemons = found("DaemonSet")
     _adapt(daemons["spec"]["template"]["spec"])
-    return [*(one for one in parse(BASE.read_text()) if one["kind"] != "DaemonSet"), _racks(), daemons]
+    return [*(one for one in parse(BASE.read_text()) if one["kind"] != "DaemonSet"), *racks(), _shared(), daemons]
 
 
 def agent_image() -> str:
@@ -42,17 +42,24 @@ def _adapt(spec: Object) -> None:
             one["volumeMounts"].append({"name": f"borrowed-{number}", "mountPath": folder, "readOnly": True})
 
 
-def _racks() -> Object:
-    files = {}
-    for file in (RACKS / "r1.yaml", RACKS / "r2.yaml"):
-        rack = yaml.safe_load(file.read_text())
-        for server in rack["servers"].values():
-            del server["owns"]  # the API server grants leases instead
-        rack["bgp"]["graceful_restart_s"], rack["ipam"]["cooldown_s"] = 120, 180
-        rack["services"] = [str(SERVICES)]
-        rack["kubernetes"] = {"reclaim_after_s": RECLAIM_AFTER_S}
-        files[file.name] = yaml.safe_dump(rack)
-    return {**named("v1", "ConfigMap", "routed-racks", namespace=NAMESPACE), "data": files}
+def racks() -> list[Object]:
+    """Return the lab's racks as objects."""
+    made = []
+    for name in ("r1", "r2"):
+        file = yaml.safe_load((RACKS / f"{name}.yaml").read_text())
+        spec = {key: file[key] for key in ("tors", "hosts", "pools", "steering")}
+        bgp = {"asn": file["bgp"]["asn"], "graceful_restart_s": 120}
+        spec |= {"bgp": bgp, "ipam": {"cooldown_s": 180}, "services": [str(SERVICES)]}
+        made.append({**named("routed.dev/v1alpha1", "Rack", name), "spec": spec})
+    return made
+
+
+def _shared() -> Object:
+    """Return what is the same on every server, and no Rack's to say."""
+    bridge = {"name": "br0", "uplink": "bond0", "members": ["etha", "ethb"]}
+    file = {"bridge": bridge, "kubernetes": {"reclaim_after_s": RECLAIM_AFTER_S}}
+    data = {"agent.yaml": yaml.safe_dump(file)}
+    return {**named("v1", "ConfigMap", "routed-racks", namespace=NAMESPACE), "data": data}
 
 
 def deployment(name: str, replicas: int) -> Object:

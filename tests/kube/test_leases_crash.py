@@ -157,7 +157,8 @@ async def run(control: ControlPlane, rack: str, folder: Path, *, kind: type[Regi
         while under_way:
             await asyncio.wait(under_way)
         for servant, api in zip(servants, apis, strict=True):
-            await servant.settle(api)
+            if not wrong:  # else there is no telling where they stand
+                await servant.settle(api)
     sys.__stderr__.write(
         f"up to {lives} lives of {SERVERS} servers: {sum(way.lost for way in ways)} answers lost, "
         f"{sum(way.late for way in ways)} requests late, {len(wrong)} faults\n"

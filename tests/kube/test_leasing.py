@@ -7,18 +7,23 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
 from pathlib import Path
+from random import Random
 
 import pytest
 import yaml
 
+from ipam.errors import AddressRefused
 from ipam.ledger import Ledger
 from routed import views
 from routed.domain.intent import plan
 from routed.domain.rack import Uplink
 from routed.domain.workload import AttachmentId, PodRef
+from routed.kube.client import connect
+from routed.kube.cluster import Cluster
+from routed.kube.events import Events
 from routed.kube.racks import pools_of
 from routed.leasing import Leasing, leasing
-from routed.settings import Settings, SettingsError, load
+from routed.settings import Settings, load
 from routed.store import Store
 from tests.kube.control_plane import ControlPlane
 from tests.kube.installed import ADDRESSES, address, agent_of
@@ -46,7 +51,9 @@ def settings(cluster: ControlPlane, tmp_path: Path) -> Iterator[Settings]:
 async def composed(settings: Settings) -> AsyncIterator[tuple[Store, Leasing]]:
     """Compose what the agent has between the CNI socket and the planes."""
     pools = pools_of(settings)
-    async with leasing(settings, "s11", "s11", pools) as leases:
+    async with connect(settings.kubernetes.kubeconfig if settings.kubernetes else None) as api:
+        rng = Random(1)  # noqa: S311 - spreads servers out
+        leases = await leasing(settings, "s11", Cluster(api, "s11", Events(api, "s11"), rng), pools)
         with Ledger(settings.paths.state / "ledger.db", pools, leases.source, cooldown_s=60) as ledger:
             store = Store(
                 ledger,
@@ -107,15 +114,16 @@ async def test_a_taken_address_is_cordoned_until_its_pod_ends(cluster: ControlPl
         await until(lambda: not store.snapshot.taken, "nobody uses it here any more")
 
 
-def test_shares_in_the_file_and_leases_on_the_api_exclude_each_other(settings: Settings, tmp_path: Path) -> None:
-    document = yaml.safe_load((tmp_path / "rack.yaml").read_text())
-    document["servers"]["s11"]["owns"] = ["10.101.0.0/24"]
-    (tmp_path / "both.yaml").write_text(yaml.safe_dump(document))
-    with pytest.raises(SettingsError, match="API server grants leases"):
-        load(tmp_path / "both.yaml")
-    document["servers"]["s11"].pop("owns")
-    document["kubernetes"]["stock_low"] = 9
-    (tmp_path / "both.yaml").write_text(yaml.safe_dump(document))
-    with pytest.raises(SettingsError, match="must not exceed"):
-        load(tmp_path / "both.yaml")
-    assert ip_address("10.101.0.1") == settings.pools[0].gateway
+async def test_a_pod_gets_the_address_that_it_asks_for_unless_another_server_has_it(
+    cluster: ControlPlane, settings: Settings
+) -> None:
+    wanted, elsewhere = ip_address("10.101.1.77"), ip_address("10.101.1.78")
+    cluster.admin.post(ADDRESSES, address(str(elsewhere), node="s99", rack="leasing")).granted()
+    async with composed(settings) as (store, _):
+        pod = PodRef("shop", "fixed", "u1")
+        attachment = await store.put(AttachmentId("c1", "eth0"), pod, "/run/netns/1", (wanted,))
+        assert attachment.addresses[0] == wanted
+        with pytest.raises(AddressRefused, match=str(elsewhere)):
+            await store.put(AttachmentId("c2", "eth0"), PodRef("shop", "late", "u2"), "/run/netns/2", (elsewhere,))
+        with pytest.raises(AddressRefused, match="holds it"):
+            await store.put(AttachmentId("c3", "eth0"), PodRef("shop", "twice", "u3"), "/run/netns/3", (wanted,))

@@ -18,7 +18,7 @@ from containerlab.faults import kill, revive
 from containerlab.lab import Lab
 from containerlab.pods import CONF_DIR, RUNTIME, scratch
 from containerlab.runtime import Runtime, Sandbox
-from tests.fabric import ADDRESSES
+from tests.fabric import ADDRESSES, IPV6
 from tests.kube.binaries import program
 from tests.kube.control_plane import LOST_NODE_S, ControlPlane
 from tests.kube.images import PORT
@@ -83,7 +83,7 @@ class Worker:
         arguments = [f"--config={config}", f"--hostname-override={self.name}"]
         if name == "kubelet":
             labels = f"routed.dev/rack=r{self.name[1]}"
-            address = f"--node-ip={ADDRESSES[self.name]}"
+            address = f"--node-ip={ADDRESSES[self.name]},{IPV6[self.name]}"
             arguments += [f"--kubeconfig={kubeconfig}", address, f"--node-labels={labels}"]
         with (self._folder / f"{name}.log").open("ab") as log:
             self._daemons[name] = self.lab.node(self.name).popen(

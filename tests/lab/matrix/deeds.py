@@ -221,8 +221,12 @@ def _installed(folder: Path) -> Path:
 _NEW_MAC = """
 four=$(ip route show dev gw proto bgp) six=$(ip -6 route show dev gw proto bgp)
 ovs-vsctl set bridge gw other_config:hwaddr='"'$1'"'
-echo "$four" | sed '/./!d; s/.*/route replace & dev gw proto bgp/' | ip -batch -
-echo "$six" | sed '/./!d; s/ pref medium//; s/.*/route replace & dev gw proto bgp/' | ip -6 -batch -
+restore() { echo "$2" | sed '/./!d; s/ pref medium//; s/.*/route replace & dev gw proto bgp/' | ip "$1" -batch -; }
+for attempt in $(seq 100); do
+  restore -4 "$four" && restore -6 "$six" && exit 0
+  sleep 0.01 # the interface's own routes come back first
+done
+exit 1
 """
 """Open vSwitch takes the interface down for it, the kernel drops the routes behind it, FRR 8.4 does not notice.
 

@@ -1,0 +1,49 @@
+"""The pods of this server as the Kubernetes API knows them: what they ask for, and which have vanished."""
+
+from __future__ import annotations
+
+from routed.cni.errors import InvalidConfig, TryAgainLater
+from routed.domain.workload import Attachment, IPAddress, PodRef
+from routed.kube.cluster import Cluster
+from routed.kube.errors import Malformed
+from routed.kube.events import News, Subject
+from routed.kube.pods import Pods, PodUnknown
+from routed.store import Store
+
+
+class Residents:
+    """Pods that ask for nothing and never vanish, where there is no cluster."""
+
+    def __init__(self, cluster: Cluster | None, store: Store) -> None:
+        self._cluster, self._store = cluster, store
+        self._pods = None
+        if cluster is not None:
+            self._pods = Pods(
+                cluster.api,
+                cluster.node,
+                attachments=lambda: tuple(store.snapshot.attachments.values()),
+                discard=self._let_go,
+                rng=cluster.rng,
+            )
+
+    async def run(self) -> None:
+        """Follow them, until cancelled; return at once without a cluster."""
+        if self._pods is not None:
+            await self._pods.run()
+
+    async def fixed_addresses(self, pod: PodRef) -> tuple[IPAddress, ...]:
+        """Return the addresses that a pod asks for; TryAgainLater or InvalidConfig when that cannot be told."""
+        if self._pods is None or not pod.uid:
+            return ()
+        try:
+            return (await self._pods.wishes(pod)).addresses
+        except PodUnknown as error:
+            raise TryAgainLater(str(error)) from error
+        except Malformed as error:
+            raise InvalidConfig(str(error)) from error
+
+    async def _let_go(self, attachment: Attachment) -> None:
+        await self._store.discard(attachment.id, attachment.sequence)
+        if self._cluster is not None:
+            note = f"its pod does not exist any more; what was left of it on {self._cluster.node} is removed"
+            self._cluster.events.tell(News(Subject.pod(attachment.pod), "PodVanished", note, "Release"))
