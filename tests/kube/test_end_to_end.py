@@ -181,7 +181,7 @@ def test_a_rolling_upgrade_loses_nothing(cluster: Cluster) -> None:
     first, second, third = ([cluster.place(pod) for pod in pods] for pods in some.values())
     pairs = [(first[0], first[1]), (first[0], second[0]), (first[1], third[0]), (second[1], third[1])]
     before = {pod["metadata"]["uid"] for pod in cluster.pods(AGENTS)}
-    with Probe(both_ways(pairs)) as probe:
+    with Probe(both_ways(pairs), rate_hz=25) as probe:  # the fabric's switches are software on the same cores
         cluster.follow("Upgrade the agents", IMAGE=NEXT_IMAGE)
         cluster.eventually(lambda: renewed(cluster, before), "the new agents")
         assert losses(probe.stop()) == []
