@@ -38,13 +38,13 @@ async def run(local: LocalSettings, node: str, container: Container) -> None:
         folder.mkdir(mode=0o755, parents=True, exist_ok=True)
     async with connect(local.kubernetes.kubeconfig) as api:
         cluster = Cluster(api, node, Events(api, node), rng)
-        tenure = Tenure(cluster, container, local.rack_file)
         here = Here(node, local.model_dump(mode="json", exclude_unset=True), local.paths.state / "site.json")
+        tenure = Tenure(cluster, container, local.rack_file)
         around = Surroundings(api, here, on_site=tenure.move, on_trouble=tenure.complain)
         async with asyncio.TaskGroup() as tasks:
             works = (around.run(), cluster.events.run(), RackStatus(api, around, rng).run())
             background = [tasks.create_task(work) for work in works]
-            await tenure.run(await around.first(_PATIENCE_S))
+            await tenure.run(around)
             for task in background:
                 task.cancel()
 
@@ -58,8 +58,6 @@ class Tenure:
     rack_file: Path
     """Where the other commands find out what the agent was composed from."""
     _next: Site | None = None
-    _proven: Site | None = None
-    """Where an agent has served."""
     _moved: asyncio.Event = field(default_factory=asyncio.Event)
 
     def move(self, site: Site) -> None:
@@ -72,27 +70,30 @@ class Tenure:
         if trouble is not None:
             self.cluster.events.tell(News(self.cluster.subject, "RackRejected", trouble, "FollowRack"))
 
-    async def run(self, first: Site) -> None:
+    async def run(self, around: Surroundings) -> None:
         """Run agents until one was told to end."""
+        first = await around.first(_PATIENCE_S)
         site: Site | None = self._next or first
         self._moved.clear()
-        while site is not None:
+        while (here := site) is not None:
             try:
-                site = await self._stay(site)
+                site = await self._stay(here, around)
             except* EXPECTED as errors:
-                if self._proven in {None, site}:
+                proven = around.recall()
+                if proven is None or proven.settings == here.settings:
                     raise
                 why = "; ".join(reasons(errors))
                 log.error("site.refused", error=why)  # noqa: TRY400 - for the operator, without a traceback
                 self.complain(f"no agent can start with the rack as it is now: {why}")
-                site = self._proven
+                site = proven
 
-    async def _stay(self, site: Site) -> Site | None:
+    async def _stay(self, site: Site, around: Surroundings) -> Site | None:
         """Run an agent until it has to give way to one at the site that is returned; None when it was told to end."""
         settings = site.settings
         replace(self.rack_file, settings.model_dump_json(exclude_unset=True).encode(), mode=0o600)
         agent = Agent(settings, settings.domain_server(self.cluster.node), self.cluster, self.container)
         running, moved = asyncio.create_task(agent.run()), asyncio.create_task(self._moved.wait())
+        proven = asyncio.create_task(_prove(agent, site, around))
         try:
             await asyncio.wait((running, moved), return_when=asyncio.FIRST_COMPLETED)
             if not running.done():
@@ -100,10 +101,15 @@ class Tenure:
                 agent.stop()
             await running
         finally:
-            moved.cancel()
-            if agent.serving.is_set():
-                self._proven = site
+            for task in (moved, proven):
+                task.cancel()
         if agent.dismissed:
             return None
         self._moved.clear()
         return self._next
+
+
+async def _prove(agent: Agent, site: Site, around: Surroundings) -> None:
+    """Remember where an agent can serve."""
+    await agent.serving.wait()
+    around.remember(site)

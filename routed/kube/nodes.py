@@ -65,6 +65,8 @@ class Surroundings:
         self.rack_changed = asyncio.Event()
         """Set when that is another one now; whoever waits for it clears it."""
         self.site: Site | None = None
+        self._made_of: tuple[Document, Document] | None = None
+        """The Node and the Rack that the site comes from; None when it was recalled."""
         self._trouble: str | None = None
         self._found = asyncio.Event()
 
@@ -77,7 +79,8 @@ class Surroundings:
             async with asyncio.timeout(patience_s):
                 await self._found.wait()
         except TimeoutError:
-            self._recall()
+            if (site := self.recall()) is not None:
+                self._adopt(site)
         if self.site is None:
             log.warning("site.unknown", node=self._here.node, trouble=self._trouble or "the API server does not answer")
         while self.site is None:
@@ -118,8 +121,8 @@ class Surroundings:
             self._complain(str(error))
             return
         self._complain(None)
+        self._made_of = (self._node, rack)
         self._adopt(site)
-        _remember(self._here.memory, self._node, rack)
 
     def _site(self, node: Document, rack: Document) -> Site:
         settings = settings_of(rack, node, self._here.local, self._here.secrets)
@@ -141,14 +144,20 @@ class Surroundings:
                 log.warning("site.rejected", error=trouble, kept=self.site is not None)
             self._on_trouble(trouble)
 
-    def _recall(self) -> None:
-        """Take up what was remembered, if it still makes sense beside the agent's own file."""
+    def remember(self, site: Site) -> None:
+        """Keep a site in which an agent has served, for a start without the API server or with a Rack of no use."""
+        if site == self.site and self._made_of is not None:
+            _remember(self._here.memory, *self._made_of)
+
+    def recall(self) -> Site | None:
+        """Return what was remembered, if it still makes sense beside the agent's own file."""
         try:
             said = json.loads(self._here.memory.read_text(encoding="utf-8"))
             if said["node"]["metadata"]["name"] == self._here.node:
-                self._adopt(self._site(said["node"], said["rack"]))
+                return self._site(said["node"], said["rack"])
         except (OSError, ValueError, KeyError, TypeError, KubeError, SettingsError) as error:
             log.warning("site.forgotten", file=str(self._here.memory), error=str(error))
+        return None
 
 
 def _remember(file: Path, node: Document, rack: Document) -> None:

@@ -124,7 +124,8 @@ class Cluster:
         """Tell whether there is an event about an object, whose name begins so, with such a message."""
         events = self.admin.get("/api/v1/events").granted()["items"]
         return any(
-            one["involvedObject"]["name"].startswith(name) and re.search(pattern, one["message"]) for one in events
+            one["involvedObject"]["name"].startswith(name) and re.search(pattern, one.get("message", ""))
+            for one in events
         )
 
     def addresses(self, node: str) -> dict[str, str]:
@@ -137,6 +138,13 @@ class Cluster:
         with contextlib.suppress(OSError, HTTPException):
             return {row["pool"] for row in self.servers[name].look("leases")}
         return set()
+
+    def at_rest(self, name: str) -> bool:
+        """Tell whether a server's agent serves, speaks to both ToRs and has made all of its attachments."""
+        server = self.servers[name]
+        with contextlib.suppress(OSError, HTTPException):
+            return server.speaks() and {row["state"] for row in server.look("attachments")} == {"ready"}
+        return False
 
     def address_of_service(self, name: str) -> str:
         """Return the ClusterIP."""

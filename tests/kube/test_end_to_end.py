@@ -153,7 +153,7 @@ def test_a_rack_grows_a_pool_and_no_pod_notices(cluster: Cluster) -> None:
         cluster.follow("Grow a pool", RACK="r1", PREFIX=GROWN, GATEWAY="10.101.2.1")
         for name in ("s11", "s12"):
             cluster.eventually(lambda name=name: GROWN in cluster.pools(name), f"{name} with the new pool")
-        cluster.eventually(cluster.servers["s11"].at_rest, "the new agent at rest")
+        cluster.eventually(lambda: cluster.at_rest("s11"), "the new agent at rest")
         assert losses(probe.stop()) == []
     assert GROWN not in cluster.pools("s21"), "another rack's"
 
@@ -166,8 +166,12 @@ def test_an_edit_that_pods_cannot_live_with_changes_nothing_and_is_told(cluster:
         edit = {"spec": {"pools": [pool for pool in pools if pool not in used]}}
         cluster.admin.patch(f"{RACKS}/r1", edit, "merge").granted()
         cluster.eventually(lambda: cluster.told("s11", "no agent can start with the rack as it is now"), "the event")
-        cluster.eventually(cluster.servers["s11"].at_rest, "the agent as before")
-        assert {pool["prefix"] for pool in pools} <= cluster.pools("s11")
+        cluster.eventually(lambda: cluster.at_rest("s11"), "the agent as before")
+        assert {pool["prefix"] for pool in used} <= cluster.pools("s11")
+        killed = cluster.workers["s11"].kill_agent()
+        # The next one finds the edit, and what it remembers.
+        cluster.eventually(lambda: cluster.workers["s11"].agent_pid() not in {None, killed}, "a new agent")
+        cluster.eventually(lambda: cluster.at_rest("s11"), "the new agent at rest")
         cluster.admin.patch(f"{RACKS}/r1", {"spec": {"pools": pools}}, "merge").granted()
         assert losses(probe.stop()) == []
     assert cluster.all_ready("app=web", PODS)

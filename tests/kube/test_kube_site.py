@@ -175,6 +175,8 @@ async def test_an_agent_starts_without_the_api_server_where_it_was(cluster: Cont
     agent = agent_of(cluster, NODE)
     async with api_of(cluster, agent, tmp_path) as api, watching(api, tmp_path) as watched:
         known = await watched.surroundings.first(patience_s=30)
+        assert watched.surroundings.recall() is None, "nobody has served there yet"
+        watched.surroundings.remember(known)
     nowhere = tmp_path / "nowhere"
     nowhere.write_text(cluster.kubeconfig(agent, tmp_path / "k").read_text().replace(":6443", ":1"))
     async with connect(nowhere) as api, watching(api, tmp_path) as watched:
