@@ -195,7 +195,7 @@ class Agent:
             resync_s=settings.resync_s,
         )
         ailment = partial(self._ailment, store, loop)
-        residents = Residents(self._cluster, store)
+        residents = Residents(self._cluster, store, self._api_answers)
         verbs = Verbs(
             store,
             loop,
@@ -340,6 +340,10 @@ class Agent:
 
     def _lease_state(self) -> LeaseState | None:
         return None if self._leasing is None else self._leasing.state()
+
+    def _api_answers(self) -> bool:
+        state = self._lease_state()
+        return state is not None and state.reachable
 
     def _unheard(self) -> str | None:
         """Return why no ToR can know of this server's pods, None when one can."""

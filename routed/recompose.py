@@ -24,7 +24,7 @@ from routed.kube.occupancy import RackStatus
 from routed.settings import LocalSettings
 
 log = structlog.get_logger(__name__)
-_PATIENCE_S = 10.0
+_PATIENCE_S = 3.0
 """How long an agent that starts waits for the API server before it takes up the site of the run before."""
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from routed.cni.errors import InvalidConfig, TryAgainLater
 from routed.domain.workload import Attachment, IPAddress, PodRef
 from routed.kube.cluster import Cluster
@@ -10,12 +12,16 @@ from routed.kube.events import News, Subject
 from routed.kube.pods import Pods, PodUnknown
 from routed.store import Store
 
+_PATIENCE_S = 2.0
+"""How long a pod is waited for that the kubelet has heard of before us."""
+
 
 class Residents:
     """Pods that ask for nothing and never vanish, where there is no cluster."""
 
-    def __init__(self, cluster: Cluster | None, store: Store) -> None:
-        self._cluster, self._store = cluster, store
+    def __init__(self, cluster: Cluster | None, store: Store, reachable: Callable[[], bool]) -> None:
+        """`reachable` tells whether the API server answers: nobody waits for what it cannot say."""
+        self._cluster, self._store, self._reachable = cluster, store, reachable
         self._pods = None
         if cluster is not None:
             self._pods = Pods(
@@ -36,7 +42,7 @@ class Residents:
         if self._pods is None or not pod.uid:
             return ()
         try:
-            return (await self._pods.wishes(pod)).addresses
+            return (await self._pods.wishes(pod, _PATIENCE_S if self._reachable() else 0.0)).addresses
         except PodUnknown as error:
             raise TryAgainLater(str(error)) from error
         except Malformed as error:

@@ -95,7 +95,7 @@ class Pods:
             tasks.create_task(self._follow())
             tasks.create_task(self._keep_sweeping())
 
-    async def wishes(self, pod: PodRef, patience_s: float = 2.0) -> Wishes:
+    async def wishes(self, pod: PodRef, patience_s: float) -> Wishes:
         """Return what a pod asks for; never a request to the API server.
 
         Waits a little for a pod that the kubelet has heard of before us, then raises PodUnknown. A static pod, which

@@ -22,7 +22,8 @@ from tests.fabric import eventually
 from tests.manifests import container
 from tests.servers import RACK, Residents, RouteWatch, Server, losses
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(300), pytest.mark.usefixtures("servers")]
+"""After the tests that need the other server of the rack as nobody has touched it."""
 
 CONFIGURATION = Path("/etc/cni/net.d/10-routed.conflist")
 PAGE = Path(__file__).parents[2] / "docs/install.md"
@@ -80,7 +81,7 @@ def serve(server: Server) -> None:
 
 
 def test_the_init_container_makes_a_server_ready(s22: Server, daemon_pod: DaemonPod) -> None:
-    assert "prepared s22 of rack r2" in daemon_pod.prepare()
+    assert "prepared s22 with rack-of-s22.yaml" in daemon_pod.prepare()
     plugin = daemon_pod.plugins / "routed"
     assert plugin.read_bytes() == SHIM.read_bytes()
     assert plugin.stat().st_mode & 0o777 == 0o755
