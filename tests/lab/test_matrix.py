@@ -49,9 +49,3 @@ def test_a_cut_cable_costs_what_the_fabric_takes_and_without_steering_it_stays_b
     pods = max(loss.worst_ms for name, loss in cut.losses.items() if name != FABRIC)
     assert pods <= GENEROUS * (fabric.worst_ms + PACKET_MS), cut
     assert cut.losses["bystander"].packets == 0
-
-
-def test_nothing_stays_black_when_a_tor_dies_and_comes_back(site: Site) -> None:
-    for row in run(catalog.TOR_DEATH, site):
-        assert row.healed, row
-        assert not any(loss.open for loss in row.losses.values()), row
