@@ -30,6 +30,7 @@ demo: system install shim ## the main job on a fabric of two racks; KEEP=1 leave
 	@KEEP=$(KEEP) $(PY) -m containerlab.demo
 
 test: system install shim ## the whole suite, system tests on real components included; needs root
+	@if command -v go >/dev/null; then $(MAKE) --no-print-directory go-tools; fi # tests have no time to build them
 	@$(PY) -m pytest
 
 chaos: system install shim ## random faults and pod churn on the fabric for SECONDS; SEED=n draws the same again; needs root
@@ -80,6 +81,10 @@ go-tools: install ## kube-apiserver, kubectl, helm, promtool, ... from pinned Go
 .PHONY: manifests
 manifests: install ## render deploy/kustomize anew from deploy/chart
 	@$(PY) -m tests.deploy.render
+
+.PHONY: matrix
+matrix: system install shim ## every failure and what it costs; ARGS="--write docs/failure-matrix.md" keeps the figures
+	@$(PY) -m tests.lab.matrix $(ARGS)
 
 bench: system install shim ## ratios to other plugins and BGP speakers; ARGS="--write docs/performance.md" keeps them
 	@$(PY) -m tests.bench $(ARGS)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import hypothesis
 import pytest
 
 from containerlab.runners import Runner
+from tests.gotools import GoMissingError
 
 hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("busy")  # the machine has other things to do; slowness is tests/bench's to find
@@ -18,6 +22,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=Runner.netns,
         help="who realises the fabric of tests/lab: network namespaces, or containerlab itself",
     )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Iterator[None]:
+    """Skip tests whose programs are not built and cannot be."""
+    with _skipped_without_go():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    """Skip tests whose programs are not built and cannot be."""
+    with _skipped_without_go():
+        return (yield)
+
+
+@contextlib.contextmanager
+def _skipped_without_go() -> Iterator[None]:
+    try:
+        yield
+    except GoMissingError as error:
+        pytest.skip(str(error))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

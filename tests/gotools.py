@@ -26,6 +26,10 @@ class BuildError(Exception):
     """A program could not be built; the message says why and what to do."""
 
 
+class GoMissingError(BuildError):
+    """There is no Go to build it with; tests that need the program are skipped."""
+
+
 @dataclass(frozen=True)
 class GoTools:
     """The programs of one set of modules."""
@@ -76,7 +80,7 @@ class GoTools:
     def _build(self, path: Path) -> None:
         go = shutil.which("go")
         if go is None:
-            raise BuildError(
+            raise GoMissingError(
                 f"{path.name}: needs Go 1.21 or later on the PATH to be built; `make test` runs without network "
                 f"when {path.parent} has been filled by `make go-tools`"
             )

@@ -34,9 +34,9 @@ def daemon_set(*arguments: str | Path) -> Object:
 # ---- one source of truth
 
 
-@pytest.mark.parametrize("path", rendered(), ids=lambda path: path.name)
-def test_what_stands_in_the_repository_is_what_the_chart_renders(path: Path) -> None:
-    assert path.read_text() == rendered()[path], "`make manifests` was forgotten"
+def test_what_stands_in_the_repository_is_what_the_chart_renders() -> None:
+    for path, text in rendered().items():
+        assert path.read_text() == text, f"{path.name}: `make manifests` was forgotten"
 
 
 def test_helm_and_kustomize_install_the_same_objects() -> None:

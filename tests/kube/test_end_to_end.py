@@ -7,7 +7,6 @@ images of containers and the length of waits.
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
@@ -36,9 +35,8 @@ GROWN = "10.101.2.0/24"
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    missing = [name for name in KUBERNETES.packages if not (KUBERNETES.folder() / name).exists()]
-    if missing and shutil.which("go") is None:
-        pytest.skip(f"needs Go to build {', '.join(missing)}, or {KUBERNETES.folder()} filled by `make kube-binaries`")
+    for name in KUBERNETES.packages:
+        KUBERNETES.program(name)
     with Cluster.running(tmp_path_factory.mktemp("cluster")) as running:
         yield running
 
