@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import socket
-import struct
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from ipaddress import ip_address, ip_interface
@@ -34,6 +33,7 @@ from routed.attach.veth import MacvlanWay
 from routed.attach.wires import Wires
 from routed.domain.wiring import Link, Wire
 from routed.domain.workload import AttachmentId
+from tests.fixtures.checksums import udp_checksum_holds
 from tests.fixtures.pods import Pod, Pods, run, server, slot_space
 from tests.fixtures.tors import until
 
@@ -596,13 +596,4 @@ async def test_checksums_are_complete_on_the_wire_of_a_userspace_datapath(
             frame = await asyncio.to_thread(wire.recv, 2048)
 
     assert frame[23] == socket.IPPROTO_UDP
-    complete = udp_checksum_holds(frame)
-
-    assert complete is userspace_datapath
-
-
-def udp_checksum_holds(frame: bytes) -> bool:
-    addresses, segment = frame[26:34], frame[34:]
-    covered = addresses + struct.pack("!HH", socket.IPPROTO_UDP, len(segment)) + segment
-    covered += bytes(len(covered) % 2)
-    return sum(struct.unpack(f"!{len(covered) // 2}H", covered)) % 0xFFFF == 0
+    assert udp_checksum_holds(frame) is userspace_datapath
