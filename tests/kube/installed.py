@@ -20,6 +20,8 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 NAMESPACE = ACCOUNT = "routed"
 RACKS, ADDRESSES = (f"/apis/routed.dev/v1alpha1/{plural}" for plural in ("racks", "addresses"))
 NODES = "/api/v1/nodes"
+NOWHERE = "https://127.0.0.1:1"
+"""Where no API server answers."""
 BINDING = {
     "apiVersion": "rbac.authorization.k8s.io/v1",
     "kind": "ClusterRoleBinding",

@@ -23,7 +23,7 @@ from routed.kube.events import Events, News, Subject
 from routed.kube.pods import Pods, PodUnknown
 from tests.fixtures.attachments import attachment
 from tests.kube.control_plane import ControlPlane
-from tests.kube.installed import add_node, agent_of, api_of, until
+from tests.kube.installed import NOWHERE, add_node, agent_of, api_of, until
 
 NODE = "pods-1"
 _NUMBERS = itertools.count()
@@ -149,7 +149,7 @@ async def test_without_an_api_server_pods_start_as_if_they_asked_for_nothing(
     cluster: ControlPlane, tmp_path: Path
 ) -> None:
     file = cluster.kubeconfig(cluster.admin, tmp_path / "kubeconfig")
-    file.write_text(file.read_text().replace(":6443", ":1"))
+    file.write_text(file.read_text().replace(cluster.url, NOWHERE))
     async with connect(file) as api:
         server = Server(api, attachment("6e0b4b0a-0000-4000-8000-000000000001"), grace_s=0)
         async with server.running() as pods:
@@ -267,7 +267,7 @@ async def test_events_of_a_node_are_written_as_they_come(cluster: ControlPlane, 
 async def test_news_waits_for_an_api_server_that_is_away(cluster: ControlPlane, namespace: str, tmp_path: Path) -> None:
     file = cluster.kubeconfig(cluster.admin, tmp_path / "kubeconfig")
     good = file.read_text()
-    file.write_text(good.replace(":6443", ":1"))
+    file.write_text(good.replace(cluster.url, NOWHERE))
     clock = Clock()
     news = News(Subject.pod(start(cluster, namespace, "web-0")), "AddressTaken", "no", "Announce")
     async with connect(file) as away:

@@ -25,6 +25,7 @@ from tests.kube.installed import (
     ADDRESSES,
     BINDING,
     NODES,
+    NOWHERE,
     RACKS,
     add_node,
     address,
@@ -178,7 +179,7 @@ async def test_an_agent_starts_without_the_api_server_where_it_was(cluster: Cont
         assert watched.surroundings.recall() is None, "nobody has served there yet"
         watched.surroundings.remember(known)
     nowhere = tmp_path / "nowhere"
-    nowhere.write_text(cluster.kubeconfig(agent, tmp_path / "k").read_text().replace(":6443", ":1"))
+    nowhere.write_text(cluster.kubeconfig(agent, tmp_path / "k").read_text().replace(cluster.url, NOWHERE))
     async with connect(nowhere) as api, watching(api, tmp_path) as watched:
         assert await watched.surroundings.first(patience_s=0.1) == known
     (tmp_path / "site.json").unlink()

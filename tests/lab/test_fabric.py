@@ -273,8 +273,15 @@ def test_a_servers_switch_comes_back_with_the_hosts_addresses(lab: Lab) -> None:
 
 def test_the_status_page_shows_bonds_sessions_and_routes(lab: Lab) -> None:
     command = [sys.executable, "-m", "containerlab", "status", "--name", lab.name]
-    document = json.loads(subprocess.run([*command, "--output", "json"], capture_output=True, check=True).stdout)
-    assert {member["state"] for member in document["members"]} == {"current attached"}
+
+    def page() -> Any:
+        return json.loads(subprocess.run([*command, "--output", "json"], capture_output=True, check=True).stdout)
+
+    def attached() -> bool:
+        return {member["state"] for member in page()["members"]} == {"current attached"}
+
+    eventually(attached, "every member current and attached")
+    document = page()
     assert len(document["members"]) == 8
     assert {entry["router"] for entry in document["sessions"]} == {"sp1", "sp2", "r1a", "r1b", "r2a", "r2b"}
     assert document["routes"]["10.1.0.0/24"]["r1a"] == ["gw"]
