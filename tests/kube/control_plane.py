@@ -14,6 +14,7 @@ import itertools
 import json
 import os
 import subprocess
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -64,6 +65,7 @@ class ControlPlane:
     _number: int = field(default_factory=lambda: next(_COUNT) * 10)
     _processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     _clients: dict[tuple[str, ...], Client] = field(default_factory=dict)
+    _signing: threading.Lock = field(default_factory=threading.Lock)
 
     def __enter__(self) -> Self:
         program("kube-apiserver")  # built before the clock runs
@@ -97,12 +99,13 @@ class ControlPlane:
     def client_for(self, user: str, groups: Sequence[str] = ()) -> Client:
         """Return a client with a certificate for this user and these groups."""
         who = (user, *groups)
-        if who not in self._clients:
-            mine = self.authority.client(user, groups)
-            self._clients[who] = Client(
-                self.url, self.authority.certificate, mine.certificate, mine.key, netns=self.netns
-            )
-        return self._clients[who]
+        with self._signing:  # nodes boot at the same time, and their proxies are one user
+            if who not in self._clients:
+                mine = self.authority.client(user, groups)
+                self._clients[who] = Client(
+                    self.url, self.authority.certificate, mine.certificate, mine.key, netns=self.netns
+                )
+            return self._clients[who]
 
     def client_with(self, token: str) -> Client:
         """Return a client with a service account's token."""
