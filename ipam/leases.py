@@ -35,7 +35,7 @@ class LeaseSource(Protocol):
         """
 
     def served(self, pod: Pod) -> None:
-        """Say that a pod for which `more` was asked has an address; nothing is kept for it any more."""
+        """Say that a pod has an address; nothing is kept for it any more, if `more` was asked for it at some time."""
 
 
 class EmbeddedLeases:

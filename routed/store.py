@@ -117,11 +117,11 @@ class Store:
         holder = Holder(attachment.container_id, attachment.ifname)
         request = Request(holder=holder, pod=Pod(pod.namespace, pod.name, pod.uid), netns=netns, addresses=fixed)
         try:
-            return self._adopt(await self._put(request))
+            record = await self._put(request)
         except (PoolExhausted, AddressRefused):
             if not await self._ledger.leases.more(request.pod, fixed):
                 raise
-        record = await self._put(request)
+            record = await self._put(request)
         self._ledger.leases.served(request.pod)
         return self._adopt(record)
 

@@ -124,7 +124,7 @@ class KubeLeases:
         return True
 
     def served(self, pod: Pod) -> None:
-        """Say that a pod that asked has an address; nothing is kept for it any more."""
+        """Say that a pod has an address; nothing is kept for it any more, if it had asked."""
         self._asks.drop(pod)
 
     async def start(self) -> None:

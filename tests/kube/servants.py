@@ -122,12 +122,12 @@ class Servant:
         """Give a pod an address as the agent does: ask the source once when there is none."""
         pod = pod or self.new_pod()
         try:
-            return self.try_add(pod)
+            record = self.try_add(pod)
         except PoolExhausted:
             await self.leases.more(pod)
             record = self.try_add(pod)
-            self.leases.served(pod)
-            return record
+        self.leases.served(pod)
+        return record
 
     async def insist(self, within_s: float = 60.0) -> Record:
         """Give a new pod an address as kubelet does: again and again."""

@@ -118,6 +118,23 @@ async def test_what_one_server_gives_back_another_one_gets(cluster: ControlPlane
         assert not twice([one, two])
 
 
+async def test_nothing_is_kept_for_a_pod_that_came_back_and_ended(
+    cluster: ControlPlane, rack: str, tmp_path: Path
+) -> None:
+    one, two = (Servant(cluster, tmp_path, f"{rack}-s{n}", [SMALL], rack=rack, marks=Marks(0, 0)) for n in (1, 2))
+    async with one.alive(), two.alive(keep=False):
+        all_of_them = [await one.insist() for _ in range(5)]
+        pod = two.new_pod()
+        first, _ = await asyncio.gather(two.add(pod), two.leases.tidy(two), return_exceptions=True)
+        assert isinstance(first, PoolExhausted)
+        one.delete(all_of_them[0])
+        await until(lambda: len(owners(cluster, rack)) == 4, "it is given back")
+        await two.leases.start()
+        assert len(await settled(two)) == 1, "it is kept for the pod"
+        two.delete(await two.add(pod))
+        assert not await settled(two), "not any more, though no pass has seen the pod with it"
+
+
 async def test_a_pod_that_the_api_server_will_not_hear_of_has_its_address_all_the_same(
     cluster: ControlPlane, rack: str, tmp_path: Path
 ) -> None:
