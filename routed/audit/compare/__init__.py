@@ -1,0 +1,1 @@
+"""What is wrong with a rack and with the fabric: a pure comparison of planes."""
