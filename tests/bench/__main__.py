@@ -6,6 +6,7 @@ What counts are ratios: each round meets every contender, so whatever else the m
 from __future__ import annotations
 
 import argparse
+import asyncio
 import signal
 import sys
 from contextlib import ExitStack
@@ -15,10 +16,11 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from tests.bench import attaching, contenders, machine, routes, speakers
+from tests.bench import attaching, contenders, leasing, machine, routes, speakers
 from tests.bench.agent import Attaching, routed
 from tests.bench.figures import OURS
 from tests.bench.report import Report, write
+from tests.gotools import GoMissingError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -62,6 +64,7 @@ def _measure(
     arguments: argparse.Namespace, described: Mapping[str, str], stack: ExitStack, progress: Callable[[str], None]
 ) -> Report:
     pods, attach_rounds, route_rounds = (16, 2, 3) if arguments.quick else (50, 4, 100)
+    leases = (5, 20, 10) if arguments.quick else (40, 506, 200)  # servers, addresses, pods
     progress("starting ToRs, speakers and plugins")
     scratch = Path(stack.enter_context(TemporaryDirectory(prefix="bench-")))
     ours, frr_rack, gobgp_rack = routes.racks(stack, 3)
@@ -74,11 +77,14 @@ def _measure(
         contender = stack.enter_context(routed(ours, pods))
         plugins.append(contender)
         announcers.append(Attaching(ours, contender.plugin, contender.pods[0]))
-    return Report(
-        machine=described,
-        attach=attaching.measure(plugins, attach_rounds, progress),
-        routes=routes.measure(announcers, route_rounds, progress),
-    )
+    attach = attaching.measure(plugins, attach_rounds, progress)
+    announced = routes.measure(announcers, route_rounds, progress)
+    try:
+        claims, allocation = asyncio.run(leasing.measure(scratch, *leases, progress))
+    except GoMissingError as error:
+        progress(f"leases: not measured: {error}")
+        return Report(described, attach, announced)
+    return Report(described, attach, announced, claims, allocation)
 
 
 if __name__ == "__main__":

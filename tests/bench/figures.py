@@ -8,6 +8,7 @@ from statistics import median, quantiles
 
 BASELINE = "bridge"
 OURS = "routed"
+OWN_OBJECTS, ONE_OBJECT = "an object per address, a random one", "one object for the whole rack"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,28 @@ class Route:
     """From the request's return; negative when the route was sent before it returned."""
     fib: Summary
     """From the request's return to the route in the kernel."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """How many servers get on that claim addresses of one rack at the same time."""
+
+    per_s: float
+    """Addresses per second, all servers together."""
+    vain: int
+    """Attempts that came too late."""
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """What a pod's address takes, without everything else that an ADD does."""
+
+    with_api: Summary
+    """From stock."""
+    without_api: Summary
+    """From stock, while no API server answers."""
+    asking: Summary
+    """Without a stock: the API server is asked."""
 
 
 @dataclass(frozen=True, slots=True)

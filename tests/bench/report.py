@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from tests.bench.figures import BASELINE, Attach, Goal, Route, Summary, goals, ratio
+from tests.bench.figures import BASELINE, ONE_OBJECT, Allocation, Attach, Claims, Goal, Route, Summary, goals, ratio
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 BEGIN = "<!-- figures: written by make bench, do not edit -->"
 END = "<!-- end of figures -->"
+_CLAIMS_HEAD = ("who has which address is in", "claims/s", "÷ one object", "in vain")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,8 @@ class Report:
     machine: Mapping[str, str]
     attach: Mapping[str, Attach]
     routes: Mapping[str, Route]
+    claims: Mapping[str, Claims] = field(default_factory=dict)
+    allocation: Allocation | None = None
 
     def goals(self) -> tuple[Goal, ...]:
         """Return the goals that this run can tell about."""
@@ -45,6 +48,8 @@ class Report:
             _attach_grid(self.attach),
             _parallel_grid(self.attach),
             _route_grid(self.routes),
+            _claims_grid(self.claims),
+            _allocation_grid(self.allocation),
             _goal_grid(self.goals()),
         )
         return tuple(grid for grid in grids if grid.rows)
@@ -130,6 +135,33 @@ def _route_grid(routes: Mapping[str, Route]) -> Grid:
         "its return → in both ToRs' kernels",
     )
     return Grid(f"Routes, {count} one after the other, p50 / p99 in ms", head, rows)
+
+
+def _claims_grid(claims: Mapping[str, Claims]) -> Grid:
+    rows = tuple(
+        (way, f"{figures.per_s:.0f}", _times(figures.per_s, claims[ONE_OBJECT].per_s), str(figures.vain))
+        for way, figures in claims.items()
+    )
+    return Grid("Leases: addresses of one rack, claimed by 40 servers at once", _CLAIMS_HEAD, rows)
+
+
+def _allocation_grid(allocation: Allocation | None) -> Grid:
+    found = (
+        {}
+        if allocation is None
+        else {
+            "from stock": allocation.with_api,
+            "from stock, API server away": allocation.without_api,
+            "no stock, so the API server is asked": allocation.asking,
+        }
+    )
+    rows = tuple(
+        (name, f"{figures.p50:.2f} / {figures.p99:.2f}", _times(figures.p50, found["from stock"].p50))
+        for name, figures in found.items()
+    )
+    return Grid(
+        "Leases: a pod's address, ledger and lease alone", ("address", "p50 / p99, ms", "p50 ÷ from stock"), rows
+    )
 
 
 def _goal_grid(found: Sequence[Goal]) -> Grid:
