@@ -1,4 +1,4 @@
-"""An audit as one HTML page that needs nothing else: no request leaves it, and it works without JavaScript and on paper.
+"""An audit as one HTML page that needs nothing else: no request leaves it; it works without JavaScript and on paper.
 
 Every text in it comes from somebody else: Jinja escapes all of it, the page's own policy (CSP) lets only the script and
 the style run that this file put there, and the script itself writes text, never markup.
@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from ipam.model import IPAddress
 from routed import __version__
-from routed.audit.model import Audit, Evidence, Finding, Holding, Kind, PoolSummary, RackSummary, Severity
+from routed.audit.model import Audit, Evidence, Finding, Holding, Kind, PoolSummary, RackSummary
 from routed.audit.report.machine import severity_name
 from routed.audit.report.maps import Block, Cell, pool_map, trouble
 from routed.audit.report.summary import counted, headline, places, printable, sentence, summarize
