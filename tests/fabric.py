@@ -7,13 +7,14 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from containerlab.lab import Lab
 from containerlab.runners import Runner
 
+_T = TypeVar("_T")
 EXABGP = "exabgp"
 """In the PATH of a server."""
 TORS = {"s11": ("r1a", "r1b"), "s12": ("r1a", "r1b"), "s21": ("r2a", "r2b"), "s22": ("r2a", "r2b")}
@@ -39,7 +40,7 @@ def lab(runner: Runner) -> Iterator[Lab]:
         yield up
 
 
-def eventually(condition: Callable[[], Any], what: str, timeout_s: float = 30) -> Any:
+def eventually(condition: Callable[[], _T | None], what: str, timeout_s: float = 30) -> _T:
     """Poll until the condition is true and return what it gave; fail with the last value otherwise."""
     deadline = time.monotonic() + timeout_s
     while not (value := condition()):

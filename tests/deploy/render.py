@@ -16,8 +16,8 @@ SINGLE = "templates/monitoring.yaml"
 
 def helm(*arguments: str | Path, chart: Path = CHART) -> str:
     """Return what the chart becomes as the release that the documentation installs."""
-    release = ["template", "routed", chart, "--namespace", "routed", "--kube-version", KUBERNETES.release]
-    return _run(TOOLS.program("helm"), *release, *arguments)
+    release = ("--namespace", "routed", "--kube-version", KUBERNETES.release)
+    return _run(TOOLS.program("helm"), "template", "routed", chart, *release, *arguments)
 
 
 def rendered() -> dict[Path, str]:

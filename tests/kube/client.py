@@ -121,8 +121,9 @@ class Client:
         return Answer(got.status, decoded)
 
     def _connections(self) -> urllib3.PoolManager:
-        pair = {"cert_file": str(self.certificate), "key_file": str(self.key)} if self.certificate else {}
-        manager = urllib3.PoolManager(maxsize=4, ca_certs=str(self.trusted), **pair)
+        manager = urllib3.PoolManager(maxsize=4, ca_certs=str(self.trusted))
+        if self.certificate:
+            manager.connection_pool_kw |= {"cert_file": str(self.certificate), "key_file": str(self.key)}
         if self.netns is not None:
             manager.pool_classes_by_scheme = {"https": _pool_in(self.netns)}
         return manager

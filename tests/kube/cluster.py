@@ -84,7 +84,7 @@ class Cluster:
 
     def kubectl(self, *words: str) -> str:
         """Return what kubectl prints; CommandError."""
-        command = [program("kubectl"), f"--kubeconfig={self._kubeconfig}", *words]
+        command = [str(program("kubectl")), f"--kubeconfig={self._kubeconfig}", *words]
         return self.lab.node(CONTROL).run(command, timeout=_PATIENCE_S).stdout
 
     def follow(self, heading: str, **names: str) -> None:

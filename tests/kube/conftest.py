@@ -15,7 +15,7 @@ from tests.kube.installed import install
 def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """A control plane without anything of this project's in it."""
     with ControlPlane(tmp_path_factory.mktemp("kube")) as control:
-        sys.__stderr__.write(f"control plane: ready in {control.started_in_s:.1f} s\n")
+        print(f"control plane: ready in {control.started_in_s:.1f} s", file=sys.__stderr__)
         yield control
 
 

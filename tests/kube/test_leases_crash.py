@@ -159,9 +159,10 @@ async def run(control: ControlPlane, rack: str, folder: Path, *, kind: type[Regi
         for servant, api in zip(servants, apis, strict=True):
             if not wrong:  # else there is no telling where they stand
                 await servant.settle(api)
-    sys.__stderr__.write(
+    print(
         f"up to {lives} lives of {SERVERS} servers: {sum(way.lost for way in ways)} answers lost, "
-        f"{sum(way.late for way in ways)} requests late, {len(wrong)} faults\n"
+        f"{sum(way.late for way in ways)} requests late, {len(wrong)} faults",
+        file=sys.__stderr__,
     )
     return wrong
 

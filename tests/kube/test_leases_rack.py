@@ -53,7 +53,7 @@ async def fill(servants: list[Servant], count: int) -> None:
     async with asyncio.TaskGroup() as group:
         for servant in servants * (SERVERS // len(servants)):
             group.create_task(crowd(servant))
-    sys.__stderr__.write(f"{count} pods on {len(servants)} servers: {time.perf_counter() - began:.1f} s\n")
+    print(f"{count} pods on {len(servants)} servers: {time.perf_counter() - began:.1f} s", file=sys.__stderr__)
 
 
 async def churn(servants: list[Servant]) -> None:
@@ -69,7 +69,7 @@ async def churn(servants: list[Servant]) -> None:
     async with asyncio.TaskGroup() as group:
         for servant in servants:
             group.create_task(turn_over(servant))
-    sys.__stderr__.write(f"{TURNS} pods each replaced: {time.perf_counter() - began:.1f} s\n")
+    print(f"{TURNS} pods each replaced: {time.perf_counter() - began:.1f} s", file=sys.__stderr__)
 
 
 def everything(servants: list[Servant]) -> list[str]:
@@ -94,5 +94,5 @@ async def test_every_address_of_a_rack_is_usable_by_any_mix_of_servers(cluster: 
             assert len(servants[0].pods()) == ADDRESSES, "all on one"
         await until(lambda: set(owners(cluster, "full").values()) == {servants[0].name}, "nobody else has any")
         assert owners(cluster, "full").keys() == servants[0].pods()
-        sys.__stderr__.write(f"looks at all servers: {looks[0]}; leases confirmed by the API server: {looks[1]}\n")
+        print(f"looks at all servers: {looks[0]}; leases confirmed by the API server: {looks[1]}", file=sys.__stderr__)
         assert all(looks)

@@ -135,7 +135,7 @@ class Worker:
 
     def _state(self) -> bytes:
         """Return what the agent keeps on the server's disk, which in a lab is memory."""
-        command = ["tar", "-c", "-C", self.lab.node(self.name).path(STATE), "."]
+        command = ["tar", "-c", "-C", str(self.lab.node(self.name).path(STATE)), "."]
         return subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
 
     def close(self) -> None:

@@ -286,6 +286,6 @@ def test_the_status_page_shows_bonds_sessions_and_routes(lab: Lab) -> None:
     assert {entry["router"] for entry in document["sessions"]} == {"sp1", "sp2", "r1a", "r1b", "r2a", "r2b"}
     assert document["routes"]["10.1.0.0/24"]["r1a"] == ["gw"]
     assert document["routes"]["10.1.0.0/24"]["r2a"] == ["up1", "up2"]
-    page = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert "02:00:00:00:01:fe port 111" in page
-    assert "fd00:102::1/128" in page
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "02:00:00:00:01:fe port 111" in text
+    assert "fd00:102::1/128" in text

@@ -5,7 +5,6 @@ Times are held against what the fabric took in the same moment, never against th
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 
 import pytest
@@ -35,7 +34,7 @@ def site(lab: Lab, servers: dict[str, Server]) -> Iterator[Site]:
 
 
 def run(event: Event, site: Site, *, controls: bool = False) -> list[Row]:
-    return measure.run(event, site, lambda line: sys.stdout.write(f"{line}\n"), controls=controls)
+    return measure.run(event, site, print, controls=controls)
 
 
 def test_a_cut_cable_costs_what_the_fabric_takes_and_without_steering_it_stays_black(site: Site) -> None:

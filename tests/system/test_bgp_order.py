@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 import sys
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -190,13 +191,12 @@ async def test_every_line_we_write_is_the_command_it_looks_like() -> None:
     from exabgp.reactor.api.command import Command
 
     def understood(line: str) -> str:
-        return next(
-            word for word in Command.functions if word == line or line.endswith(" " + word) or word + " " in line
-        )
+        words: tuple[str, ...] = tuple(Command.functions)
+        return next(word for word in words if word == line or line.endswith(" " + word) or word + " " in line)
 
-    address = speaker_address = "10.99.0.11"
+    address = ip_address("10.99.0.11")
     for prefix in prefixes(10):
         value = attributes(prefix, 4294967295, ("65535:65535", "4294967295:4294967295:4294967295"))
         assert understood(text.announce(address, [prefix], value)) == "announce attributes"
         assert understood(text.withdraw(address, [prefix], value)) == "withdraw attributes"
-        assert understood(text.end_of_rib(speaker_address, prefix.version)) == "announce eor"
+        assert understood(text.end_of_rib(address, prefix.version)) == "announce eor"

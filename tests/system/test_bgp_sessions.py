@@ -6,6 +6,7 @@ import dataclasses
 import os
 import signal
 import subprocess
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import pytest
@@ -302,7 +303,7 @@ async def test_bird_as_receiver(rack: Rack) -> None:
         bird.wait()
 
 
-def _expected(_tor: Tor, routes: list[object], med: int) -> dict[str, int]:
+def _expected(_tor: Tor, routes: Sequence[object], med: int) -> dict[str, int]:
     return {str(prefix): med for prefix in routes}
 
 

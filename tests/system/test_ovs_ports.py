@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.system
 
 
 @pytest.fixture
-def bridge(ovs: Ovs) -> Iterator[Ovs]:
+def bridge(ovs: Ovs) -> Ovs:
     """Bridge br0 with uplink up0, number 1, and a neighbour's bridge beside it."""
     ovs.add_bridge("br0")
     ovs.add_veth("br0", "up0", 1)

@@ -36,7 +36,7 @@ Sighting = tuple[str, str, float]
 def bfd_ms(lab: Lab) -> float:
     """Return how long BFD between the switches takes to miss a neighbour, as they agreed on it."""
     [peer] = [peer for peer in json.loads(lab.vtysh(TOR, "show bfd peers json")) if peer["peer"] == NEIGHBOUR]
-    return float(peer["remote-detect-multiplier"]) * max(peer["remote-transmit-interval"], peer["receive-interval"])
+    return float(peer["remote-detect-multiplier"] * max(peer["remote-transmit-interval"], peer["receive-interval"]))
 
 
 def link_cut(site: Site, times: int = 3) -> dict[str, float]:

@@ -37,12 +37,22 @@ KEEPALIVES_BEYOND_HOLD_TIME = 4
 
 def cut(*endpoints: str) -> Deed:
     """Take the carrier from cables."""
-    return lambda site: [site.lab.cut(end) for end in endpoints] and None
+
+    def do(site: Site) -> None:
+        for end in endpoints:
+            site.lab.cut(end)
+
+    return do
 
 
 def restore(*endpoints: str) -> Deed:
     """Put cables back that were cut."""
-    return lambda site: [site.lab.restore(end) for end in endpoints] and None
+
+    def do(site: Site) -> None:
+        for end in endpoints:
+            site.lab.restore(end)
+
+    return do
 
 
 def mute(*endpoints: str) -> Deed:

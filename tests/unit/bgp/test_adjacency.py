@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Network
+from typing import TypeVar
 
 import pytest
 
@@ -66,9 +68,12 @@ class Naive:
         self._peer.lines.clear()
 
 
+_Way = TypeVar("_Way", Careful, Naive)
+
+
 def _run(
-    seed: int, way: type[Careful | Naive], steps: int = 400
-) -> tuple[ExabgpPeer, Careful | Naive, dict[IPv4Network, Attributes]]:
+    seed: int, way: Callable[[ExabgpPeer], _Way], steps: int = 400
+) -> tuple[ExabgpPeer, _Way, dict[IPv4Network, Attributes]]:
     rng = random.Random(seed)  # noqa: S311  a reproducible schedule, no secret
     peer = ExabgpPeer()
     driver = way(peer)

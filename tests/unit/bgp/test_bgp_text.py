@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -116,7 +117,12 @@ def test_a_password_is_never_printed() -> None:
     ],
 )
 def test_a_configuration_that_cannot_work_is_refused_by_the_name_of_its_key(key: str, value: object) -> None:
-    fields = {"local_as": 1, "router_id": HOP, "local_address": HOP, "neighbors": (Neighbor(TOR, 65011, "tor1"),)}
+    fields: dict[str, Any] = {
+        "local_as": 1,
+        "router_id": HOP,
+        "local_address": HOP,
+        "neighbors": (Neighbor(TOR, 65011, "tor1"),),
+    }
     with pytest.raises(ConfigError, match=key):
         SpeakerConfig(**(fields | {key: value}))
 

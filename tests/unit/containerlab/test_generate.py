@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from ipaddress import ip_interface, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_interface
 from itertools import pairwise
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def test_every_name_and_number_is_given_once(racks: int, servers: int) -> None:
         assert ip_interface(f"{link.spine4}/31").network == ip_interface(f"{link.tor4}/31").network
         assert ip_interface(f"{link.spine6}/127").network == ip_interface(f"{link.tor6}/127").network
     for rack in numbered:
-        shares = [ip_network(server.owns4) for server in rack.servers]  # in the order of their addresses
+        shares = [IPv4Network(server.owns4) for server in rack.servers]  # in the order of their addresses
         assert all(one.broadcast_address < other.network_address for one, other in pairwise(shares))
         assert all(0 < server.host < 100 for server in rack.servers), "the LACP keys of the two ToRs are 100 apart"
 
@@ -63,9 +63,9 @@ def test_subnets_of_the_largest_fabric_do_not_overlap() -> None:
     ipv4 = [f"10.{rack.number}.0.0/24" for rack in racks] + [f"10.{rack.pool}.0.0/23" for rack in racks]
     ipv6 = [f"fd00:{rack.number}::/64" for rack in racks] + [f"fd00:{rack.pool}::/64" for rack in racks]
     links = ["10.254.1.0/24", "10.254.2.0/24", "10.255.0.0/16"], ["fd00:254:1::/64", "fd00:254:2::/64"]
-    for texts in (ipv4 + links[0], ipv6 + links[1]):
-        networks = sorted(map(ip_network, texts), key=lambda network: (network.network_address, network.prefixlen))
-        assert not any(one.overlaps(other) for one, other in pairwise(networks))
+    networks4, networks6 = sorted(map(IPv4Network, ipv4 + links[0])), sorted(map(IPv6Network, ipv6 + links[1]))
+    assert not any(one.overlaps(other) for one, other in pairwise(networks4))
+    assert not any(one.overlaps(other) for one, other in pairwise(networks6))
 
 
 @pytest.mark.parametrize(("racks", "servers"), [(0, 1), (1, 0), (MAX_RACKS + 1, 1), (1, MAX_SERVERS + 1)])

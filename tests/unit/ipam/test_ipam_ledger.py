@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ipam.errors import AddressRefused, Leaving, LedgerError, NotLeaving, PoolExhausted
+from ipam.leases import EmbeddedLeases
 from ipam.ledger import Ledger
 from ipam.model import Holder, Record, Request
 from tests.fixtures.pools import V4, V4_SECOND, V6, open_ledger, pool, request
@@ -308,13 +309,13 @@ def test_a_server_hands_out_only_its_share(path: Path) -> None:
 
 
 def test_a_lease_that_comes_or_goes_counts_at_once(path: Path) -> None:
-    class Renting:
+    class Renting(EmbeddedLeases):
         rented: tuple[IPNetwork, ...] = ()
 
         def owned(self) -> tuple[IPNetwork, ...]:
             return self.rented
 
-    leases = Renting()
+    leases = Renting([SMALL])
     with Ledger(path, [SMALL], leases) as ledger:
         with pytest.raises(PoolExhausted, match="may use 0"):
             put(ledger, "a")

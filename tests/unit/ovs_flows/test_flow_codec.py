@@ -187,7 +187,7 @@ def test_match_from_keywords() -> None:
 
 
 def test_entries_are_listed_groups_first_then_by_table_and_falling_priority() -> None:
-    entries = [Flow(2, 1), Flow(0, 1), Flow(0, 9), Group(4, (Bucket((Output(1),), 1),))]
+    entries: list[Flow | Group] = [Flow(2, 1), Flow(0, 1), Flow(0, 9), Group(4, (Bucket((Output(1),), 1),))]
     assert format_entries(entries) == [
         "group_id=4,type=select,bucket=watch_port:1,actions=output:1",
         "priority=9 actions=drop",

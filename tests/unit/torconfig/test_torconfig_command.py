@@ -16,7 +16,7 @@ EXAMPLE = Path(__file__).parents[3] / "rack.example.yaml"
 
 
 def tor_config(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [ROUTED, "tor-config", *map(str, arguments)]
+    command = [str(ROUTED), "tor-config", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
