@@ -40,6 +40,7 @@ from routed.attach.monitor import Monitor
 from routed.attach.slots import SlotSpace
 from routed.attach.veth import MacvlanWay
 from routed.attach.wires import Wires
+from routed.audit.export import encode
 from routed.cni.install import publish
 from routed.cni.queue import DeletionQueue
 from routed.cni.server import AddressInUseError
@@ -382,6 +383,9 @@ class Agent:
                 "flows": lambda: views.flows(store.snapshot, loop),
                 "neighbors": lambda: views.neighbors(store.snapshot, self._speaker.neighbors(), datetime.now(UTC)),
                 "leases": lambda: views.leases(store.usage(), self._lease_state()),
+                "export": lambda: encode(
+                    views.server_view(store.snapshot, loop, self._speaker.neighbors(), datetime.now(UTC))
+                ),
             },
             drain=drain,
         )

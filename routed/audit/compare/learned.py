@@ -1,0 +1,94 @@
+"""Sorts one ToR's routes by what they are to its rack. Pure; judges nothing but where a path came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ipam.model import IPAddress, IPNetwork
+from routed.audit.compare.poolmap import PoolMap
+from routed.audit.model import RackPlan, Route, SwitchView
+
+
+@dataclass(slots=True)
+class Learned:
+    """One ToR."""
+
+    tor: str
+    pods: dict[IPAddress, list[Route]] = field(default_factory=dict)
+    """Paths to single addresses of the rack's own pools."""
+    foreign: list[Route] = field(default_factory=list)
+    """What servers of this rack told beside that."""
+    distant: list[Route] = field(default_factory=list)
+    """Paths to single addresses of other racks' pools, told by the fabric."""
+    networks: set[IPNetwork] = field(default_factory=set)
+    """All other prefixes."""
+    selected: int = 0
+    """How many addresses of the rack's own pools have a best path."""
+
+
+class Sorter:
+    """Sorts the routes of a rack's ToRs."""
+
+    def __init__(self, plan: RackPlan, pools: PoolMap) -> None:
+        """Prepare for one rack."""
+        self.servers: Mapping[IPAddress, str] = {
+            address: name for name, server in plan.servers.items() for address in server.addresses
+        }
+        """Next hop -> server."""
+        self._asns = frozenset(server.asn for server in plan.servers.values())
+        self._spans = [_span(pool.prefix) for pool in plan.pools]
+        self._hosts = [_span(subnet.prefix) for subnet in plan.rack.hosts]
+        self._everywhere = pools
+
+    def is_pod(self, address: IPAddress) -> bool:
+        """Whether an address is in one of the rack's own pools."""
+        return _inside(address, self._spans)
+
+    def is_local(self, route: Route) -> bool:
+        """Whether a path came from below this ToR or is its own, rather than from another switch."""
+        if route.peer is not None and route.peer in self.servers:
+            return True
+        if not route.as_path or route.as_path[0] in self._asns:
+            return True
+        return any(_inside(hop, self._hosts) for hop in route.next_hops)
+
+    def sort(self, view: SwitchView) -> Learned:
+        """Sort all routes of one ToR."""
+        found = Learned(view.switch)
+        pods = found.pods
+        for route in view.routes:
+            prefix = route.prefix
+            if prefix.prefixlen != prefix.max_prefixlen:
+                found.networks.add(prefix)
+                if self._is_told(route):
+                    found.foreign.append(route)
+                continue
+            address = prefix.network_address
+            if _inside(address, self._spans):
+                pods.setdefault(address, []).append(route)
+            else:
+                self._elsewhere(address, route, found)
+        found.selected = sum(1 for paths in pods.values() if any(path.best for path in paths))
+        return found
+
+    def _is_told(self, route: Route) -> bool:
+        """Whether something below this ToR told the route; its own ones have no AS path."""
+        return bool(route.as_path) and self.is_local(route)
+
+    def _elsewhere(self, address: IPAddress, route: Route, found: Learned) -> None:
+        if self._is_told(route):
+            if not (address in self.servers and set(route.next_hops) <= {address}):  # a server's own address is its own
+                found.foreign.append(route)
+        elif self._everywhere.find(address) is not None:
+            found.distant.append(route)
+
+
+def _span(prefix: IPNetwork) -> tuple[int, int, int]:
+    first = int(prefix.network_address)
+    return prefix.version, first, first + prefix.num_addresses - 1
+
+
+def _inside(address: IPAddress, spans: Sequence[tuple[int, int, int]]) -> bool:
+    number = int(address)
+    return any(first <= number <= last and version == address.version for version, first, last in spans)
