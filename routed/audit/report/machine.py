@@ -11,27 +11,28 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Annotated, Literal
 
 from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
 from pydantic import BaseModel, ConfigDict, Field
 
-from routed.audit.model import Audit, Finding, Kind, PoolSummary, RackSummary, Severity
-from routed.audit.report.summary import EXIT_STATUS, Verdict, headline, key, places, printable, summarize
+from routed.audit.model import Audit, Finding, Kind, PoolSummary, RackSummary
+from routed.audit.report.summary import (
+    EXIT_STATUS,
+    SeverityName,
+    Verdict,
+    headline,
+    key,
+    places,
+    printable,
+    severity_name,
+    summarize,
+)
 
 VERSION: Literal[1] = 1
 _FORMULA = ("=", "+", "-", "@")
 """What a spreadsheet takes for a formula at the beginning of a cell."""
-
-
-class SeverityName(StrEnum):
-    """How bad a finding is."""
-
-    CRITICAL = "critical"
-    WARNING = "warning"
-    NOTE = "note"
 
 
 class _Record(BaseModel):
@@ -190,11 +191,6 @@ def _finding(finding: Finding) -> FindingRecord:
     )
 
 
-def severity_name(severity: Severity) -> SeverityName:
-    """Return a severity as people and machines read it."""
-    return SeverityName[severity.name]
-
-
 # ---- CSV (RFC 4180)
 
 
@@ -248,7 +244,7 @@ def to_junit(audit: Audit) -> str:
     """
     report = JUnitXml("routed audit")
     for rack in dict.fromkeys((*(rack.rack for rack in audit.racks), *(finding.rack for finding in audit.findings))):
-        suite = TestSuite(rack or "fabric")
+        suite = TestSuite(printable(rack) or "fabric")
         suite.timestamp = audit.at.isoformat()
         suite.add_testcases(list(_tests(audit, rack)))
         report.add_testsuite(suite)
@@ -259,7 +255,7 @@ def to_junit(audit: Audit) -> str:
 
 
 def _tests(audit: Audit, rack: str) -> Iterator[TestCase]:
-    name = f"routed.audit.{rack or 'fabric'}"
+    name = f"routed.audit.{printable(rack) or 'fabric'}"
     found = [finding for finding in audit.findings if finding.rack == rack]
     for finding in found:
         outcome = Error if finding.kind is Kind.UNOBSERVED else Failure

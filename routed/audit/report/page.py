@@ -19,9 +19,8 @@ from markupsafe import Markup
 from ipam.model import IPAddress
 from routed import __version__
 from routed.audit.model import Audit, Evidence, Finding, Holding, Kind, PoolSummary, RackSummary
-from routed.audit.report.machine import severity_name
 from routed.audit.report.maps import Block, Cell, pool_map, trouble
-from routed.audit.report.summary import counted, headline, places, printable, sentence, summarize
+from routed.audit.report.summary import counted, headline, places, printable, sentence, severity_name, summarize
 
 _PITCH = 11
 """Pixels from cell to cell."""

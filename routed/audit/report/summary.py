@@ -20,6 +20,14 @@ class Verdict(StrEnum):
     """Nothing was found, but something could not be observed."""
 
 
+class SeverityName(StrEnum):
+    """How bad a finding is, as people and machines read it."""
+
+    CRITICAL = "critical"
+    WARNING = "warning"
+    NOTE = "note"
+
+
 EXIT_STATUS = {Verdict.CLEAN: 0, Verdict.FINDINGS: 1, Verdict.BLIND: 3}
 
 
@@ -96,6 +104,11 @@ def printable(text: str) -> str:
 def key(finding: Finding) -> str:
     """Return a finding's key as baselines and machines have it."""
     return printable(finding.key).strip()
+
+
+def severity_name(severity: Severity) -> SeverityName:
+    """Return a severity's name."""
+    return SeverityName[severity.name]
 
 
 def headline(finding: Finding) -> str:

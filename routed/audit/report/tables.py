@@ -14,9 +14,18 @@ from rich.table import Table
 from rich.text import Text
 
 from routed.audit.model import Audit, Finding, Kind, PoolSummary, RackSummary, Severity
-from routed.audit.report.machine import severity_name
+from routed.audit.report.changes import Changes
 from routed.audit.report.maps import Cell, PoolMap, pool_map, trouble
-from routed.audit.report.summary import Verdict, counted, headline, places, printable, sentence, summarize
+from routed.audit.report.summary import (
+    Verdict,
+    counted,
+    headline,
+    places,
+    printable,
+    sentence,
+    severity_name,
+    summarize,
+)
 
 COLOURS = {Severity.CRITICAL: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
 UNSEEN = "magenta"
@@ -42,7 +51,7 @@ def findings(audit: Audit) -> RenderableType:
     grid = _grid("severity", "finding", "rack", "what")
     for finding in audit.findings:
         grid.add_row(
-            _severity(finding), Text(finding.kind), Text(printable(finding.rack or "-")), headline_text(finding)
+            severity_text(finding), Text(finding.kind), Text(printable(finding.rack or "-")), headline_text(finding)
         )
     return Group(grid, "", summary_line(audit), Text("details: routed audit --verbose", style="dim"))
 
@@ -55,19 +64,20 @@ def details(audit: Audit) -> RenderableType:
 
 
 def _block(finding: Finding) -> RenderableType:
-    title = Text.assemble(_severity(finding), "  ", (finding.kind, "bold"), "  ", _place(finding))
+    title = Text.assemble(severity_text(finding), "  ", (finding.kind, "bold"), "  ", _place(finding))
     grid = _grid("", "", "", header=False)
     for each in finding.evidence:
         grid.add_row(*(Text(printable(text)) for text in (each.plane, each.where, each.says)))
-    cause = _grid("", "", header=False)
+    parts: tuple[Text | Table, ...] = (headline_text(finding), *([grid] if finding.evidence else []))
+    return Group(title, *(Padding(part, (0, 0, 0, 2)) for part in parts), *advice(finding))
+
+
+def advice(finding: Finding) -> Iterator[RenderableType]:
+    """Yield the likely cause, and what to do in one line, however long, so that it can be copied."""
     if finding.cause:
-        cause.add_row(Text("likely", style="dim"), Text(printable(finding.cause)))
-    parts: tuple[Text | Table, ...] = (headline_text(finding), *([grid] if finding.evidence else []), cause)
-    return Group(title, *(Padding(part, (0, 0, 0, 2)) for part in parts), *_next(finding))
-
-
-def _next(finding: Finding) -> Iterator[Text]:
-    """Yield the command in one line, however long, so that it can be copied."""
+        grid = _grid("", "", header=False)
+        grid.add_row(Text("likely", style="dim"), Text(printable(finding.cause)))
+        yield Padding(grid, (0, 0, 0, 2))
     if finding.next:
         command = Text.assemble(("  next    ", "dim"), (printable(finding.next), "bold"))
         command.no_wrap, command.overflow = True, "ignore"
@@ -79,7 +89,8 @@ def _place(finding: Finding) -> Text:
     return Text(printable(rack) + (f", at {places(finding.where)}" if finding.where else ""), style="dim")
 
 
-def _severity(finding: Finding) -> Text:
+def severity_text(finding: Finding) -> Text:
+    """Return how bad a finding is, in its colour."""
     if finding.kind is Kind.UNOBSERVED:
         return Text("unknown", style=UNSEEN)
     return Text(severity_name(finding.severity), style=COLOURS[finding.severity])
@@ -94,6 +105,15 @@ def summary_line(audit: Audit) -> Text:
     """Return the audit's numbers in one line."""
     summary = summarize(audit)
     return Text(sentence(summary), style=_VERDICTS[summary.verdict])
+
+
+def changed(audit: Audit, difference: Changes) -> RenderableType:
+    """Return what came and what is gone since the last look, and the summary line."""
+    grid = _grid("", "", "", "", header=False)
+    for sign, found in (("+", difference.came), ("-", difference.gone)):
+        for finding in found:
+            grid.add_row(sign, severity_text(finding), Text(finding.kind), headline_text(finding))
+    return Group(Text(audit.at.strftime("%H:%M:%S UTC"), style="bold"), grid, summary_line(audit))
 
 
 def racks(audit: Audit) -> RenderableType:
