@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from enum import StrEnum
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console, RenderableType
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
 
 from routed.audit.model import Audit, Finding
 from routed.audit.report import baseline as baselines
 from routed.audit.report import tables
 from routed.audit.report.changes import changes
-from routed.audit.report.summary import EXIT_STATUS, summarize
+from routed.audit.report.summary import EXIT_STATUS, Verdict, judge, printable, summarize
 from routed.cli import export
 from routed.settings import SettingsError
+
+if TYPE_CHECKING:
+    from routed.audit.run import Progress
 
 DEFAULT_FILE = Path("/etc/routed/audit.yaml")
 HELP = """\
@@ -126,6 +132,31 @@ def audit(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
 
 
 @app.command()
+def explain(
+    context: typer.Context,
+    address: Annotated[str, typer.Argument(help="An IPv4 or IPv6 address: a pod's, or any other.", show_default=False)],
+    config: Config = None,
+) -> None:
+    """Tell the whole story of one address: pod, server, port, sessions, routes on ToRs and spines, what is wrong.
+
+    Exit status: 0 nothing is wrong with it, 1 something is, 2 usage, 3 something could not be observed.
+    """
+    from routed.audit.ask import ask  # noqa: PLC0415 - slow to import, and other commands need none of it
+    from routed.audit.report.story import story  # noqa: PLC0415 - see above
+    from routed.audit.settings import load  # noqa: PLC0415 - see above
+
+    try:
+        what = ip_address(address)
+    except ValueError:
+        raise SettingsError(f"{address!r} is no IP address") from None
+    settings = load(_file(context, config))
+    with _waiting() as progress:
+        told = asyncio.run(ask(what, settings, progress))
+    _show(story(told))
+    raise typer.Exit(EXIT_STATUS[judge(told.findings)])
+
+
+@app.command()
 def racks(
     context: typer.Context,
     names: Annotated[list[str] | None, typer.Argument(metavar="[RACK]...", show_default="all racks")] = None,
@@ -164,20 +195,24 @@ def watch(
     """
     known = () if baseline is None else baselines.read(baseline)
     file = _file(context, config)
-    found: Audit | None = None
-    standing: Mapping[str, Finding] = {}
+    status = _INTERRUPTED
+    standing: Mapping[str, Finding] | None = None
     try:
         while True:
-            look = baselines.accept(_look(file), known)
-            difference = changes(standing, look)
-            if found is None:
-                _show(tables.findings(look))
-            elif difference.came or difference.gone:
-                _show(tables.changed(look, difference))
-            found, standing = look, difference.standing
+            try:
+                found = baselines.accept(_look(file), known)
+            except typer.Exit as blind:
+                status = blind.exit_code
+            else:
+                difference = changes(standing or {}, found)
+                if standing is None:
+                    _show(tables.findings(found))
+                elif difference.came or difference.gone:
+                    _show(tables.changed(found, difference))
+                status, standing = _status(found), difference.standing
             time.sleep(interval)
     except KeyboardInterrupt:
-        raise typer.Exit(_INTERRUPTED if found is None else _status(found)) from None
+        raise typer.Exit(status) from None
 
 
 def _file(context: typer.Context, config: Path | None) -> Path:
@@ -187,25 +222,34 @@ def _file(context: typer.Context, config: Path | None) -> Path:
 
 
 def _look(file: Path) -> Audit:
-    """Audit once, with a bar on standard error while people wait."""
+    """Audit once, with a bar on standard error while people wait; exit status 3 when not even the racks are known."""
     from routed.audit.run import run  # noqa: PLC0415 - slow to import, and other commands need none of it
     from routed.audit.settings import load  # noqa: PLC0415 - see above
 
     settings = load(file)
-    with _waiting() as bar:
-        task = bar.add_task("", total=None)
-
-        def progress(done: int, total: int, what: str) -> None:
-            bar.update(task, completed=done, total=total, description=escape(what))
-
+    with _waiting() as progress:
         return asyncio.run(run(settings, progress))
 
 
-def _waiting() -> Progress:
-    """Return a bar that is gone when it is done, and nothing at all where nobody looks."""
+@contextmanager
+def _waiting() -> Iterator[Callable[[Progress], None]]:
+    """Show who answered; the bar is gone when all is done, and there is none where nobody looks."""
+    from routed.audit.sources import CouldNotObserve  # noqa: PLC0415 - see above
+
     console = Console(stderr=True)
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("racks", total=None)
+
+        def show(now: Progress) -> None:
+            again = "" if now.look == 1 else f"look {now.look}, "
+            bar.update(task, completed=now.done, total=now.of, description=escape(printable(again + now.looked_at)))
+
+        try:
+            yield show
+        except CouldNotObserve as error:
+            typer.echo(f"routed: could not observe: {printable(str(error))}", err=True)
+            raise typer.Exit(EXIT_STATUS[Verdict.BLIND]) from error
 
 
 def _only(audit: Audit, names: Sequence[str]) -> Audit:

@@ -55,7 +55,7 @@ def summarize(audit: Audit) -> Summary:
     severities = Counter(finding.severity for finding in found)
     tors = [count for rack in audit.racks for count in rack.host_routes.values()]
     return Summary(
-        verdict=Verdict.FINDINGS if found else Verdict.BLIND if audit.blind else Verdict.CLEAN,
+        verdict=judge(audit.findings),
         addresses=sum(len(rack.holdings) for rack in audit.racks),
         racks=len(audit.racks),
         tors=len(tors),
@@ -67,6 +67,14 @@ def summarize(audit: Audit) -> Summary:
         unobserved=len(audit.findings) - len(found),
         accepted=len(audit.accepted),
     )
+
+
+def judge(findings: Iterable[Finding]) -> Verdict:
+    """Return what findings mean together: what was found counts, whatever else could not be observed."""
+    kinds = {finding.kind for finding in findings}
+    if kinds - {Kind.UNOBSERVED}:
+        return Verdict.FINDINGS
+    return Verdict.BLIND if kinds else Verdict.CLEAN
 
 
 def sentence(summary: Summary) -> str:
