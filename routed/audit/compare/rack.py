@@ -7,7 +7,6 @@ routes beyond the rack, and what its ToRs know of other racks. See docs/audit.md
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from ipam.model import IPAddress, IPNetwork, Usage
@@ -280,22 +279,10 @@ def _lacking(planes: Planes, everywhere: PoolMap) -> dict[str, frozenset[IPNetwo
     found = {}
     for tor, table in planes.learned.items():
         relied_on = not planes.standings or any(not side[tor].excused for side in planes.standings.values())
-        missing = unreached(table.networks, everywhere)
+        missing = everywhere.unreached(table.networks)
         if missing and relied_on:
             found[tor] = missing
     return found
-
-
-def unreached(networks: AbstractSet[IPNetwork], everywhere: PoolMap) -> frozenset[IPNetwork]:
-    """Return the pools to which there is neither a route of their own nor a shorter one but the default."""
-    missing = everywhere.racks.keys() - networks
-    shorter = [one for one in networks if one.prefixlen > 0] if missing else []
-    return frozenset(pool for pool in missing if not any(covers(one, pool) for one in shorter))
-
-
-def covers(wide: IPNetwork, narrow: IPNetwork) -> bool:
-    """Whether one prefix lies within another."""
-    return wide.version == narrow.version and narrow.network_address in wide and wide.prefixlen <= narrow.prefixlen
 
 
 def _inhabited(planes: Planes) -> frozenset[IPNetwork]:
