@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Callable
 
 from ipam.model import IPAddress
-from routed.audit.explain import Story, explain, locate
+from routed.audit.explain import Story, explain
 from routed.audit.look import Looker
+from routed.audit.places import locate
 from routed.audit.run import Progress
 from routed.audit.settings import AuditSettings
 
@@ -15,7 +16,7 @@ from routed.audit.settings import AuditSettings
 async def ask(
     address: IPAddress, settings: AuditSettings, progress: Callable[[Progress], None] = lambda _: None
 ) -> Story:
-    """Return the story of an address as it is now, seen once. Raises CouldNotObserve and SettingsError as `run` does."""
+    """Return the story of an address as one look sees it. Raises CouldNotObserve and SettingsError as `run` does."""
     heard: set[str] = set()
     total = len(settings.switches.spines)
 
