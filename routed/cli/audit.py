@@ -204,12 +204,12 @@ def watch(
             except typer.Exit as blind:
                 status = blind.exit_code
             else:
-                difference = changes(standing or {}, found)
-                if standing is None:
+                first, difference = standing is None, changes(standing or {}, found)
+                status, standing = _status(found), difference.standing
+                if first:
                     _show(tables.findings(found))
                 elif difference.came or difference.gone:
                     _show(tables.changed(found, difference))
-                status, standing = _status(found), difference.standing
             time.sleep(interval)
     except KeyboardInterrupt:
         raise typer.Exit(status) from None

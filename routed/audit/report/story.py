@@ -41,7 +41,9 @@ def _findings(told: Story) -> Iterator[RenderableType]:
     """Yield what is wrong; the evidence stands above."""
     for finding in told.findings:
         yield ""
-        yield Text.assemble(severity_text(finding), "  ", (finding.kind, "bold"), "  ", headline_text(finding))
+        said = told.verdict.startswith(finding.text)
+        text = Text() if said else Text.assemble("  ", headline_text(finding))
+        yield Text.assemble(severity_text(finding), "  ", (finding.kind, "bold"), text)
         yield from advice(finding)
 
 
