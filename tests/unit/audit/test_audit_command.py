@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from routed.cli.main import app
 from routed.settings import SettingsError
@@ -187,7 +186,7 @@ def test_story_of_a_stranger(site: Site) -> None:
 
 
 def test_watch_tells_what_comes_and_goes_and_ends_with_the_last_status(site: Site) -> None:
-    command = [ROUTED, "audit", "watch", "--config", site.folder / "audit.yaml", "--interval", "1"]
+    command: list[str | Path] = [ROUTED, "audit", "watch", "--config", site.folder / "audit.yaml", "--interval", "1"]
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as watch:
         try:
