@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -138,6 +139,23 @@ SAMPLE = Audit(
     accepted=(KNOWN,),
 )
 CLEAN = Audit(SAMPLE.at, 3.9, (rack(1, 212, {"r1a": 235, "r1b": 235}),), (), observed=7)
+
+
+def hostile(name: str) -> Audit:
+    """Return an audit in which every text that comes from elsewhere is this one."""
+    finding = replace(
+        MISSING,
+        subject=name,
+        text=f"=1+1 {name}",
+        cause=name,
+        next=name,
+        rack=name,
+        where=(name,),
+        evidence=(Evidence("intended", name, name),),
+    )
+    rack = replace(CLEAN.racks[0], rack=name, holdings=(Holding(ip_address("10.101.0.5"), "s11", name),))
+    return replace(CLEAN, racks=(replace(rack, host_routes={name: 1}),), findings=(finding, UNOBSERVED))
+
 
 TEXTS: dict[str, Callable[[], str]] = {
     "findings.txt": lambda: tables.text(tables.findings(SAMPLE), width=NARROW),

@@ -19,29 +19,13 @@ from routed.audit.report import machine, tables
 from routed.audit.report.changes import changes
 from routed.audit.report.maps import MOST_BLOCKS, Cell, pool_map, trouble
 from routed.audit.report.summary import EXIT_STATUS, Verdict, key, sentence, summarize
-from tests.golden.audits import CLEAN, DUPLICATE, MISSING, SAMPLE, SCHEMA, TEXTS, UNOBSERVED, golden
+from tests.golden.audits import CLEAN, DUPLICATE, MISSING, SAMPLE, SCHEMA, TEXTS, UNOBSERVED, golden, hostile
 
-HOSTILE = "\x1b[31m<b>[red]=cmd|'\u202e\n"
+HOSTILE = "=cmd|'\x1b[31m<b>[red]\u202e\n"
 
 
 def with_findings(*findings: Finding) -> Audit:
     return replace(CLEAN, findings=findings)
-
-
-def hostile() -> Audit:
-    """Return an audit in which every text that comes from elsewhere is hostile."""
-    finding = replace(
-        MISSING,
-        subject=f"={HOSTILE}",
-        text=f"=1+1 {HOSTILE}",
-        cause=HOSTILE,
-        next=HOSTILE,
-        rack=HOSTILE,
-        where=(HOSTILE,),
-        evidence=(replace(MISSING.evidence[0], where=HOSTILE, says=HOSTILE),),
-    )
-    rack = replace(CLEAN.racks[0], rack=HOSTILE, holdings=(Holding(ip_address("10.101.0.5"), HOSTILE, HOSTILE),))
-    return replace(CLEAN, racks=(replace(rack, host_routes={HOSTILE: 1}),), findings=(finding, UNOBSERVED))
 
 
 # ---- as reviewed
@@ -155,7 +139,7 @@ def test_large_pools_show_where_they_are_used_and_say_what_is_left_out() -> None
 # ---- machines
 
 
-@pytest.mark.parametrize("audit", [SAMPLE, CLEAN, hostile()], ids=["sample", "clean", "hostile"])
+@pytest.mark.parametrize("audit", [SAMPLE, CLEAN, hostile(HOSTILE)], ids=["sample", "clean", "hostile"])
 @pytest.mark.parametrize("holdings", [False, True])
 def test_json_keeps_its_schema(audit: Audit, holdings: bool) -> None:
     schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
@@ -172,7 +156,7 @@ def test_published_schema_is_that_of_the_code() -> None:
 
 
 def test_csv_has_no_formulas_and_a_record_per_finding() -> None:
-    rows = list(csv.DictReader(io.StringIO(machine.to_csv(hostile()), newline="")))
+    rows = list(csv.DictReader(io.StringIO(machine.to_csv(hostile(HOSTILE)), newline="")))
     assert [row["kind"] for row in rows] == ["missing", "unobserved"]
     assert not any(str(cell).startswith(("=", "+", "-", "@")) for row in rows for cell in row.values())
 
@@ -199,8 +183,9 @@ def test_junit_of_a_clean_audit_has_passed_tests() -> None:
 
 
 def test_hostile_names_reach_no_terminal() -> None:
-    shown = (tables.findings(hostile()), tables.details(hostile()), tables.racks(hostile()))
-    texts = [tables.text(what, 200) for what in shown] + [machine.to_junit(hostile()), machine.to_csv(hostile())]
+    audit = hostile(HOSTILE)
+    shown = (tables.findings(audit), tables.details(audit), tables.racks(audit))
+    texts = [tables.text(what, 200) for what in shown] + [machine.to_junit(audit), machine.to_csv(audit)]
     for text in texts:
         assert "\x1b" not in text
         assert "\u202e" not in text
