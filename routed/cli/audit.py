@@ -23,13 +23,13 @@ from routed.audit.report import baseline as baselines
 from routed.audit.report import tables
 from routed.audit.report.changes import changes
 from routed.audit.report.summary import EXIT_STATUS, Verdict, judge, printable, summarize
+from routed.audit.settings import DEFAULT, load
 from routed.cli import export
 from routed.settings import SettingsError
 
 if TYPE_CHECKING:
     from routed.audit.run import Progress
 
-DEFAULT_FILE = Path("/etc/routed/audit.yaml")
 HELP = """\
 Is every pod's route on both ToRs of its rack, with the right next hop, and nothing else?
 
@@ -88,9 +88,7 @@ class RacksOutput(StrEnum):
 
 Config = Annotated[
     Path | None,
-    typer.Option(
-        "--config", "-c", envvar="ROUTED_AUDIT_CONFIG", help="The audit file.", show_default=str(DEFAULT_FILE)
-    ),
+    typer.Option("--config", "-c", envvar="ROUTED_AUDIT_CONFIG", help="The audit file.", show_default=str(DEFAULT)),
 ]
 Baseline = Annotated[
     Path | None, typer.Option(help="Accept the findings that this file lists.", show_default="none is accepted")
@@ -143,7 +141,6 @@ def explain(
     """
     from routed.audit.ask import ask  # noqa: PLC0415 - slow to import, and other commands need none of it
     from routed.audit.report.story import story  # noqa: PLC0415 - see above
-    from routed.audit.settings import load  # noqa: PLC0415 - see above
 
     try:
         what = ip_address(address)
@@ -218,13 +215,12 @@ def watch(
 def _file(context: typer.Context, config: Path | None) -> Path:
     """Return the audit file, which may be named before the subcommand or behind it."""
     named: Path | None = config or context.obj
-    return named or DEFAULT_FILE
+    return named or DEFAULT
 
 
 def _look(file: Path) -> Audit:
     """Audit once, with a bar on standard error while people wait; exit status 3 when not even the racks are known."""
     from routed.audit.run import run  # noqa: PLC0415 - slow to import, and other commands need none of it
-    from routed.audit.settings import load  # noqa: PLC0415 - see above
 
     settings = load(file)
     with _waiting() as progress:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator
+from itertools import groupby
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -167,7 +168,8 @@ def _map(pool: PoolSummary, rack: RackSummary, drawn: PoolMap) -> Iterator[Text 
             cells = block.cells[at : at + _ROW]
             if set(cells) != {Cell.OUTSIDE}:
                 label = str(block.address(at))
-                yield Text.assemble(f"{label:<15} ", *(_CELLS[cell][:2] for cell in cells))
+                runs = ((*_CELLS[cell][:2], len(tuple(run))) for cell, run in groupby(cells))
+                yield Text.assemble(f"{label:<15} ", *((sign * length, style) for sign, style, length in runs))
     if drawn.left_out:
         yield Text(f"and {counted(drawn.left_out, 'more block')} of 256 in use", style="dim")
     yield ""

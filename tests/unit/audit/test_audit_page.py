@@ -79,7 +79,7 @@ def test_everything_is_there_without_script() -> None:
 )
 def test_verdict_is_at_the_top(audit: Audit, verdict: str) -> None:
     assert verdict in Parsed(render(audit)).texts
-    good = "Every pod's route is on both ToRs"
+    good = "Nothing is wrong: routes are as they should be"
     assert any(good in text for text in Parsed(render(audit)).texts) == (verdict == "Clean")
 
 

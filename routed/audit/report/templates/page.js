@@ -110,7 +110,7 @@
   const open = () => { const target = location.hash && document.getElementById(location.hash.slice(1)); if (target && target.matches("details")) { target.hidden = false; target.open = true; target.scrollIntoView({ block: "nearest" }); } };
   addEventListener("hashchange", open);
   open();
-  $("#all").addEventListener("click", (event) => {
+  $("#all")?.addEventListener("click", (event) => {
     const opens = findings.some(({ element }) => !element.open);
     findings.forEach(({ element }) => { element.open = opens; });
     event.target.textContent = opens ? "close all" : "open all";
