@@ -30,8 +30,7 @@ class Claims:
 
     def every(self) -> tuple[Holding, ...]:
         """Return all holdings, by address."""
-        ordered = sorted(self.holdings, key=lambda address: (address.version, address))
-        return tuple(holding for address in ordered for holding in self.holdings[address])
+        return tuple(holding for address in sorted(self.holdings, key=int) for holding in self.holdings[address])
 
 
 def claims(view: RackView) -> Claims:

@@ -10,8 +10,8 @@ from routed.audit.compare import commands
 from routed.audit.compare.faults import MANY, Fault, findings
 from routed.audit.compare.plan import plan_conflicts
 from routed.audit.compare.planes import describe
-from routed.audit.compare.poolmap import PoolMap
-from routed.audit.compare.rack import Beyond, RackResult, by_hand, unobserved, unreached
+from routed.audit.compare.poolmap import PoolMap, key
+from routed.audit.compare.rack import Beyond, RackResult, by_hand, unobserved
 from routed.audit.model import Evidence, Finding, Kind, RackPlan, Route, Severity, SwitchView, Unobserved
 
 
@@ -131,8 +131,8 @@ def _aggregates(
     inhabited = {pool for result in compared.values() for pool in result.inhabited}
     lacking = {tor: missing & inhabited for result in compared.values() for tor, missing in result.lacking.items()}
     for name, seen in spines.items():
-        networks = {route.prefix for route in seen.routes if route.prefix.prefixlen < route.prefix.max_prefixlen}
-        lacking[name] = unreached(networks, pools) & inhabited
+        networks = {key(route.prefix) for route in seen.routes if route.prefix.prefixlen < route.prefix.max_prefixlen}
+        lacking[name] = pools.unreached(networks) & inhabited
     by_pool: dict[IPNetwork, list[str]] = defaultdict(list)
     for switch, missing in sorted(lacking.items()):
         if len(missing) > MANY:

@@ -19,8 +19,11 @@ def summaries(plan: RackPlan, claims: Claims) -> tuple[PoolSummary, ...]:
     return tuple(_summary(pool, claims if complete else None) for pool in plan.pools)
 
 
-def fullness(rack: str, pools: Sequence[PoolSummary], low: float) -> Iterator[Finding]:
-    """Report families whose pools are full, or fuller than `low`: a pod gets an address of any pool of a family."""
+def fullness(whose: str, rack: str, pools: Sequence[PoolSummary], low: float) -> Iterator[Finding]:
+    """Report families whose pools are full, or fuller than `low`: a pod gets an address of any pool of a family.
+
+    `whose` pools they are is the rack's name, or a server's for its share of them.
+    """
     for version in (4, 6):
         family = [pool for pool in pools if pool.prefix.version == version]
         used = sum(pool.used or 0 for pool in family)
@@ -33,8 +36,8 @@ def fullness(rack: str, pools: Sequence[PoolSummary], low: float) -> Iterator[Fi
             Severity.CRITICAL if full else Severity.WARNING,
             rack,
             ",".join(str(pool.prefix) for pool in family),
-            (),
-            f"{rack}: {used} of {capacity} IPv{version} addresses are used"
+            () if whose == rack else (whose,),
+            f"{whose}: {used} of {capacity} IPv{version} addresses are used"
             + (", no pod can start" if full else f", {capacity - used} are left"),
             "more pods than the rack was planned for",
             "give the rack another pool (routed tor-config renders it for the ToRs), or move pods to other racks",

@@ -6,11 +6,10 @@ routes beyond the rack, and what its ToRs know of other racks. See docs/audit.md
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from collections.abc import Set as AbstractSet
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ipam.model import IPAddress, IPNetwork
+from ipam.model import IPAddress, IPNetwork, Usage
 from routed.audit.compare import commands
 from routed.audit.compare.address import Planes
 from routed.audit.compare.claims import claims
@@ -24,13 +23,17 @@ from routed.audit.model import (
     Evidence,
     Finding,
     Kind,
+    PoolSummary,
+    RackPlan,
     RackSummary,
     RackView,
     Route,
+    ServerView,
     Severity,
     SwitchView,
     Unobserved,
 )
+from routed.domain.workload import host_network
 
 LOW = 0.9
 """Share of a family's addresses from which on they run low."""
@@ -68,21 +71,12 @@ def compare_rack(view: RackView, pools: PoolMap | None = None, *, low: float = L
     """
     plan = view.plan
     everywhere = PoolMap([plan]) if pools is None else pools
-    sorter = Sorter(plan, everywhere)
-    learned = {name: sorter.sort(seen) for name, seen in sorted(view.tors.items()) if isinstance(seen, SwitchView)}
-    claimed = claims(view)
-    planes = Planes(
-        plan,
-        claimed,
-        announcements(claimed.agents),
-        learned,
-        sorter,
-        standings(plan, claimed, learned, sorter),
-    )
+    planes = _planes(view, everywhere)
+    claimed, learned = planes.claims, planes.learned
     usage = summaries(plan, claimed)
     found = [
         *_unobserved(view),
-        *fullness(plan.rack.name, usage, low),
+        *fullness(plan.rack.name, plan.rack.name, usage, low),
         *findings(plan.rack.name, _faults(planes)),
     ]
     summary = RackSummary(
@@ -101,20 +95,49 @@ def compare_rack(view: RackView, pools: PoolMap | None = None, *, low: float = L
     )
 
 
+def compare_server(
+    plan: RackPlan, view: ServerView, usage: Sequence[Usage] = (), *, low: float = LOW
+) -> Iterator[Finding]:
+    """Find what an agent can see of its own server: what it holds, what it announces, how full its share is.
+
+    `usage` is of a share that only this server hands out; a share that grows on demand is never exhausted.
+    """
+    alone = RackView(plan, Unobserved("nobody else was asked"), {view.server: view}, {})
+    yield from findings(plan.rack.name, _faults(_planes(alone, PoolMap([plan]))))
+    shares = [PoolSummary(pool.prefix, pool.capacity, pool.capacity - pool.free) for pool in usage]
+    yield from fullness(view.server, plan.rack.name, shares, low)
+
+
+def judge_address(view: RackView, address: IPAddress) -> Iterator[Finding]:
+    """Find what is wrong with one address of a rack, as `compare_rack` does, without grouping."""
+    planes = _planes(view, PoolMap([view.plan]))
+    prefix = host_network(address)
+    faults = [*_judge(planes, address), *(fault for fault in _foreign(planes) if fault.subject == prefix)]
+    return findings(view.plan.rack.name, faults)
+
+
+def _planes(view: RackView, everywhere: PoolMap) -> Planes:
+    plan, claimed = view.plan, claims(view)
+    sorter = Sorter(plan, everywhere)
+    learned = {name: sorter.sort(seen) for name, seen in sorted(view.tors.items()) if isinstance(seen, SwitchView)}
+    sides = standings(plan, claimed, learned, sorter)
+    return Planes(plan, claimed, announcements(claimed.agents), learned, sorter, sides)
+
+
 def _faults(planes: Planes) -> Iterator[Fault]:
     everything: dict[IPAddress, None] = dict.fromkeys(planes.claims.holdings)
     everything.update(dict.fromkeys(planes.announced.by))
     for table in planes.learned.values():
         everything.update(dict.fromkeys(table.pods))
-    inside = planes.sorter.is_pod
     for address in everything:
-        if planes.is_sound(address):
-            continue
-        if inside(address):
-            yield from planes.judge(address)
-        else:
-            yield from _outside(planes, address)
+        yield from _judge(planes, address)
     yield from _foreign(planes)
+
+
+def _judge(planes: Planes, address: IPAddress) -> Iterable[Fault]:
+    if not planes.sorter.is_pod(address):
+        return _outside(planes, address)
+    return () if planes.is_sound(address) else planes.judge(address)
 
 
 def _outside(planes: Planes, address: IPAddress) -> Iterator[Fault]:
@@ -122,7 +145,11 @@ def _outside(planes: Planes, address: IPAddress) -> Iterator[Fault]:
     holdings = planes.claims.holdings.get(address, ())
     for holding in holdings:
         yield Fault(
-            *(Kind.PLAN_CONFLICT, Severity.CRITICAL, address, holding.server, (holding.server,)),
+            Kind.PLAN_CONFLICT,
+            Severity.CRITICAL,
+            address,
+            holding.server,
+            (holding.server,),
             "held, but in no pool of the rack: the ToRs refuse it",
             "the pool was taken out of the plan while pods had addresses of it",
             "add the pool to the rack again, or delete the pods that have its addresses",
@@ -138,7 +165,11 @@ def _outside(planes: Planes, address: IPAddress) -> Iterator[Fault]:
 
 def _abroad(subject: IPAddress | IPNetwork, server: str) -> Fault:
     return Fault(
-        *(Kind.FOREIGN, Severity.WARNING, subject, server, (server,)),
+        Kind.FOREIGN,
+        Severity.WARNING,
+        subject,
+        server,
+        (server,),
         f"{server}'s agent announces it, but it is no address of the rack's pools",
         "the agent runs with another rack file",
         commands.on(server, "routed show routes"),
@@ -156,7 +187,11 @@ def _foreign(planes: Planes) -> Iterator[Fault]:
         path = paths[where[0]]
         teller = _teller(planes, path)
         yield Fault(
-            *(Kind.FOREIGN, Severity.CRITICAL, prefix, teller, where),
+            Kind.FOREIGN,
+            Severity.CRITICAL,
+            prefix,
+            teller,
+            where,
             f"{' and '.join(where)} took it from {teller}, and it is no address of the rack's pools",
             f"something on {teller} announces it, and the ToR's policy does not refuse it",
             commands.on_switch(where[0], commands.show(prefix)),
@@ -244,22 +279,10 @@ def _lacking(planes: Planes, everywhere: PoolMap) -> dict[str, frozenset[IPNetwo
     found = {}
     for tor, table in planes.learned.items():
         relied_on = not planes.standings or any(not side[tor].excused for side in planes.standings.values())
-        missing = unreached(table.networks, everywhere)
+        missing = everywhere.unreached(table.networks)
         if missing and relied_on:
             found[tor] = missing
     return found
-
-
-def unreached(networks: AbstractSet[IPNetwork], everywhere: PoolMap) -> frozenset[IPNetwork]:
-    """Return the pools to which there is neither a route of their own nor a shorter one but the default."""
-    missing = everywhere.racks.keys() - networks
-    shorter = [one for one in networks if one.prefixlen > 0] if missing else []
-    return frozenset(pool for pool in missing if not any(covers(one, pool) for one in shorter))
-
-
-def covers(wide: IPNetwork, narrow: IPNetwork) -> bool:
-    """Whether one prefix lies within another."""
-    return wide.version == narrow.version and narrow.network_address in wide and wide.prefixlen <= narrow.prefixlen
 
 
 def _inhabited(planes: Planes) -> frozenset[IPNetwork]:
