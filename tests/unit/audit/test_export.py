@@ -12,15 +12,16 @@ import pytest
 
 from bgp.model import NeighborStatus, SessionState
 from routed import views
+from routed.audit.compare import compare_server
 from routed.audit.export import encode
-from routed.audit.model import Announced, Holding, ServerView, SideView, Unobserved
+from routed.audit.model import Announced, Holding, RackPlan, ServerView, SideView, Unobserved
 from routed.audit.sources import CouldNotObserve
 from routed.audit.sources.agent import AgentByCommand, AgentByFile, read
 from routed.audit.sources.command import Command
 from routed.cni.protocol import Command as Verb
 from routed.domain.sides import Health, Side
 from routed.domain.snapshot import Place
-from tests.fakes.node import RACK, SERVER, UPLINK, Node, call, key
+from tests.fakes.node import POOL, RACK, SERVER, UPLINK, Node, call, key
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 POD = ip_address("10.101.0.2")
@@ -103,6 +104,25 @@ async def test_an_agent_that_cannot_see_its_routes_says_so(tmp_path: Path) -> No
         assert isinstance(view, Unobserved)
         with pytest.raises(CouldNotObserve, match="the agent answers: it cannot see what it announces"):
             read(json.dumps(encode(view)), "here", "s11")
+
+
+PLAN = RackPlan(RACK, {SERVER.name: SERVER}, (POOL,))
+
+
+async def test_what_an_agent_finds_about_its_own_server_is_a_metric(tmp_path: Path) -> None:
+    async with Node(tmp_path).running() as node:
+        await node.verbs.add(call(Verb.ADD))
+        healthy = node.metrics(findings=tuple(compare_server(PLAN, seen(node))))
+        assert healthy['routed_findings{kind="unannounced"}'] == 0
+        node.planes["advertisements"].refused.update(dict.fromkeys(node.planes["advertisements"].held, OSError("busy")))
+        node.planes["advertisements"].held.clear()
+        node.loop.look("advertisements")
+        await node.until(lambda: node.loop.works()[key(1)].error is not None)
+        found = node.metrics(findings=tuple(compare_server(PLAN, seen(node))))
+        assert found['routed_findings{kind="unannounced"}'] == 2  # on each ToR
+        blind = node.metrics(findings=Unobserved("no ExaBGP"))
+        assert blind['routed_findings{kind="unobserved"}'] == 1
+        assert 'routed_findings{kind="unannounced"}' not in blind
 
 
 VIEW = ServerView("s11", "r1", NOW, (), (), {})
