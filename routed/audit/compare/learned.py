@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from ipam.model import IPAddress, IPNetwork
 from routed.audit.compare.poolmap import Key, PoolMap, key
 from routed.audit.model import RackPlan, Route, SwitchView
+from routed.domain.workload import host_network
 
 
 @dataclass(slots=True)
@@ -38,7 +39,9 @@ class Sorter:
         """Next hop -> server."""
         self._asns = frozenset(server.asn for server in plan.servers.values())
         self._spans = [_span(pool.prefix) for pool in plan.pools]
-        self._hosts = [_span(subnet.prefix) for subnet in plan.rack.hosts]
+        hosts = [_span(subnet.prefix) for subnet in plan.rack.hosts]
+        apart = [_span(host_network(address)) for address in self.servers if not _inside(address, hosts)]
+        self._below = [*hosts, *apart]
         self._everywhere = pools
 
     def is_pod(self, address: IPAddress) -> bool:
@@ -47,11 +50,12 @@ class Sorter:
 
     def is_local(self, route: Route) -> bool:
         """Whether a path came from below this ToR or is its own, rather than from another switch."""
-        if route.peer is not None and route.peer in self.servers:
+        path, peer = route.as_path, route.peer
+        if not path or path[0] in self._asns:
             return True
-        if not route.as_path or route.as_path[0] in self._asns:
+        if peer is not None and _inside(peer, self._below):
             return True
-        return any(_inside(hop, self._hosts) for hop in route.next_hops)
+        return any(hop is not peer and _inside(hop, self._below) for hop in route.next_hops)
 
     def sort(self, view: SwitchView) -> Learned:
         """Sort all routes of one ToR."""
