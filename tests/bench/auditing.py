@@ -1,7 +1,7 @@
 """The audit's comparison at scale: synthetic racks, full of pods, streamed through it one after the other.
 
 Every rack has 40 servers and 506 pods; each of its ToRs has a host route per pod and a route to every pool of every
-other rack. Two spines have all pools. Each size runs in a process of its own, whose peak memory is all that the run took:
+other rack. Two spines have all pools. Each size runs in a process of its own, whose peak memory is all that it took:
 the racks are made one at a time, which costs time that is not the comparison's and is counted apart.
 
 ``python -m tests.bench.auditing RACKS`` measures one size.
