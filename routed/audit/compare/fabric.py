@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ipam.model import IPAddress, IPNetwork
 from routed.audit.compare import commands
+from routed.audit.compare.evidence import describe
 from routed.audit.compare.faults import MANY, Fault, findings
 from routed.audit.compare.plan import plan_conflicts
-from routed.audit.compare.planes import describe
 from routed.audit.compare.poolmap import PoolMap, key
 from routed.audit.compare.rack import Beyond, RackResult, by_hand, unobserved
 from routed.audit.model import Evidence, Finding, Kind, RackPlan, Route, Severity, SwitchView, Unobserved

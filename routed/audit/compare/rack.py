@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 
 from ipam.model import IPAddress, IPNetwork, Usage
 from routed.audit.compare import commands
-from routed.audit.compare.address import Planes
+from routed.audit.compare.address import judge
+from routed.audit.compare.announced import announcements
 from routed.audit.compare.claims import claims
+from routed.audit.compare.evidence import describe
 from routed.audit.compare.faults import Fault, findings, worst_first
 from routed.audit.compare.learned import Sorter
-from routed.audit.compare.planes import announcements, describe
+from routed.audit.compare.planes import Planes
 from routed.audit.compare.poolmap import PoolMap
 from routed.audit.compare.pools import fullness, summaries
 from routed.audit.compare.standing import standings, steered_to
@@ -137,7 +139,7 @@ def _faults(planes: Planes) -> Iterator[Fault]:
 def _judge(planes: Planes, address: IPAddress) -> Iterable[Fault]:
     if not planes.sorter.is_pod(address):
         return _outside(planes, address)
-    return () if planes.is_sound(address) else planes.judge(address)
+    return () if planes.is_sound(address) else judge(planes, address)
 
 
 def _outside(planes: Planes, address: IPAddress) -> Iterator[Fault]:
