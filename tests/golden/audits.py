@@ -79,8 +79,10 @@ DUPLICATE = Finding(
     (
         Evidence("intended", "s21", "shop/mail-21 holds it"),
         Evidence("intended", "s23", "batch/report-0 holds it"),
-        Evidence("learned", "r2a", "10.2.0.11 and 10.2.0.13, both best (ECMP)"),
-        Evidence("learned", "r2b", "10.2.0.11 and 10.2.0.13, both best (ECMP)"),
+        Evidence("announced", "s21", "to r2a, r2b via 10.2.0.11"),
+        Evidence("announced", "s23", "to r2a, r2b via 10.2.0.13"),
+        Evidence("learned", "r2a", "via 10.2.0.11 and 10.2.0.13, both best (ECMP)"),
+        Evidence("installed", "r2a", "both, so that half of its traffic goes astray"),
     ),
 )
 UNOBSERVED = Finding(

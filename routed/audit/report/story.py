@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from routed.audit.compare.planes import describe
+from routed.audit.compare.evidence import describe
 from routed.audit.explain import Seen, Story
 from routed.audit.model import PortView, SideView
 from routed.audit.report.summary import printable
