@@ -40,6 +40,9 @@ from routed.attach.monitor import Monitor
 from routed.attach.slots import SlotSpace
 from routed.attach.veth import MacvlanWay
 from routed.attach.wires import Wires
+from routed.audit.compare.rack import compare_server
+from routed.audit.export import encode
+from routed.audit.model import Finding, RackPlan, ServerView, Unobserved
 from routed.cni.install import publish
 from routed.cni.queue import DeletionQueue
 from routed.cni.server import AddressInUseError
@@ -351,6 +354,18 @@ class Agent:
             return None
         return "no ToR has a BGP session with this server"
 
+    def _server_view(self, store: Store, loop: Loop[Owner]) -> ServerView | Unobserved:
+        return views.server_view(store.snapshot, loop, self._speaker.neighbors(), datetime.now(UTC))
+
+    def _findings(self, store: Store, loop: Loop[Owner]) -> Sequence[Finding] | Unobserved:
+        """Return what an audit of this server alone finds."""
+        view = self._server_view(store, loop)
+        if isinstance(view, Unobserved):
+            return view
+        plan = RackPlan(self._rack, {self._server.name: self._server}, self._pools)
+        usage = store.usage() if self._cluster is None else ()  # a share that grows on demand is never full
+        return tuple(compare_server(plan, view, usage))
+
     def _health(self, store: Store, loop: Loop[Owner]) -> AbstractAsyncContextManager[None]:
         return serve_health(
             self._settings.metrics.address,
@@ -362,6 +377,7 @@ class Agent:
                 self._speaker.neighbors(),
                 {} if self._steering is None else self._steering.failures,
                 state=self._lease_state(),
+                findings=self._findings(store, loop),
             ),
             ready=partial(self._ailment, store, loop),
             started=lambda: self._ailment(store, loop) or self._unheard(),
@@ -382,6 +398,7 @@ class Agent:
                 "flows": lambda: views.flows(store.snapshot, loop),
                 "neighbors": lambda: views.neighbors(store.snapshot, self._speaker.neighbors(), datetime.now(UTC)),
                 "leases": lambda: views.leases(store.usage(), self._lease_state()),
+                "export": lambda: encode(self._server_view(store, loop)),
             },
             drain=drain,
         )

@@ -300,15 +300,16 @@ def is_local(document: Any) -> bool:
 
 def local(document: Any, source: str) -> LocalSettings:
     """Return a server's own file, checked as far as that goes without a Rack; SettingsError as `validated`."""
-    return _checked(LocalSettings, document, source)
+    return checked(LocalSettings, document, source)
 
 
 def validated(document: Any, source: str) -> Settings:
     """Return a rack file's content, checked; SettingsError names the source and what is wrong with which key."""
-    return _checked(Settings, document, source)
+    return checked(Settings, document, source)
 
 
-def _checked(kind: type[_S], document: Any, source: str) -> _S:
+def checked(kind: type[_S], document: Any, source: str) -> _S:
+    """Return a document as one of these models; SettingsError names the source and what is wrong with which key."""
     try:
         return kind.model_validate(document)
     except ValidationError as error:

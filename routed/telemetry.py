@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 from bgp.model import NeighborStatus, SessionState
 from ipam.model import Usage
 from routed import __version__
+from routed.audit.model import Finding, Kind, Unobserved
 from routed.domain.intent import Owner, steers
 from routed.domain.rack import Tor
 from routed.domain.snapshot import Snapshot
@@ -29,6 +30,9 @@ from routed.reconcile.loop import Loop
 L = TypeVar("L", bound=tuple[str, ...])
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _CNI_BUCKETS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)
+
+_OWN_FINDINGS = (Kind.UNANNOUNCED, Kind.LEAKED, Kind.PLAN_CONFLICT, Kind.POOL_LOW, Kind.POOL_EXHAUSTED)
+"""What an agent can find by itself."""
 
 
 class Telemetry(Collector):
@@ -62,6 +66,7 @@ class Telemetry(Collector):
         side_failures: Mapping[str, int],
         *,
         state: LeaseState | None = None,
+        findings: Iterable[Finding] | Unobserved = (),
     ) -> bytes:
         """Return the exposition text of everything."""
         self._gauges = [
@@ -72,6 +77,7 @@ class Telemetry(Collector):
             *_leases(state),
             *_sessions(snapshot.rack.tors, neighbors),
             *_sides(snapshot, side_failures),
+            _findings(findings),
             _family(
                 "routed_gateway_known",
                 "1 when the gateway's MAC address is known; without it nothing leaves for the ToR.",
@@ -156,6 +162,17 @@ def _sides(snapshot: Snapshot, failures: Mapping[str, int]) -> Iterable[Metric]:
     yield _total("routed_side_failures", "Times that a ToR could not be reached any more.", failures, "tor")
     asked = {(tor.name,): int(steers(snapshot, tor.address)) for tor in snapshot.rack.tors}
     yield _family("routed_steering", "1 while this ToR is asked to draw the pods' traffic to itself.", ("tor",), asked)
+
+
+def _findings(findings: Iterable[Finding] | Unobserved) -> Metric:
+    """Return what an audit of this server alone finds; where it is blind, that and nothing else."""
+    if isinstance(findings, Unobserved):
+        found = Counter({Kind.UNOBSERVED: 1})
+    else:
+        found = Counter(dict.fromkeys(_OWN_FINDINGS, 0))
+        found.update(finding.kind for finding in findings)
+    text = "What `routed audit` would find on this server alone, by kind (docs/audit.md)."
+    return _family("routed_findings", text, ("kind",), {(str(kind),): count for kind, count in found.items()})
 
 
 def _family(name: str, text: str, labels: Sequence[str], values: Mapping[L, float]) -> Metric:

@@ -1,8 +1,11 @@
-"""The agent's state as rows of plain JSON values: what `routed show` prints. Pure; one function per page."""
+"""The agent's state as rows of plain JSON values: what `routed show` prints. Pure; one function per page.
+
+And as what an audit is told of this server (`server_view`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -10,8 +13,9 @@ from bgp.model import Attributes, NeighborStatus, RouteKey, SessionState
 from ipam.model import Usage
 from ovs_flows.cookies import cookie
 from ovs_flows.text import format_entries
+from routed.audit.model import Announced, Holding, PortView, ServerView, SideView, Unobserved
 from routed.domain.intent import Owner, Standing, plan, steers
-from routed.domain.sides import Side
+from routed.domain.sides import Health, Side
 from routed.domain.snapshot import DRAINED, Snapshot
 from routed.domain.wiring import ofport, wire_name
 from routed.domain.workload import Attachment, IPAddress
@@ -142,6 +146,73 @@ def leases(usage: Sequence[Usage], state: LeaseState | None = None) -> Rows:
         }
         for pool in usage
     ]
+
+
+def server_view(
+    snapshot: Snapshot, loop: Loop[Owner], statuses: Mapping[IPAddress, NeighborStatus], now: datetime
+) -> ServerView | Unobserved:
+    """Return what an audit is told of this server; not even that when what is announced cannot be seen."""
+    seen = loop.lanes["advertisements"].actual
+    if seen is None:
+        return Unobserved("it cannot see what it announces; see its log for the reason")
+    held = [(address, one) for one in snapshot.attachments.values() for address in one.addresses]
+    return ServerView(
+        server=snapshot.server.name,
+        rack=snapshot.rack.name,
+        at=now,
+        holdings=tuple(
+            Holding(address, snapshot.server.name, str(one.pod), _is_public(snapshot, loop, one))
+            for address, one in held
+        ),
+        announced=tuple(_announced(snapshot, seen)),
+        sides=_side_views(snapshot, statuses),
+        draining=snapshot.draining,
+        ports={address: _port_view(snapshot, loop, one) for address, one in held},
+    )
+
+
+def _is_public(snapshot: Snapshot, loop: Loop[Owner], attachment: Attachment) -> bool:
+    """Whether its host routes should exist by now: it was ready at least once, and is not on its way out."""
+    if snapshot.draining or attachment.leaving or snapshot.owner_elsewhere(attachment) is not None:
+        return False
+    work = loop.works().get(attachment.id)
+    return work is not None and work.reached > 0
+
+
+def _announced(snapshot: Snapshot, seen: Mapping[Any, Any]) -> Iterator[Announced]:
+    names = {tor.address: tor.name for tor in snapshot.rack.tors}
+    for key in sorted(seen, key=_by_prefix):
+        if isinstance(seen[key], Attributes):
+            tor = names.get(key.neighbor, str(key.neighbor))
+            yield Announced(key.prefix, tor, seen[key].next_hop, frozenset(seen[key].communities))
+
+
+def _side_views(snapshot: Snapshot, statuses: Mapping[IPAddress, NeighborStatus]) -> dict[str, SideView]:
+    sides = {side.tor: side for side in snapshot.place.sides}
+    views = {}
+    for address, status in statuses.items():
+        side = sides.get(status.name)
+        up = status.state is SessionState.UP
+        views[status.name] = SideView(
+            session_up=up,
+            healthy=side is None or side.health is Health.GOOD,
+            steers=steers(snapshot, address),
+            reason=", ".join(side.reasons if side is not None else ()) or ("" if up else status.reason),
+        )
+    return views
+
+
+def _port_view(snapshot: Snapshot, loop: Loop[Owner], attachment: Attachment) -> PortView:
+    flows = loop.lanes["flows"].actual
+    entries = None if flows is None else flows.get(cookie(attachment.slot + 1), frozenset())
+    return PortView(
+        port=wire_name(attachment.slot),
+        ofport=ofport(attachment.slot),
+        mac=attachment.mac,
+        flows=len(entries) if isinstance(entries, frozenset) else None,
+        state=attachment_state(snapshot, loop, attachment.id),
+        error=_error(snapshot, attachment, loop.works().get(attachment.id)) or "",
+    )
 
 
 def _by_prefix(key: RouteKey) -> tuple[int, int, int]:

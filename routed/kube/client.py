@@ -34,8 +34,11 @@ _ATTEMPTS = 4
 
 
 @asynccontextmanager
-async def connect(kubeconfig: Path | None = None) -> AsyncIterator[Api]:
-    """Yield the API server that a kubeconfig names, or that of the cluster which this pod is in; raises NoAccess."""
+async def connect(kubeconfig: Path | None = None, context: str | None = None) -> AsyncIterator[Api]:
+    """Yield the API server that a kubeconfig names, or that of the cluster which this pod is in; raises NoAccess.
+
+    ``context`` is one of the kubeconfig's; None for its current one.
+    """
     try:
         from kubernetes.aio.client import ApiClient, Configuration  # noqa: PLC0415 - see above
         from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config  # noqa: PLC0415
@@ -48,7 +51,7 @@ async def connect(kubeconfig: Path | None = None) -> AsyncIterator[Api]:
             load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]  # has no types
         else:
             await load_kube_config(  # type: ignore[no-untyped-call]  # has no types
-                str(kubeconfig), client_configuration=configuration, persist_config=False
+                str(kubeconfig), context=context, client_configuration=configuration, persist_config=False
             )
         client = ApiClient(configuration)
         client.user_agent = f"routed/{__version__}"

@@ -77,6 +77,22 @@ def settings_of(rack: Document, node: Document, local: Mapping[str, Any], secret
     return _settings(rack, {name: {"addresses": addresses}}, local, secrets)
 
 
+def whole_rack(rack: Document, nodes: Iterable[Document]) -> Settings:
+    """Return what a rack file would say of a Rack and all of its servers; for looking at, not for an agent.
+
+    Raises Malformed, and NoRack when it selects no Node: there is no rack without servers.
+    """
+    own = [node for node in nodes if selects(rack, node)]
+    if not own:
+        raise NoRack(f"{_title(rack)} selects no Node")
+    hosts = _hosts(rack)
+    servers = {
+        node["metadata"]["name"]: {"addresses": [str(address) for address in server_addresses(node, hosts)]}
+        for node in own
+    }
+    return _settings(rack, servers, {"bridge": {"members": _members(rack)}}, SECRETS)
+
+
 def server_addresses(node: Document, hosts: Collection[IPNetwork]) -> tuple[IPAddress, ...]:
     """Return a server's own addresses in its rack's subnets, IPv4 first; Malformed when none or too many are."""
     metadata = node["metadata"]

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from tests.bench import attaching, contenders, leasing, machine, routes, speakers
+from tests.bench import attaching, auditing, contenders, leasing, machine, routes, speakers
 from tests.bench.agent import Attaching, routed
-from tests.bench.figures import OURS
+from tests.bench.figures import FABRIC, OURS
 from tests.bench.report import Report, write
 from tests.gotools import GoMissingError
 
@@ -65,6 +65,7 @@ def _measure(
 ) -> Report:
     pods, attach_rounds, route_rounds = (16, 2, 3) if arguments.quick else (50, 4, 100)
     leases = (5, 20, 10) if arguments.quick else (40, 506, 200)  # servers, addresses, pods
+    racks = (1, 2) if arguments.quick else (10, 100, FABRIC)
     progress("starting ToRs, speakers and plugins")
     scratch = Path(stack.enter_context(TemporaryDirectory(prefix="bench-")))
     ours, frr_rack, gobgp_rack = routes.racks(stack, 3)
@@ -79,12 +80,15 @@ def _measure(
         announcers.append(Attaching(ours, contender.plugin, contender.pods[0]))
     attach = attaching.measure(plugins, attach_rounds, progress)
     announced = routes.measure(announcers, route_rounds, progress)
+    if arguments.others_only:
+        return Report(described, attach, announced)
+    audits = auditing.measure(racks, progress)
     try:
         claims, allocation = asyncio.run(leasing.measure(scratch, *leases, progress))
     except GoMissingError as error:
         progress(f"leases: not measured: {error}")
-        return Report(described, attach, announced)
-    return Report(described, attach, announced, claims, allocation)
+        return Report(described, attach, announced, audits=audits)
+    return Report(described, attach, announced, claims, allocation, audits)
 
 
 if __name__ == "__main__":

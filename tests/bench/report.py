@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from tests.bench.figures import BASELINE, ONE_OBJECT, Allocation, Attach, Claims, Goal, Route, Summary, goals, ratio
+from tests.bench.figures import (
+    BASELINE,
+    ONE_OBJECT,
+    Allocation,
+    Attach,
+    Audit,
+    Claims,
+    Goal,
+    Route,
+    Summary,
+    goals,
+    ratio,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,10 +49,12 @@ class Report:
     routes: Mapping[str, Route]
     claims: Mapping[str, Claims] = field(default_factory=dict)
     allocation: Allocation | None = None
+    audits: Mapping[int, Audit] = field(default_factory=dict)
+    """By number of racks."""
 
     def goals(self) -> tuple[Goal, ...]:
         """Return the goals that this run can tell about."""
-        return goals(self.attach, self.routes)
+        return goals(self.attach, self.routes, self.audits)
 
     def grids(self) -> tuple[Grid, ...]:
         """Return the tables that have content."""
@@ -50,6 +64,7 @@ class Report:
             _route_grid(self.routes),
             _claims_grid(self.claims),
             _allocation_grid(self.allocation),
+            _audit_grid(self.audits),
             _goal_grid(self.goals()),
         )
         return tuple(grid for grid in grids if grid.rows)
@@ -162,6 +177,33 @@ def _allocation_grid(allocation: Allocation | None) -> Grid:
     return Grid(
         "Leases: a pod's address, ledger and lease alone", ("address", "p50 / p99, ms", "p50 ÷ from stock"), rows
     )
+
+
+def _audit_grid(audits: Mapping[int, Audit]) -> Grid:
+    rows = tuple(
+        (
+            f"{racks}",
+            f"{figures.host_routes}",
+            f"{figures.routes}",
+            f"{figures.compared_s:.2f}",
+            f"{figures.compared_cpu_s:.2f}",
+            f"{1e3 * figures.compared_cpu_s / racks:.1f}",
+            f"{figures.made_cpu_s:.2f}",
+            f"{figures.peak_mib:.0f}",
+        )
+        for racks, figures in audits.items()
+    )
+    head = (
+        "racks",
+        "host routes",
+        "all routes",
+        "compared, s",
+        "of CPU, s",
+        "ms of CPU per rack",
+        "making them up, s of CPU",
+        "peak, MiB",
+    )
+    return Grid("Audit, compared on one core", head, rows)
 
 
 def _goal_grid(found: Sequence[Goal]) -> Grid:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -13,6 +13,7 @@ from ipam.ledger import Ledger
 from ipam.model import Pool
 from routed import views
 from routed.attach.errors import InvalidNetns
+from routed.audit.model import Finding, Unobserved
 from routed.cni.protocol import AttachmentRequest, Command, Config
 from routed.domain.intent import PLANES, Owner, owners, plan
 from routed.domain.rack import Rack, Server, Subnet, Tor, Uplink
@@ -96,9 +97,9 @@ class Node:
             while not condition():
                 await asyncio.sleep(0.001)
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self, findings: Sequence[Finding] | Unobserved = ()) -> dict[str, float]:
         """Return samples by name and labels, as the exposition text spells them."""
-        rows = (line.rpartition(" ") for line in self._exposition() if not line.startswith("#"))
+        rows = (line.rpartition(" ") for line in self._exposition(findings) if not line.startswith("#"))
         return {name: float(value) for name, _, value in rows}
 
     def metric_names(self) -> set[str]:
@@ -107,8 +108,9 @@ class Node:
         parts = {"histogram": ("_bucket", "_count", "_sum")}
         return {name + part for name, kind in types for part in parts.get(kind, ("",))}
 
-    def _exposition(self) -> list[str]:
-        return self.telemetry.render(self.store.snapshot, self.loop, self.store.usage(), {}, {}).decode().splitlines()
+    def _exposition(self, findings: Sequence[Finding] | Unobserved = ()) -> list[str]:
+        text = self.telemetry.render(self.store.snapshot, self.loop, self.store.usage(), {}, {}, findings=findings)
+        return text.decode().splitlines()
 
 
 def key(number: int) -> AttachmentId:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 
 from containerlab.lab import Lab
 from containerlab.ping import ping
 from containerlab.probe import Flow, Place, Probe, both_ways
-from tests.fabric import eventually
+from routed.audit.model import Route
+from routed.audit.sources.bird import Bird as BirdSwitch
+from routed.audit.sources.command import Command
+from tests.fabric import ADDRESSES, eventually
 from tests.interop import INTEROP, Bird, Gobgp, Tor, md5_failures, session_id, speaking
 from tests.servers import Pod, RouteWatch, Server, losses
 
@@ -187,6 +191,46 @@ def test_pods_are_announced_to_both_tors_and_reached_through_them(
     assert not {net for pod in s11.pods.values() for net in pod.prefixes} & fabric.kernel_routes("sp1").keys()
     s11.delete(more)
     s11.await_routes(pods)
+
+
+# ---- the audit's look at BIRD
+
+
+def seen(fabric: Lab) -> dict[str, list[Route]]:
+    """Return what an audit sees of r1a, by prefix."""
+    node = fabric.node("r1a")
+    environment = (f"{key}={value}" for key, value in node._environment(None).items())
+    command = Command(("env", *environment, *node._entering(["birdc", "-r"])), 20)
+    found: dict[str, list[Route]] = {}
+    for route in asyncio.run(BirdSwitch("r1a", command).observe()).routes:
+        found.setdefault(str(route.prefix), []).append(route)
+    return found
+
+
+def test_an_audit_sees_what_bird_has(fabric: Lab, s11: Server, pods: list[Pod]) -> None:
+    for pod in pods:
+        for version in (4, 6):
+            prefix = str(ip_network(pod.address(version)))
+            (route,) = seen(fabric)[prefix]
+            hop = next(one for one in s11.rack.servers["s11"].addresses if one.version == version)
+            assert (route.next_hops, route.as_path, route.communities) == ((hop,), (65500,), frozenset())
+            assert (route.best, route.installed, route.stale) == (True, None, False)
+            assert str(route.peer) == ADDRESSES["s11"]
+    with speaking(fabric, "s12", STEERED):
+        eventually(lambda: prefixes(STEERED) <= seen(fabric).keys(), "steered routes")
+        for prefix in prefixes(STEERED):
+            assert seen(fabric)[prefix][0].communities == {"65000:911"}
+
+
+def test_an_audit_sees_that_bird_keeps_routes_of_a_speaker_that_is_away(
+    fabric: Lab, s11: Server, pods: list[Pod]
+) -> None:
+    prefix = str(ip_network(pods[0].address(4)))
+    s11.agent.stop()
+    s11.node.run(["kill", "-9", str(s11.agent.speaker_pid())])
+    eventually(lambda: seen(fabric)[prefix][0].stale, "a stale route")
+    s11.start()
+    eventually(lambda: seen(fabric)[prefix][0].stale is False, "a route that is told again")
 
 
 @dataclass

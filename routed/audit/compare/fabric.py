@@ -1,0 +1,178 @@
+"""Judges what no rack can judge alone: host routes beyond their rack, pools' aggregates, the address plan. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from ipam.model import IPAddress, IPNetwork
+from routed.audit.compare import commands
+from routed.audit.compare.evidence import describe
+from routed.audit.compare.faults import MANY, Fault, findings
+from routed.audit.compare.plan import plan_conflicts
+from routed.audit.compare.poolmap import PoolMap, key
+from routed.audit.compare.rack import Beyond, RackResult, by_hand, unobserved
+from routed.audit.model import Evidence, Finding, Kind, RackPlan, Route, Severity, SwitchView, Unobserved
+
+
+def compare_fabric(
+    plans: Sequence[RackPlan], results: Iterable[RackResult], spines: Mapping[str, SwitchView | Unobserved]
+) -> Iterator[Finding]:
+    """Find what is wrong beyond single racks; `results` are those of the racks that were compared."""
+    compared = {result.summary.rack: result for result in results}
+    pools = PoolMap(plans)
+    yield from plan_conflicts(plans)
+    for name, seen in spines.items():
+        if isinstance(seen, Unobserved):
+            yield unobserved("", name, "beyond", seen, by_hand(name))
+    seen_spines = {name: seen for name, seen in spines.items() if isinstance(seen, SwitchView)}
+    hosts = {name: list(_hosts(name, seen, pools)) for name, seen in seen_spines.items()}
+    yield from _host_routes(plans, compared, pools, [one for beyond in hosts.values() for one in beyond])
+    yield from _unheard(plans, compared, seen_spines, hosts)
+    yield from _aggregates(compared, pools, seen_spines)
+
+
+def _hosts(name: str, seen: SwitchView, pools: PoolMap) -> Iterator[Beyond]:
+    for route in seen.routes:
+        if route.prefix.prefixlen == route.prefix.max_prefixlen:
+            address = route.prefix.network_address
+            if pools.find(address) is not None:
+                yield Beyond(address, name, route)
+
+
+# ---- host routes beyond their rack
+
+
+def _host_routes(
+    plans: Iterable[RackPlan], compared: Mapping[str, RackResult], pools: PoolMap, on_spines: Iterable[Beyond]
+) -> Iterator[Finding]:
+    """Report host routes outside their rack that no failure explains, each address once for all switches."""
+    asns = {tor.asn: tor.name for plan in plans for tor in plan.rack.tors}
+    own_tors = {plan.rack.name: {tor.name for tor in plan.rack.tors} for plan in plans}
+    seen: dict[str, dict[IPAddress, dict[str, list[Route]]]] = defaultdict(lambda: defaultdict(dict))
+    ends = [one for result in compared.values() for one in result.beyond]
+    for one in (*on_spines, *ends):
+        pool = pools.find(one.address)
+        rack = "" if pool is None else pools.racks[pool]
+        allowed = compared[rack].steered.get(one.address, frozenset()) if rack in compared else frozenset()
+        through = {asns[asn] for asn in one.path.as_path if asn in asns}
+        explained = bool(through & allowed)
+        at_home = one.switch in own_tors.get(rack, ()) or all(one.switch not in tors for tors in own_tors.values())
+        if not (explained and at_home):
+            seen[rack][one.address].setdefault(one.switch, []).append(one.path)
+    for rack, addresses in seen.items():
+        yield from findings(rack, (_escaped(address, at, asns) for address, at in addresses.items()))
+
+
+def _escaped(address: IPAddress, at: Mapping[str, Sequence[Route]], asns: Mapping[int, str]) -> Fault:
+    paths = [path for found in at.values() for path in found]
+    exits = sorted({asns[asn] for path in paths for asn in path.as_path if asn in asns})
+    leak = exits[0] if exits else ""
+    where = tuple(sorted(at))
+    return Fault(
+        *(Kind.BEYOND_RACK, Severity.WARNING, address, ", ".join(exits), where),
+        f"a host route beyond its rack, on {', '.join(where)}, without a failure that explains it",
+        f"{leak}'s policy towards the spines lets it out" if leak else "another speaker announces it to the fabric",
+        commands.on_switch(leak or where[0], commands.show(address)),
+        evidence=tuple(Evidence("beyond", switch, describe(path)) for switch in where for path in at[switch]),
+    )
+
+
+def _unheard(
+    plans: Iterable[RackPlan],
+    compared: Mapping[str, RackResult],
+    spines: Mapping[str, SwitchView],
+    hosts: Mapping[str, Sequence[Beyond]],
+) -> Iterator[Finding]:
+    """Report steered addresses that a spine does not hear of from a ToR that it hears of the pools from."""
+    steering = {plan.rack.name: plan for plan in plans if plan.rack.name in compared}
+    steering = {name: plan for name, plan in steering.items() if compared[name].steered}
+    if not steering:
+        return
+    for spine, seen in spines.items():
+        heard = {one.address for one in hosts[spine]}
+        neighbours = {
+            (route.prefix, route.as_path[0])
+            for route in seen.routes
+            if route.as_path and route.prefix.prefixlen < route.prefix.max_prefixlen
+        }
+        for name, plan in steering.items():
+            yield from findings(name, _deaf(plan, compared[name], spine, heard, neighbours))
+
+
+def _deaf(
+    plan: RackPlan, result: RackResult, spine: str, heard: set[IPAddress], neighbours: set[tuple[IPNetwork, int]]
+) -> Iterator[Fault]:
+    asns = {tor.name: tor.asn for tor in plan.rack.tors}
+    live = {holding.address: holding for holding in result.summary.holdings if holding.announce}
+    for address, tors in result.steered.items():
+        holding = live.get(address)
+        pool = next((pool.prefix for pool in plan.pools if _within(address, pool.prefix)), None)
+        exits = sorted(tor for tor in tors if (pool, asns[tor]) in neighbours)
+        if holding is None or not exits or address in heard:
+            continue
+        yield Fault(
+            *(Kind.MISSING, Severity.CRITICAL, address, holding.server, (spine,)),
+            f"no host route on {spine}, though {exits[0]} is asked to steer: half of its traffic goes the broken way",
+            f"{exits[0]}'s policy towards the spines does not let the steering community out",
+            commands.on_switch(exits[0], commands.show(address)),
+            f"{holding.pod or 'a pod'} on {holding.server}",
+            (Evidence("learned", exits[0], "asked to steer"), Evidence("beyond", spine, "no host route")),
+        )
+
+
+# ---- aggregates
+
+
+def _aggregates(
+    compared: Mapping[str, RackResult], pools: PoolMap, spines: Mapping[str, SwitchView]
+) -> Iterator[Finding]:
+    """Report pools with pods that a switch has no route to: by switch when it lacks many, else by pool."""
+    inhabited = {pool for result in compared.values() for pool in result.inhabited}
+    lacking = {tor: missing & inhabited for result in compared.values() for tor, missing in result.lacking.items()}
+    for name, seen in spines.items():
+        networks = {key(route.prefix) for route in seen.routes if route.prefix.prefixlen < route.prefix.max_prefixlen}
+        lacking[name] = pools.unreached(networks) & inhabited
+    by_pool: dict[IPNetwork, list[str]] = defaultdict(list)
+    for switch, missing in sorted(lacking.items()):
+        if len(missing) > MANY:
+            yield _switch_lacks(switch, missing)
+        else:
+            for pool in missing:
+                by_pool[pool].append(switch)
+    for pool, switches in by_pool.items():
+        yield _pool_lacks(pools.racks[pool], pool, switches)
+
+
+def _switch_lacks(switch: str, missing: Iterable[IPNetwork]) -> Finding:
+    ordered = sorted(missing, key=lambda pool: (pool.version, pool))
+    return Finding(
+        Kind.AGGREGATE_MISSING,
+        Severity.CRITICAL,
+        "",
+        switch,
+        (switch,),
+        f"{switch}: no route to {len(ordered)} pools with pods ({', '.join(map(str, ordered[:MANY]))}, ...)",
+        f"{switch} has lost its links or sessions with the fabric",
+        commands.on_switch(switch, "show bgp summary"),
+        tuple(Evidence("beyond", switch, f"no route to {pool}") for pool in ordered[:MANY]),
+    )
+
+
+def _pool_lacks(rack: str, pool: IPNetwork, switches: Sequence[str]) -> Finding:
+    where = tuple(sorted(switches))
+    return Finding(
+        Kind.AGGREGATE_MISSING,
+        Severity.CRITICAL,
+        rack,
+        str(pool),
+        where,
+        f"{pool}: no route to it on {', '.join(where)}, and pods have addresses of it",
+        "the rack's ToRs do not originate it, or a policy on the way refuses it",
+        commands.on_switch(where[0], commands.show(pool)),
+        tuple(Evidence("beyond", switch, "no route") for switch in where),
+    )
+
+
+def _within(address: IPAddress, prefix: IPNetwork) -> bool:
+    return address.version == prefix.version and address in prefix

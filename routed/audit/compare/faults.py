@@ -1,0 +1,94 @@
+"""From what is wrong with single addresses to findings: one root cause is one finding. Pure.
+
+The rule: faults that say the same of the same places are one finding about the place when more than `MANY` culprits
+have them, else one per culprit that has more than `MANY` of them, else one per address. A culprit is the server, or
+the neighbour, whose one defect would explain them all.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from ipam.model import IPAddress, IPNetwork
+from routed.audit.model import Evidence, Finding, Kind, Severity
+
+MANY = 3
+"""More equal faults than this have one cause."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong with one address or prefix."""
+
+    kind: Kind
+    severity: Severity
+    subject: IPAddress | IPNetwork
+    culprit: str
+    """Server or neighbour; empty when none comes to mind."""
+    where: tuple[str, ...]
+    """Sorted."""
+    says: str
+    """What is wrong, without naming the subject: equal for equal faults."""
+    cause: str
+    next: str
+    whose: str = ""
+    """Pod and server, for people."""
+    evidence: tuple[Evidence, ...] = ()
+
+
+def findings(rack: str, faults: Iterable[Fault]) -> Iterator[Finding]:
+    """Group the faults of a rack into findings."""
+    alike: dict[tuple[object, ...], dict[str, list[Fault]]] = defaultdict(lambda: defaultdict(list))
+    for fault in faults:
+        alike[fault.kind, fault.severity, fault.where, fault.says][fault.culprit].append(fault)
+    for by_culprit in alike.values():
+        if len(by_culprit) > MANY:
+            together = [fault for group in by_culprit.values() for fault in group]
+            yield _grouped(rack, ", ".join(together[0].where), f"of {len(by_culprit)} servers", together)
+            continue
+        for culprit, group in by_culprit.items():
+            if len(group) > MANY and culprit:
+                yield _grouped(rack, culprit, f"of {culprit}", group)
+            else:
+                yield from (_single(rack, fault) for fault in group)
+
+
+def worst_first(finding: Finding) -> tuple[object, ...]:
+    """Return the key to sort findings by."""
+    return -finding.severity, finding.rack, finding.kind, finding.subject, finding.where
+
+
+def _single(rack: str, fault: Fault) -> Finding:
+    whose = f" ({fault.whose})" if fault.whose else ""
+    return Finding(
+        fault.kind,
+        fault.severity,
+        rack,
+        str(fault.subject),
+        fault.where,
+        f"{fault.subject}{whose}: {fault.says}",
+        fault.cause,
+        fault.next,
+        fault.evidence,
+    )
+
+
+def _grouped(rack: str, subject: str, of_whom: str, group: Sequence[Fault]) -> Finding:
+    first = group[0]
+    shown = group[:MANY]
+    named = ", ".join(str(fault.subject) for fault in shown)
+    return Finding(
+        first.kind,
+        first.severity,
+        rack,
+        subject,
+        first.where,
+        f"{len(group)} addresses {of_whom}: {first.says} ({named}, ...)",
+        first.cause,
+        first.next,
+        tuple(
+            Evidence(one.plane, one.where, f"{fault.subject}: {one.says}") for fault in shown for one in fault.evidence
+        ),
+    )

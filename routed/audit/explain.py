@@ -1,0 +1,240 @@
+"""The whole story of one address, top to bottom, as values: what it is, who has it, who knows the way to it. Pure.
+
+`locate` says from the plan alone what an address is and which rack to look at; `explain` tells the rest of what was
+seen there. The findings are those of the comparison, of this address alone. Printing is `routed.cli`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from ipam.model import IPAddress
+from routed.audit.compare import PoolMap, compare_fabric, compare_rack
+from routed.audit.compare.claims import Claims, claims
+from routed.audit.compare.faults import worst_first
+from routed.audit.compare.rack import judge_address
+from routed.audit.model import (
+    Announced,
+    Finding,
+    Holding,
+    Kind,
+    PortView,
+    RackPlan,
+    RackView,
+    Route,
+    ServerView,
+    SideView,
+    SwitchView,
+    Unobserved,
+)
+from routed.audit.places import Place, Role, is_inside, locate
+from routed.domain.workload import host_network
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What one switch knows of an address."""
+
+    switch: str
+    paths: tuple[Route, ...] = ()
+    """To the address itself."""
+    shorter: tuple[Route, ...] = ()
+    """To the longest prefix around it, where there is no best path to the address itself."""
+    silent: str = ""
+    """Why the switch could not be observed; empty when it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """Everything about one address."""
+
+    address: IPAddress
+    place: Place
+    verdict: str
+    """One sentence."""
+    holdings: tuple[Holding, ...] = ()
+    """Who has it; several when it is a duplicate."""
+    ports: Mapping[str, PortView] = field(default_factory=dict)
+    """By server: what its bridge has for it."""
+    announced: tuple[tuple[str, Announced], ...] = ()
+    """Server, and what it tells one ToR."""
+    sides: Mapping[str, Mapping[str, SideView]] = field(default_factory=dict)
+    """By server that has it, by ToR."""
+    silent: Mapping[str, str] = field(default_factory=dict)
+    """Servers of the rack, and `holdings`, that could not be asked, with the reason."""
+    tors: tuple[Seen, ...] = ()
+    beyond: tuple[Seen, ...] = ()
+    """Spines, and other racks' ToRs that have the host route."""
+    notes: tuple[str, ...] = ()
+    """What looks wrong and is not: a failure explains it."""
+    findings: tuple[Finding, ...] = ()
+    """Worst first."""
+
+
+def explain(
+    address: IPAddress,
+    plans: Sequence[RackPlan],
+    view: RackView | None,
+    spines: Mapping[str, SwitchView | Unobserved],
+) -> Story:
+    """Tell the story of an address; `view` is of the rack that `locate` names, None when it names none."""
+    place = locate(address, plans)
+    beyond = tuple(_seen(address, name, seen) for name, seen in spines.items())
+    if view is None:
+        return Story(address, place, _plain_verdict(address, place), beyond=beyond)
+    claimed = claims(view)
+    holdings = claimed.holdings.get(address, ())
+    found = _findings(address, plans, view, spines)
+    tors = tuple(_seen(address, name, seen) for name, seen in view.tors.items())
+    notes = tuple(_notes(holdings, claimed, tors))
+    agents = claimed.agents
+    return Story(
+        address,
+        place,
+        _wrong(found) or _verdict(address, place, claimed, view, tors),
+        holdings,
+        {name: agent.ports[address] for name, agent in agents.items() if address in agent.ports},
+        tuple(_announced(address, agents)),
+        {holding.server: agents[holding.server].sides for holding in holdings if holding.server in agents},
+        _silent(view),
+        tors,
+        beyond,
+        notes,
+        found,
+    )
+
+
+# ---- what was seen
+
+
+def _seen(address: IPAddress, name: str, view: SwitchView | Unobserved) -> Seen:
+    if isinstance(view, Unobserved):
+        return Seen(name, silent=view.reason)
+    around = [route for route in view.routes if is_inside(address, route.prefix)]
+    paths = tuple(route for route in around if route.prefix.prefixlen == route.prefix.max_prefixlen)
+    if any(path.best for path in paths):
+        return Seen(name, paths)
+    wider = [route for route in around if route.prefix.prefixlen < route.prefix.max_prefixlen]
+    longest = max((route.prefix.prefixlen for route in wider), default=0)
+    return Seen(name, paths, tuple(route for route in wider if route.prefix.prefixlen == longest))
+
+
+def _announced(address: IPAddress, agents: Mapping[str, ServerView]) -> Iterator[tuple[str, Announced]]:
+    prefix = host_network(address)
+    for name, agent in agents.items():
+        yield from ((name, route) for route in agent.announced if route.prefix == prefix)
+
+
+def _silent(view: RackView) -> dict[str, str]:
+    found = {name: seen.reason for name, seen in view.servers.items() if isinstance(seen, Unobserved)}
+    return {**found, **({"holdings": view.holdings.reason} if isinstance(view.holdings, Unobserved) else {})}
+
+
+def _notes(holdings: Sequence[Holding], claimed: Claims, tors: Sequence[Seen]) -> Iterator[str]:
+    """Say which failures explain what would be findings without them."""
+    for holding in holdings:
+        agent = claimed.agents.get(holding.server)
+        for tor, side in agent.sides.items() if agent else ():
+            if side.steers:
+                yield f"{tor} is asked to steer: host routes beyond the rack are meant to be there"
+            elif not side.healthy:
+                seen = next((one for one in tors if one.switch == tor), Seen(tor))
+                lacks = "" if seen.paths else ", so that it has no route of its own"
+                yield f"{holding.server} does not rely on {tor} ({side.reason or 'no reason given'}){lacks}"
+        if agent is not None and agent.draining:
+            yield f"{holding.server} drains: its pods are not announced"
+
+
+# ---- what is wrong
+
+
+def _findings(
+    address: IPAddress,
+    plans: Sequence[RackPlan],
+    view: RackView,
+    spines: Mapping[str, SwitchView | Unobserved],
+) -> tuple[Finding, ...]:
+    """Return what the comparison finds about this address and its pool, ungrouped."""
+    everywhere = PoolMap(plans)
+    pool = everywhere.find(address)
+    whole = compare_rack(view, everywhere)
+    result = replace(
+        whole,
+        beyond=tuple(one for one in whole.beyond if one.address == address),
+        steered={key: tors for key, tors in whole.steered.items() if key == address},
+        lacking={tor: missing & {pool} for tor, missing in whole.lacking.items()},
+        inhabited=whole.inhabited & {pool},
+    )
+    beyond = compare_fabric(plans, [result], {name: _narrow(address, seen) for name, seen in spines.items()})
+    subjects = {str(address), str(host_network(address)), str(pool)}
+    found = {
+        *judge_address(view, address),
+        *(one for one in whole.findings if one.kind is Kind.UNOBSERVED),
+        *(one for one in beyond if one.subject in subjects or one.kind is Kind.UNOBSERVED),
+    }
+    return tuple(sorted(found, key=worst_first))
+
+
+def _narrow(address: IPAddress, seen: SwitchView | Unobserved) -> SwitchView | Unobserved:
+    if isinstance(seen, Unobserved):
+        return seen
+    prefix = host_network(address)
+    routes = (one for one in seen.routes if one.prefix == prefix or one.prefix.prefixlen < one.prefix.max_prefixlen)
+    return replace(seen, routes=tuple(routes))
+
+
+# ---- the verdict
+
+
+def _wrong(found: Sequence[Finding]) -> str:
+    """Name the worst finding; empty when nothing is wrong."""
+    wrong = [finding for finding in found if finding.kind is not Kind.UNOBSERVED]
+    if not wrong:
+        return ""
+    more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+    return f"{wrong[0].text}{more}."
+
+
+def _verdict(address: IPAddress, place: Place, claimed: Claims, view: RackView, tors: Sequence[Seen]) -> str:
+    """Say how an address is that nothing is wrong with."""
+    holdings = claimed.holdings.get(address, ())
+    if place.role is not Role.POD and not holdings:
+        return _plain_verdict(address, place)
+    if not holdings:
+        return _vacant(address, place, claimed, view, tors)
+    holding = holdings[0]
+    who = f"{address} is {holding.pod or 'a pod'} on {holding.server}"
+    agent = claimed.agents.get(holding.server)
+    if not holding.announce or (agent is not None and agent.draining):
+        return f"{who}, and is not announced now: the pod starts or leaves, or its server drains."
+    ways = [one.switch for one in tors if any(path.best for path in one.paths)]
+    dark = [one.switch for one in tors if one.silent]
+    unseen = f"; {' and '.join(dark)} could not be observed" if dark else ""
+    return f"{who}, and reachable by {' and '.join(ways) or 'no ToR that was observed'}{unseen}."
+
+
+def _vacant(address: IPAddress, place: Place, claimed: Claims, view: RackView, tors: Sequence[Seen]) -> str:
+    known = claimed.known >= view.plan.servers.keys()
+    routed = [one.switch for one in tors if one.paths]
+    if routed:
+        return f"{address} has a route on {' and '.join(routed)}, and nobody could say which pod has it."
+    if not known:
+        return f"No pod is known to have {address}, but not every server of {place.rack} could be asked."
+    return f"{address} is free: no pod of {place.rack} has it, and no ToR that was observed has a route to it."
+
+
+def _plain_verdict(address: IPAddress, place: Place) -> str:
+    """Say what an address is by the plan."""
+    words = {
+        Role.POD: f"is for pods of {place.rack}, in {place.prefix}",
+        Role.GATEWAY: f"is the gateway of {place.prefix} in {place.rack}, on both ToRs; no pod can have it",
+        Role.EDGE: f"is the network or broadcast address of {place.prefix} in {place.rack}; no pod can have it",
+        Role.RESERVED: f"is reserved in {place.prefix} of {place.rack}; no pod gets it",
+        Role.SERVER: f"is the own address of server {place.name} in {place.rack}",
+        Role.TOR: f"is the loopback of {place.name}, a ToR of {place.rack}",
+        Role.HOSTS: f"is in the servers' subnet {place.prefix} of {place.rack}, and no server there has it",
+        Role.SERVICE: f"is in the service range {place.prefix}: every server of {place.rack} serves it itself",
+        Role.OUTSIDE: "is in no prefix of any rack's plan",
+    }
+    return f"{address} {words[place.role]}."

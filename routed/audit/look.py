@@ -1,0 +1,138 @@
+"""Looks at racks and spines: puts the sources together that an audit file names, and bounds how many are asked at once.
+
+What does not answer is Unobserved; nothing is concluded here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from routed.audit.model import Holding, RackPlan, RackView, ServerView, SwitchView, Unobserved
+from routed.audit.settings import AuditSettings
+from routed.audit.sources import (
+    CouldNotObserve,
+    HoldingSource,
+    PlanSource,
+    ServerSource,
+    SwitchSource,
+)
+from routed.audit.sources.agent import AgentByCommand, AgentByFile
+from routed.audit.sources.bird import Bird
+from routed.audit.sources.command import Command, filled
+from routed.audit.sources.frr import Frr
+from routed.audit.sources.plan import HoldingsFile, KubernetesPlan, RackFiles
+from routed.settings import SettingsError
+
+Heard = Callable[[str, bool], None]
+"""Told of every source once it has answered, or not."""
+NOBODY = "nobody can be asked who should have which address"
+
+
+class Looker:
+    """All ways to look that one audit file names."""
+
+    def __init__(self, settings: AuditSettings, heard: Heard) -> None:
+        self._settings, self._heard = settings, heard
+        self._room = asyncio.Semaphore(settings.parallel)
+
+    async def plans(self) -> Sequence[RackPlan]:
+        """Return every rack. Raises CouldNotObserve, and SettingsError when the files are wrong."""
+        settings = self._settings
+        source: PlanSource = self._api() or RackFiles(settings.rack_files())
+        plans = await source.plans()
+        switches = {tor.name for plan in plans for tor in plan.rack.tors} | set(settings.switches.spines)
+        for name in sorted(settings.switches.named - switches):
+            raise SettingsError(f"switches.{name}: no rack has such a ToR, and it is not in switches.spines")
+        for name in sorted(switches):
+            if settings.switches.of(name) is None:
+                raise SettingsError(f"switches: nothing says how to look at {name}; add defaults, or {name} itself")
+        return plans
+
+    async def holdings(self) -> Mapping[str, Sequence[Holding]] | Unobserved | None:
+        """Return by rack who should have which address; None when nobody but the agents is there to ask."""
+        path = self._settings.holdings
+        source: HoldingSource | None = self._api() if path is None else HoldingsFile(self._settings.path(path))
+        if source is None:
+            return None
+        try:
+            found = await source.holdings()
+        except CouldNotObserve as error:
+            self._heard("holdings", False)
+            return Unobserved(str(error))
+        self._heard("holdings", True)
+        return found
+
+    async def rack(self, plan: RackPlan, holdings: Mapping[str, Sequence[Holding]] | Unobserved | None) -> RackView:
+        """Look at the ToRs and agents of a rack, all at once. `holdings` is what the method of that name returned."""
+        async with asyncio.TaskGroup() as looks:
+            tors = {tor.name: looks.create_task(self._look(self._switch(tor.name))) for tor in plan.rack.tors}
+            servers = {
+                name: looks.create_task(self._look(source))
+                for name in plan.servers
+                if (source := self._agent(name, plan.rack.name)) is not None
+            }
+        agents = {name: look.result() for name, look in servers.items()}
+        return RackView(
+            plan,
+            _of_rack(plan.rack.name, holdings, agents.values()),
+            agents,
+            {name: look.result() for name, look in tors.items()},
+        )
+
+    async def spines(self) -> Mapping[str, SwitchView | Unobserved]:
+        """Look at the spines, all at once."""
+        async with asyncio.TaskGroup() as looks:
+            tasks = {name: looks.create_task(self._look(self._switch(name))) for name in self._settings.switches.spines}
+        return {name: look.result() for name, look in tasks.items()}
+
+    def sources(self, plan: RackPlan) -> int:
+        """Return how many are asked about a rack."""
+        return len(plan.rack.tors) + (len(plan.servers) if self._settings.agents is not None else 0)
+
+    async def _look(self, source: ServerSource | SwitchSource) -> Any:
+        async with self._room:
+            try:
+                view = await source.observe()
+            except CouldNotObserve as error:
+                self._heard(source.name, False)
+                return Unobserved(str(error))
+        self._heard(source.name, True)
+        return view
+
+    def _api(self) -> KubernetesPlan | None:
+        said, timeout_s = self._settings.kubernetes, self._settings.timeout_s
+        if said is None:
+            return None
+        kubeconfig = None if said.kubeconfig is None else self._settings.path(said.kubeconfig)
+        return KubernetesPlan(kubeconfig, said.context, timeout_s)
+
+    def _switch(self, name: str) -> SwitchSource:
+        said = self._settings.switches.of(name)
+        if said is None:
+            raise SettingsError(f"switches: nothing says how to look at {name}")
+        command = Command(filled(said.command, {"name": name}), self._settings.timeout_s)
+        return Bird(name, command) if said.source == "bird" else Frr(name, command)
+
+    def _agent(self, server: str, rack: str) -> ServerSource | None:
+        said, values = self._settings.agents, {"server": server, "rack": rack}
+        if said is None:
+            return None
+        if said.command is not None:
+            return AgentByCommand(server, Command(filled(said.command, values), self._settings.timeout_s))
+        return AgentByFile(server, self._settings.path(*filled((said.file or "",), values)))
+
+
+def _of_rack(
+    rack: str,
+    holdings: Mapping[str, Sequence[Holding]] | Unobserved | None,
+    agents: Iterable[ServerView | Unobserved],
+) -> tuple[Holding, ...] | Unobserved:
+    """Return a rack's holdings; the agents' own where nobody else was there to ask."""
+    if isinstance(holdings, Unobserved):
+        return holdings
+    if holdings is not None:
+        return tuple(holdings.get(rack, ()))
+    heard = [agent for agent in agents if isinstance(agent, ServerView)]
+    return tuple(one for agent in heard for one in agent.holdings) if heard else Unobserved(NOBODY)

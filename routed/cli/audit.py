@@ -1,0 +1,301 @@
+"""`routed audit`: looks at racks and switches, prints what differs from what should be. Decides nothing itself."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from enum import StrEnum
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console, RenderableType
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+
+from routed.audit.model import Audit, Finding
+from routed.audit.report import baseline as baselines
+from routed.audit.report import tables
+from routed.audit.report.changes import changes
+from routed.audit.report.summary import EXIT_STATUS, Verdict, judge, printable, summarize
+from routed.audit.settings import DEFAULT, load
+from routed.cli import export
+from routed.settings import SettingsError
+
+if TYPE_CHECKING:
+    from routed.audit.run import Progress
+
+HELP = """\
+Is every pod's route on both ToRs of its rack, with the right next hop, and nothing else?
+
+Reads racks, agents and switches as the audit file says (docs/audit.md), compares them address by address, and says \
+what differs: worst first, with what every plane shows, the likely cause and the command to run next. Changes nothing; \
+needs no more than read-only access to the switches.
+
+Exit status:
+
+0: nothing was found
+
+1: something was found, whatever else could not be observed
+
+2: a file or an option cannot be used
+
+3: nothing was found, but something could not be observed
+
+Examples:
+
+routed audit --config audit.yaml
+
+routed audit --verbose | less
+
+routed audit --html report.html
+
+routed audit --write-baseline known.txt; routed audit --baseline known.txt
+
+routed audit explain 10.101.0.23
+
+routed audit racks r1
+
+routed audit watch --interval 30
+"""
+_WIDE = 10_000
+"""Columns when nobody looks: a line is a line."""
+_INTERRUPTED = 130
+"""As shells report SIGINT; nothing is known yet."""
+
+
+class Output(StrEnum):
+    """How to print an audit."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+    JUNIT = "junit"
+
+
+class RacksOutput(StrEnum):
+    """How to print racks."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+
+
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", envvar="ROUTED_AUDIT_CONFIG", help="The audit file.", show_default=str(DEFAULT)),
+]
+Baseline = Annotated[
+    Path | None, typer.Option(help="Accept the findings that this file lists.", show_default="none is accepted")
+]
+app = typer.Typer(help=HELP)
+app.command(help=export.HELP)(export.export)
+
+
+@app.callback(invoke_without_command=True)
+def audit(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
+    context: typer.Context,
+    config: Config = None,
+    output: Annotated[Output, typer.Option("--output", "-o", help="Table for people, the others for machines.")] = (
+        Output.TABLE
+    ),
+    html: Annotated[Path | None, typer.Option(help="Write a page for the browser, too.", show_default="none")] = None,
+    baseline: Baseline = None,
+    write_baseline: Annotated[
+        Path | None, typer.Option(help="Write a baseline that accepts all that is found now.", show_default="none")
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Evidence, likely cause and what to do.")] = False,
+) -> None:
+    """Audit once and print the findings."""
+    context.obj = config
+    if context.invoked_subcommand is not None:
+        return
+    known = () if baseline is None else baselines.read(baseline)
+    found = baselines.accept(_look(_file(context, config)), known)
+    _print_audit(found, output, verbose=verbose)
+    _tell_missed(known, found)
+    if html is not None:
+        from routed.audit.report.page import render  # noqa: PLC0415 - only this needs templates
+
+        _write(html, render(found))
+    if write_baseline is not None:
+        count = baselines.write(write_baseline, found)
+        typer.echo(f"{write_baseline}: {count} findings; say why each is accepted, or remove it", err=True)
+    raise typer.Exit(_status(found))
+
+
+@app.command()
+def explain(
+    context: typer.Context,
+    address: Annotated[str, typer.Argument(help="An IPv4 or IPv6 address: a pod's, or any other.", show_default=False)],
+    config: Config = None,
+) -> None:
+    """Tell the whole story of one address: pod, server, port, sessions, routes on ToRs and spines, what is wrong.
+
+    Exit status: 0 nothing is wrong with it, 1 something is, 2 usage, 3 something could not be observed.
+    """
+    from routed.audit.ask import ask  # noqa: PLC0415 - slow to import, and other commands need none of it
+    from routed.audit.report.story import story  # noqa: PLC0415 - see above
+
+    try:
+        what = ip_address(address)
+    except ValueError:
+        raise SettingsError(f"{address!r} is no IP address") from None
+    settings = load(_file(context, config))
+    with _waiting() as progress:
+        told = asyncio.run(ask(what, settings, progress))
+    _show(story(told))
+    raise typer.Exit(EXIT_STATUS[judge(told.findings)])
+
+
+@app.command()
+def racks(
+    context: typer.Context,
+    names: Annotated[list[str] | None, typer.Argument(metavar="[RACK]...", show_default="all racks")] = None,
+    config: Config = None,
+    output: Annotated[RacksOutput, typer.Option("--output", "-o", help="Table for people, or for machines.")] = (
+        RacksOutput.TABLE
+    ),
+) -> None:
+    """Show how full racks are: every pool as a table and as a map of its addresses.
+
+    Findings show on the map, and the exit status is that of `routed audit`.
+    """
+    found = _only(_look(_file(context, config)), names or [])
+    if output is RacksOutput.TABLE:
+        _show(tables.racks(found))
+    else:
+        from routed.audit.report import machine  # noqa: PLC0415 - people need none of it
+
+        text = (
+            machine.to_json(found, holdings=True) if output is RacksOutput.JSON else machine.racks_to_csv(found.racks)
+        )
+        typer.echo(text, nl=output is RacksOutput.JSON)
+    raise typer.Exit(_status(found))
+
+
+@app.command()
+def watch(
+    context: typer.Context,
+    config: Config = None,
+    interval: Annotated[float, typer.Option(min=1, help="Seconds from one look's end to the next one.")] = 30.0,
+    baseline: Baseline = None,
+) -> None:
+    """Audit again and again; show what is found first, then what comes and what goes.
+
+    Ends with Ctrl-C and the exit status of the last look.
+    """
+    known = () if baseline is None else baselines.read(baseline)
+    file = _file(context, config)
+    status = _INTERRUPTED
+    standing: Mapping[str, Finding] | None = None
+    try:
+        while True:
+            try:
+                found = baselines.accept(_look(file), known)
+            except typer.Exit as blind:
+                status = blind.exit_code
+            else:
+                first, difference = standing is None, changes(standing or {}, found)
+                status, standing = _status(found), difference.standing
+                if first:
+                    _show(tables.findings(found))
+                elif difference.came or difference.gone:
+                    _show(tables.changed(found, difference))
+            time.sleep(interval)
+    except KeyboardInterrupt:
+        raise typer.Exit(status) from None
+
+
+def _file(context: typer.Context, config: Path | None) -> Path:
+    """Return the audit file, which may be named before the subcommand or behind it."""
+    named: Path | None = config or context.obj
+    return named or DEFAULT
+
+
+def _look(file: Path) -> Audit:
+    """Audit once, with a bar on standard error while people wait; exit status 3 when not even the racks are known."""
+    from routed.audit.run import run  # noqa: PLC0415 - slow to import, and other commands need none of it
+
+    settings = load(file)
+    with _waiting() as progress:
+        return asyncio.run(run(settings, progress))
+
+
+@contextmanager
+def _waiting() -> Iterator[Callable[[Progress], None]]:
+    """Show who answered; the bar is gone when all is done, and there is none where nobody looks."""
+    from routed.audit.sources import CouldNotObserve  # noqa: PLC0415 - see above
+
+    console = Console(stderr=True)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("racks", total=None)
+
+        def show(now: Progress) -> None:
+            again = "" if now.look == 1 else f"look {now.look}, "
+            bar.update(task, completed=now.done, total=now.of, description=escape(printable(again + now.looked_at)))
+
+        try:
+            yield show
+        except CouldNotObserve as error:
+            typer.echo(f"routed: could not observe: {printable(str(error))}", err=True)
+            raise typer.Exit(EXIT_STATUS[Verdict.BLIND]) from error
+
+
+def _only(audit: Audit, names: Sequence[str]) -> Audit:
+    """Return the audit of these racks; SettingsError for one that there is not. All of them without names."""
+    if not names:
+        return audit
+    there = {rack.rack for rack in audit.racks}
+    for name in names:
+        if name not in there:
+            raise SettingsError(f"there is no rack {name!r}; there are {', '.join(sorted(there)) or 'none'}")
+    return replace(
+        audit,
+        racks=tuple(rack for rack in audit.racks if rack.rack in names),
+        findings=tuple(finding for finding in audit.findings if finding.rack in names),
+    )
+
+
+def _print_audit(audit: Audit, output: Output, *, verbose: bool) -> None:
+    if output is Output.TABLE:
+        _show(tables.details(audit) if verbose else tables.findings(audit))
+        return
+    from routed.audit.report import machine  # noqa: PLC0415 - people need none of it
+
+    write = {Output.JSON: machine.to_json, Output.CSV: machine.to_csv, Output.JUNIT: machine.to_junit}
+    typer.echo(write[output](audit).rstrip("\r\n"))
+
+
+def _show(what: RenderableType) -> None:
+    console = Console()
+    if console.is_terminal:
+        tables.show(console, what)
+    else:
+        typer.echo(tables.text(what, _WIDE), nl=False)
+
+
+def _tell_missed(known: Sequence[str], audit: Audit) -> None:
+    """Say which accepted findings are no more; on standard error, which machines do not read."""
+    absent = baselines.missed(known, audit)
+    for key in absent.gone:
+        typer.echo(f"accepted and gone, remove it from the baseline: {key}", err=True)
+    for key in absent.unknown:
+        typer.echo(f"accepted and not seen, because something could not be observed: {key}", err=True)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}") from error
+
+
+def _status(audit: Audit) -> int:
+    return EXIT_STATUS[summarize(audit).verdict]

@@ -1,0 +1,202 @@
+"""`routed audit` as a user runs it: exit statuses, what goes where, baselines, the page, one address, watching."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from routed.cli.main import app
+from routed.settings import SettingsError
+from tests.fakes.audit_site import Site
+
+ROUTED = Path(sys.executable).with_name("routed")
+STRAY = ("10.101.1.77/32", "10.1.0.12")
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    found = Site(tmp_path)
+    found.settings()
+    return found
+
+
+def audit(site: Site, *arguments: object) -> Result:
+    return CliRunner().invoke(app, ["audit", "--config", str(site.folder / "audit.yaml"), *map(str, arguments)])
+
+
+def break_it(site: Site) -> None:
+    """Take a pod's route from one ToR, and give it one that no pod has."""
+    site.write("r1a", [*site.own, *site.hosts[1:], STRAY])
+
+
+def blind(site: Site) -> None:
+    (site.folder / "r1b").unlink()
+
+
+# ---- exit status
+
+
+def test_clean_is_0_and_one_line(site: Site) -> None:
+    done = audit(site)
+    assert (done.exit_code, done.stdout) == (0, "2 addresses in 1 rack, 2 ToRs, no findings\n")
+
+
+def test_findings_are_1_also_when_something_is_blind(site: Site) -> None:
+    break_it(site)
+    assert audit(site).exit_code == 1
+    blind(site)
+    done = audit(site)
+    assert done.exit_code == 1
+    assert "unknown" in done.stdout
+
+
+def test_blind_alone_is_3_and_never_clean(site: Site) -> None:
+    blind(site)
+    done = audit(site)
+    assert done.exit_code == 3
+    assert "r1b knows nothing" in done.stdout
+    assert "1 of 2 ToRs, no findings, 1 could not be observed" in done.stdout
+
+
+def test_without_racks_nothing_can_be_observed(site: Site) -> None:
+    site.settings(racks=[], kubernetes={"kubeconfig": str(site.folder / "none")})
+    done = audit(site)
+    assert done.exit_code == 3
+    assert done.stderr.startswith("routed: could not observe: ")
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--config", "/no/such.yaml"], "/no/such.yaml: No such file"),
+        (["--baseline", "/no/such.txt"], "baseline /no/such.txt: "),
+        (["racks", "r9"], "there is no rack 'r9'; there are r1"),
+        (["explain", "10.101.0"], "'10.101.0' is no IP address"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line(site: Site, arguments: Sequence[str], said: str) -> None:
+    done = audit(site, *arguments)
+    assert isinstance(done.exception, SettingsError)
+    assert said in str(done.exception)
+
+
+def test_usage_is_2(site: Site) -> None:
+    assert audit(site, "--output", "yaml").exit_code == 2
+    done = subprocess.run([ROUTED, "audit", "-c", "/no/such"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+
+
+# ---- outputs
+
+
+def test_details_name_the_pod_the_planes_and_the_command(site: Site) -> None:
+    break_it(site)
+    text = audit(site, "--verbose").stdout
+    for part in ("shop/cart", "announced  s11", "learned    r1b", "likely", "next    on r1a: vtysh -c"):
+        assert part in text
+
+
+def test_machines_get_nothing_else_on_standard_output(site: Site) -> None:
+    break_it(site)
+    document = json.loads(audit(site, "-o", "json").stdout)
+    assert (document["version"], document["exit_status"]) == (1, 1)
+    assert {finding["kind"] for finding in document["findings"]} == {"missing", "leaked"}
+    assert audit(site, "-o", "csv").stdout.splitlines()[0].startswith("severity,kind,")
+    assert audit(site, "-o", "junit").stdout.startswith("<?xml")
+
+
+def test_page_is_written_beside_the_output(site: Site) -> None:
+    break_it(site)
+    done = audit(site, "--html", site.folder / "report.html")
+    assert done.exit_code == 1
+    assert "10.101.1.77" in (site.folder / "report.html").read_text(encoding="utf-8")
+    refused = audit(site, "--html", site.folder)
+    assert isinstance(refused.exception, SettingsError)
+
+
+def test_baseline_accepts_what_it_was_written_for(site: Site) -> None:
+    break_it(site)
+    known = site.folder / "known.txt"
+    assert audit(site, "--write-baseline", known).exit_code == 1
+    done = audit(site, "--baseline", known)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert "2 accepted by the baseline" in done.stdout
+    site.write("r1a", [*site.own, *site.hosts, STRAY])
+    repaired = audit(site, "--baseline", known)
+    assert repaired.exit_code == 0
+    assert repaired.stderr == "accepted and gone, remove it from the baseline: missing r1 10.101.0.2 r1a\n"
+    site.write("r1a", [*site.own, STRAY])
+    assert audit(site, "--baseline", known).exit_code == 1, "a route that is missing now was there before"
+
+
+def test_racks_show_usage_and_who_has_what(site: Site) -> None:
+    break_it(site)
+    done = audit(site, "racks", "r1")
+    assert done.exit_code == 1
+    assert "10.101.0.0      xx!" in done.stdout
+    (rack,) = json.loads(audit(site, "racks", "-o", "json").stdout)["racks"]
+    assert {holding["address"] for holding in rack["holdings"]} == {"10.101.0.2", "fd00:101::1:0"}
+    assert audit(site, "racks", "-o", "csv").stdout.splitlines()[1] == "r1,10.101.0.0/24,253,1,252"
+
+
+# ---- one address
+
+
+def test_story_of_a_pod_from_server_to_tor(site: Site) -> None:
+    done = audit(site, "explain", "10.101.0.2")
+    assert done.exit_code == 0
+    lines = done.stdout.splitlines()
+    assert lines[0] == "10.101.0.2 is shop/cart on s11, and reachable by r1a and r1b."
+    planes = [line.split()[0] for line in lines[2:] if not line.startswith(" ")]
+    assert planes == ["plan", "pod", "announced", "session", "ToR"]
+    assert len(lines) <= 24
+
+
+def test_story_says_what_is_wrong_and_what_to_do(site: Site) -> None:
+    break_it(site)
+    done = audit(site, "explain", "10.101.0.2")
+    assert done.exit_code == 1
+    assert "missing" in done.stdout
+    assert "next    on r1a: vtysh -c" in done.stdout
+    assert audit(site, "explain", "fd00:101::1:0").exit_code == 0, "other addresses are fine"
+
+
+def test_story_that_nobody_could_see_is_3(site: Site) -> None:
+    blind(site)
+    done = audit(site, "explain", "10.101.0.2")
+    assert done.exit_code == 3
+    assert "could not be observed: " in done.stdout
+
+
+def test_story_of_a_stranger(site: Site) -> None:
+    done = audit(site, "explain", "192.0.2.1")
+    assert (done.exit_code, done.stdout.splitlines()[0]) == (0, "192.0.2.1 is in no prefix of any rack's plan.")
+
+
+# ---- watching
+
+
+def test_watch_tells_what_comes_and_goes_and_ends_with_the_last_status(site: Site) -> None:
+    command: list[str | Path] = [ROUTED, "audit", "watch", "--config", site.folder / "audit.yaml", "--interval", "1"]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as watch:
+        try:
+            assert watch.stdout is not None
+            assert "no findings" in watch.stdout.readline()
+            site.write("r1b", [*site.own, *site.hosts, STRAY])
+            assert watch.stdout.readline().endswith(" UTC\n")
+            assert watch.stdout.readline().split()[:3] == ["+", "warning", "leaked"]
+            assert "1 finding" in watch.stdout.readline()
+            watch.send_signal(signal.SIGINT)
+            assert (watch.stdout.read(), watch.wait()) == ("", 1)
+        finally:
+            watch.kill()

@@ -1,0 +1,162 @@
+"""A whole audit over stand-ins: what is seen twice is found, what does not answer is not taken for empty."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from routed.audit.look import Looker
+from routed.audit.model import Audit, Kind, Unobserved
+from routed.audit.run import Progress, run
+from routed.audit.sources import CouldNotObserve
+from routed.settings import SettingsError
+from tests.fakes.audit_site import Site
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+def kinds(audit: Audit) -> set[Kind]:
+    return {finding.kind for finding in audit.findings}
+
+
+async def test_a_healthy_rack_has_no_findings(site: Site) -> None:
+    audit = await run(site.settings())
+    assert audit.findings == ()
+    assert (audit.observed, [rack.rack for rack in audit.racks]) == (5, ["r1"])
+    assert {holding.server for holding in audit.racks[0].holdings} == {"s11"}
+
+
+async def test_a_missing_route_is_found(site: Site) -> None:
+    site.write("r1b", site.own)
+    audit = await run(site.settings())
+    assert kinds(audit) == {Kind.MISSING}
+    assert {finding.where for finding in audit.findings} == {("r1b",)}
+
+
+async def test_what_is_right_at_the_second_look_is_not_reported(site: Site) -> None:
+    site.write("r1b", site.own, call=1)
+    assert (await run(site.settings())).findings == ()
+
+
+async def test_what_goes_wrong_at_the_second_look_waits_for_the_next_audit(site: Site) -> None:
+    site.write("r1a", [*site.own, *site.hosts, ("10.101.0.9/32", "10.1.0.11")], call=1)
+    site.write("r1b", site.own, call=2)
+    assert (await run(site.settings())).findings == ()
+    site.write("r1b", site.own)
+    assert kinds(await run(site.settings())) == {Kind.MISSING}
+
+
+async def test_a_switch_that_hangs_is_not_empty(site: Site) -> None:
+    site.hang("r1b")
+    audit = await run(site.settings(timeout_s=0.5))
+    assert kinds(audit) == {Kind.UNOBSERVED}
+    assert audit.blind
+    assert "no answer within 0.5 s" in audit.findings[0].text
+    assert audit.racks[0].host_routes == {"r1a": 2, "r1b": None}
+    assert audit.observed == 4
+
+
+async def test_a_switch_that_hangs_once_is_looked_at_again(site: Site) -> None:
+    site.hang("r1b", call=1)
+    audit = await run(site.settings(timeout_s=2))
+    assert (audit.findings, audit.blind, audit.observed) == ((), False, 5)
+
+
+async def test_what_a_switch_hid_by_hanging_is_found(site: Site) -> None:
+    site.hang("r1b", call=1)
+    site.write("r1b", site.own)
+    assert kinds(await run(site.settings(timeout_s=2))) == {Kind.MISSING}
+
+
+async def test_a_switch_that_answers_now_and_then_could_not_be_observed(site: Site) -> None:
+    for call in (1, 3):
+        site.hang("r1b", call=call)
+    site.write("r1a", site.own)
+    audit = await run(site.settings(timeout_s=2))
+    assert kinds(audit) == {Kind.MISSING, Kind.UNOBSERVED}
+
+
+async def test_an_agent_that_does_not_answer(site: Site) -> None:
+    (site.folder / "s12.json").unlink()
+    audit = await run(site.settings())
+    assert [(finding.kind, finding.subject) for finding in audit.findings] == [(Kind.UNOBSERVED, "s12")]
+
+
+async def test_without_agents_a_file_says_who_should_have_what(site: Site) -> None:
+    held = [{"address": str(address), "server": server, "pod": "shop/cart"} for address, server in site.pods.items()]
+    (site.folder / "held.json").write_text(json.dumps({"holdings": {"r1": held}}))
+    assert (await run(site.settings(agents=None, holdings="held.json"))).findings == ()
+    site.write("r1b", site.own)
+    assert kinds(await run(site.settings(agents=None, holdings="held.json"))) == {Kind.MISSING}
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"holdings": {"r1": [{"address": "x"}]}}'])
+async def test_a_file_that_says_nothing_is_not_nobody(site: Site, text: str) -> None:
+    (site.folder / "held.json").write_text(text)
+    assert kinds(await run(site.settings(agents=None, holdings="held.json"))) == {Kind.UNOBSERVED}
+
+
+async def test_with_nobody_to_ask_that_is_said(site: Site) -> None:
+    audit = await run(site.settings(agents=None))
+    assert [finding.kind for finding in audit.findings] == [Kind.UNOBSERVED]
+    assert "nobody can be asked" in audit.findings[0].text
+
+
+async def test_spines_are_looked_at(site: Site) -> None:
+    leak = ("10.101.0.2/32", "10.254.1.3")
+    site.write("sp1", [*((prefix, "10.254.1.3") for prefix, _ in site.own), leak])
+    switches = site.settings().switches.model_dump() | {"spines": ["sp1"]}
+    assert kinds(await run(site.settings(switches=switches))) == {Kind.BEYOND_RACK}
+    site.hang("sp1")
+    audit = await run(site.settings(switches=switches, timeout_s=0.5))
+    assert [(finding.kind, finding.subject) for finding in audit.findings] == [(Kind.UNOBSERVED, "sp1")]
+
+
+async def test_progress_counts_every_answer(site: Site) -> None:
+    told: list[Progress] = []
+    site.write("r1b", site.own)
+    await run(site.settings(), told.append)
+    assert {one.looked_at for one in told} == {"r1a", "r1b", "s11", "s12"}
+    assert [(one.done, one.of, one.look) for one in told] == [
+        (number, 4, look) for look in (1, 2) for number in (1, 2, 3, 4)
+    ]
+
+
+MEET = """
+touch "$1/$2.came"; other=$([ "$2" = r1a ] && echo r1b || echo r1a)
+until [ -e "$1/$other.came" ]; do sleep 0.01; done
+exec cat "$1/$2"
+"""
+
+
+@pytest.mark.parametrize(("parallel", "unseen"), [(2, 0), (1, 1)])
+async def test_no_more_looks_than_allowed_at_the_same_time(site: Site, parallel: int, unseen: int) -> None:
+    """Each switch answers once the other has been asked."""
+    command = ["sh", "-c", MEET, "switch", str(site.folder), "{name}"]
+    settings = site.settings(
+        agents=None,
+        switches={"defaults": {"source": "frr", "command": command}},
+        parallel=parallel,
+        timeout_s=10 if parallel == 2 else 1,
+    )
+    view = await Looker(settings, lambda _name, _answered: None).rack(site.plan, None)
+    assert sum(isinstance(seen, Unobserved) for seen in view.tors.values()) == unseen
+
+
+async def test_switches_that_nobody_can_look_at(site: Site) -> None:
+    with pytest.raises(SettingsError, match="nothing says how to look at r1a"):
+        await run(site.settings(switches={}))
+    other = {"defaults": {"source": "frr", "command": ["vtysh"]}, "r9z": {"source": "bird", "command": ["birdc"]}}
+    with pytest.raises(SettingsError, match=r"switches\.r9z: no rack has such a ToR"):
+        await run(site.settings(switches=other))
+
+
+async def test_no_racks_no_audit(site: Site) -> None:
+    (site.folder / "no-config").write_text("{}")
+    with pytest.raises(CouldNotObserve, match=r"the Kubernetes API of .*no-config"):
+        await run(site.settings(racks=[], kubernetes={"kubeconfig": "no-config"}))
