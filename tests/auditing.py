@@ -32,7 +32,8 @@ SPINES = ("sp1", "sp2")
 SWITCHES = ("r1a", "r1b", "r2a", "r2b", *SPINES)
 _EXPORT = """\
 import http.client, json, socket, sys
-path = json.loads(sys.argv[1]).get(sys.argv[2]) or sys.exit("no agent is there")
+sockets = json.load(open(sys.argv[1]))
+path = sockets.get(sys.argv[2]) or sys.exit("no agent is there")
 connection = http.client.HTTPConnection("agent")
 connection.sock = socket.socket(socket.AF_UNIX)
 try:
@@ -101,12 +102,14 @@ class Auditor:
             path.unlink()
         for name, rack in self.racks.items():
             (racks / f"{name}.yaml").write_text(json.dumps(rack))  # which is YAML
-        agents = {name: str(server.node.path(CONTROL)) for name, server in self.servers.items()}
+        sockets, program = self._folder / "agents.json", self._folder / "export.py"
+        program.write_text(_EXPORT)
+        sockets.write_text(json.dumps({name: str(one.node.path(CONTROL)) for name, one in self.servers.items()}))
         switches = {name: {"source": "frr", "command": entering(self.lab.node(name), "vtysh")} for name in SWITCHES}
         document = {
             "racks": ["racks/*.yaml"],
             "switches": {"spines": SPINES, **switches, **self.switches},
-            "agents": {"command": [sys.executable, "-I", "-S", "-c", _EXPORT, json.dumps(agents), "{server}"]},
+            "agents": {"command": [sys.executable, "-I", "-S", str(program), str(sockets), "{server}"]},
             "timeout_s": 20,
             "confirm_after_s": 1,
             **self.options,
@@ -118,14 +121,13 @@ class Auditor:
     def audit(self) -> Audit:
         return asyncio.run(run(load(self.write())))
 
-    def until(self, wanted: set[Sign], what: str) -> Audit:
+    def until(self, wanted: set[Sign], what: str) -> None:
         """Audit until exactly this is found; fails with the difference."""
         deadline = time.monotonic() + PATIENCE_S
-        while (found := signs((last := self.audit()).findings)) != wanted:
+        while (found := signs(self.audit().findings)) != wanted:
             assert time.monotonic() < deadline, (
-                f"{what}: wanted and not found: {sorted(wanted - found)}; found and not wanted: {sorted(found - wanted)}"
+                f"{what}: lacks {sorted(wanted - found)}, and has {sorted(found - wanted)}"
             )
-        return last
 
     def explain(self, address: str) -> tuple[Story, str]:
         """Return the story of an address, and as it is printed."""

@@ -1,4 +1,7 @@
-"""Looks at what one address needs, its rack and the spines, and has its story told."""
+"""Looks at what one address needs, and has its story told: its rack and the spines.
+
+An address that is in no rack's plan may be on the ToRs of any: all are looked at, and the first that has it tells.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,10 @@ import asyncio
 from collections.abc import Callable
 
 from ipam.model import IPAddress
+from routed.audit.compare.rack import judge_address
 from routed.audit.explain import Story, explain
 from routed.audit.look import Looker
+from routed.audit.model import RackPlan, RackView
 from routed.audit.places import locate
 from routed.audit.run import Progress
 from routed.audit.settings import AuditSettings
@@ -27,11 +32,16 @@ async def ask(
     looker = Looker(settings, note)
     plans = await looker.plans()
     rack = locate(address, plans).rack
-    plan = next((plan for plan in plans if plan.rack.name == rack), None)
-    if plan is None:
-        return explain(address, plans, None, await looker.spines())
-    total += looker.sources(plan)
+    asked = [plan for plan in plans if plan.rack.name == rack] or plans  # of an address of nobody, anybody may know
+    total += sum(map(looker.sources, asked))
+    holdings = await looker.holdings()
+
+    async def look(plan: RackPlan) -> RackView | None:
+        view = await looker.rack(plan, holdings)
+        return view if rack or any(judge_address(view, address)) else None
+
     async with asyncio.TaskGroup() as looks:
         spines = looks.create_task(looker.spines())
-        view = looks.create_task(looker.rack(plan, await looker.holdings()))
-    return explain(address, plans, view.result(), spines.result())
+        views = [looks.create_task(look(plan)) for plan in asked]
+    view = next((view for one in views if (view := one.result()) is not None), None)
+    return explain(address, plans, view, spines.result())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_network
 
 from ipam.model import IPAddress
 from routed.audit.compare import PoolMap, compare_fabric, compare_rack
@@ -171,9 +172,16 @@ def _findings(
     found = {
         *judge_address(view, address),
         *(one for one in whole.findings if one.kind is Kind.UNOBSERVED),
-        *(one for one in beyond if one.subject in subjects or one.kind is Kind.UNOBSERVED),
+        *(one for one in beyond if one.subject in subjects or _is_general(one, address)),
     }
     return tuple(sorted(found, key=worst_first))
+
+
+def _is_general(finding: Finding, address: IPAddress) -> bool:
+    """Whether a finding that is about something else bears on what is known of an address."""
+    return finding.kind is Kind.UNOBSERVED or (
+        finding.kind is Kind.PLAN_CONFLICT and is_inside(address, ip_network(finding.subject))
+    )
 
 
 def _narrow(address: IPAddress, seen: SwitchView | Unobserved) -> SwitchView | Unobserved:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from ipaddress import ip_network
 from typing import Any
@@ -15,7 +15,6 @@ from routed.audit.model import Kind
 from tests.auditing import SPINES, SWITCHES, Auditor, Sign, entering
 from tests.fabric import ADDRESSES, ASNS, announcing, eventually
 from tests.servers import NO_STEERING, Server
-
 
 Caused = dict[str, set[Sign]]
 """By address: what is found, and what its story has to tell; by nothing: what no single address is concerned by."""
@@ -174,7 +173,7 @@ def second_speaker(auditor: Auditor) -> Iterator[Caused]:
         yield {
             **caused(stolen, (Kind.DUPLICATE, stolen, ("s21", "s22"))),
             **caused(lone, (Kind.ASYMMETRIC, lone, ("r2a", "r2b")), (Kind.UNOBSERVED, "s22", ("s22",))),
-            **caused("", (Kind.FOREIGN, f"{foreign}/32", ("r2a",))),
+            **caused(foreign, (Kind.FOREIGN, f"{foreign}/32", ("r2a",))),
         }
 
 
@@ -185,11 +184,13 @@ def died(auditor: Auditor) -> Iterator[Caused]:
     server.agent.kill()
     server.agent.kill_speaker()
     try:
-        yield caused(
-            pod.address(4),
-            (Kind.UNOBSERVED, "s12", ("s12",)),
-            *((Kind.STALE, pod.address(version), (tor,)) for version in (4, 6) for tor in server.tors),
-        )
+        yield {
+            pod.address(version): {
+                Sign(Kind.UNOBSERVED, "s12", ("s12",)),
+                *(Sign(Kind.STALE, pod.address(version), (tor,)) for tor in server.tors),
+            }
+            for version in (4, 6)
+        }
     finally:
         start(server)
 
@@ -207,7 +208,7 @@ def another_plan(auditor: Auditor) -> Iterator[Caused]:
     try:
         server.agent = Agent.start(server.node, env={"ROUTED_CONFIG": str(server.copy_of_rack_file(changes))})
         server.agent.wait_ready()
-        yield caused(pod.address(4), *((Kind.UNANNOUNCED, pod.address(version), ("r1b", "s12")) for version in (4, 6)))
+        yield {address: {Sign(Kind.UNANNOUNCED, address, ("r1b", "s12"))} for address in map(pod.address, (4, 6))}
     finally:
         if server.agent.alive():
             server.agent.stop()
@@ -226,11 +227,9 @@ def start(server: Server) -> None:
 @contextlib.contextmanager
 def full(auditor: Auditor) -> Iterator[Caused]:
     """One rack has no address left, another one has one."""
-    pods = auditor.pods
-    four = [pod.address(4) for pod in pods.all]
-    first, second = (auditor.racks[name]["pools"] for name in ("r1", "r2"))
-    _reserve_all_but(first, four)
-    _reserve_all_but(second, [*four, *(f"10.102.1.{number}" for number in range(10, 11))])
+    used = [pod.address(4) for pod in auditor.pods.all]
+    _reserve_all_but(used, auditor.racks["r1"]["pools"])
+    _reserve_all_but([*used, "10.102.1.10"], auditor.racks["r2"]["pools"])
     auditor.options["pools"] = {"low": 0.5}
     yield caused(
         "",
@@ -239,7 +238,7 @@ def full(auditor: Auditor) -> Iterator[Caused]:
     )
 
 
-def _reserve_all_but(pools: Iterable[dict[str, Any]], kept: Iterable[str]) -> None:
+def _reserve_all_but(kept: Iterable[str], pools: Iterable[dict[str, Any]]) -> None:
     """Reserve all IPv4 addresses of pools that pods could still get."""
     for pool in pools:
         if "." in pool["prefix"]:
@@ -268,5 +267,26 @@ def planned_twice(auditor: Auditor) -> Iterator[Caused]:
     silent = ((Kind.UNOBSERVED, name, (name,)) for name in ("r3a", "r3b", "s31"))
     yield {
         **caused("10.101.1.130", (Kind.PLAN_CONFLICT, "10.101.1.128/25", ("r1", "r3"))),
-        **caused("10.103.0.5", *silent),
+        **caused("10.103.0.5", *silent, (Kind.UNOBSERVED, "holdings", ())),
     }
+
+
+CAUSES: Mapping[Kind, Cause] = {
+    Kind.MISSING: refused,
+    Kind.UNANNOUNCED: another_plan,
+    Kind.LEAKED: left_behind,
+    Kind.DUPLICATE: second_speaker,
+    Kind.WRONG_NEXT_HOP: rewritten,
+    Kind.FOREIGN: second_speaker,
+    Kind.ATTRIBUTES: community_lost,
+    Kind.ASYMMETRIC: second_speaker,
+    Kind.STALE: died,
+    Kind.NOT_INSTALLED: overridden,
+    Kind.BEYOND_RACK: let_out,
+    Kind.AGGREGATE_MISSING: not_aggregated,
+    Kind.POOL_EXHAUSTED: full,
+    Kind.POOL_LOW: full,
+    Kind.PLAN_CONFLICT: planned_twice,
+    Kind.UNOBSERVED: planned_twice,
+}
+"""One for each; there are more."""

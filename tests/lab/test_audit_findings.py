@@ -6,6 +6,8 @@ And what is no fault, or what a failure explains, is not found.
 from __future__ import annotations
 
 import contextlib
+import json
+import subprocess
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,12 +15,13 @@ import pytest
 
 from containerlab import faults
 from containerlab.lab import Lab
+from containerlab.node import PROGRAMS
 from routed.audit.model import Kind
 from tests.auditing import Auditor, Sign, signs
 from tests.fabric import eventually
 from tests.lab import audit_causes as causes
-from tests.lab.audit_causes import Cause, Caused, caused
-from tests.servers import Residents, Server
+from tests.lab.audit_causes import CAUSES, Cause, Caused, caused
+from tests.servers import Residents, RouteWatch, Server
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
@@ -64,18 +67,51 @@ def test_a_fault_is_found_and_explained_and_gone_when_it_is_repaired(
 ) -> None:
     with contextlib.ExitStack() as stack:
         promised = [stack.enter_context(cause(auditor)) for cause in together]
-        auditor.until(everything(promised), "the findings")
-        for address, wanted in (item for one in promised for item in one.items() if item[0]):
+        wanted = everything(promised)
+        assert {kind for kind, cause in CAUSES.items() if cause in together} <= {sign.kind for sign in wanted}
+        auditor.until(wanted, "the findings")
+        for address, about in (item for one in promised for item in one.items() if item[0]):
             told, printed = auditor.explain(address)
-            assert wanted <= signs(told.findings)
-            assert all(sign.kind in printed for sign in wanted)
+            known = {(finding.kind, finding.subject) for finding in told.findings}  # not every switch is asked
+            assert {(sign.kind, sign.subject) for sign in about} <= known
+            assert all(sign.kind in printed for sign in about)
 
 
 def everything(promised: Iterable[Caused]) -> set[Sign]:
     return {sign for one in promised for found in one.values() for sign in found}
 
 
+def test_every_finding_is_caused() -> None:
+    assert CAUSES.keys() == set(Kind)
+    assert set(CAUSES.values()) <= {cause for together in TOGETHER.values() for cause in together}
+
+
+def test_the_command_finds_it_and_says_so(auditor: Auditor) -> None:
+    address = auditor.pods.one.address(4)
+    with causes.refused(auditor) as expected:
+        auditor.until(everything([expected]), "the finding")
+        done = command(auditor, "--output", "json")
+        assert (done.returncode, json.loads(done.stdout)["findings"][0]["key"]) == (1, f"missing r1 {address} r1a")
+    auditor.until(set(), "the repair")
+    assert command(auditor).returncode == 0
+
+
+def command(auditor: Auditor, *options: str) -> subprocess.CompletedProcess[str]:
+    words = [str(PROGRAMS / "routed"), "audit", "--config", str(auditor.write()), *options]
+    return subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+
+
 # ---- what is no fault
+
+
+@contextlib.contextmanager
+def deleted(auditor: Auditor) -> Iterator[Caused]:
+    """Somebody deletes a route in a ToR's kernel: FRR puts it back at once."""
+    prefix = f"{auditor.pods.one.address(4)}/32"
+    with RouteWatch(auditor.lab, "r1a") as watch:
+        auditor.lab.node("r1a").run(["ip", "route", "delete", prefix])
+        eventually(lambda: prefix in watch.deleted(), "the end of the route")
+    yield caused("")
 
 
 @contextlib.contextmanager
@@ -117,7 +153,7 @@ def tor_dead(auditor: Auditor) -> Iterator[Caused]:
         eventually(server.at_rest, "s21 at rest", 60)
 
 
-@pytest.mark.parametrize("state", [causes.link_cut, stopped, drained, tor_dead])
+@pytest.mark.parametrize("state", [deleted, causes.link_cut, stopped, drained, tor_dead])
 def test_a_failure_that_is_dealt_with_is_no_finding(auditor: Auditor, state: Cause) -> None:
     with state(auditor) as expected:
         assert signs(auditor.audit().findings) == everything([expected])

@@ -190,7 +190,7 @@ class _Case:
         return self._subject.fault(
             Kind.WRONG_NEXT_HOP,
             Severity.CRITICAL,
-            (other, tuple(self._subject.tors())),
+            (other, tuple(self._subject.tors_to(leading))),
             f"leads to {other} instead of {server}",
             (
                 f"{other} announces an address that is not its own",
@@ -200,15 +200,16 @@ class _Case:
 
     def _nowhere(self, server: str, leading: set[str]) -> Fault:
         strangers = sorted(leading - self._plan.servers.keys())
+        where = tuple(self._subject.tors_to(set(strangers)))
         return self._subject.fault(
             Kind.WRONG_NEXT_HOP,
             Severity.CRITICAL,
-            (", ".join(strangers), tuple(self._subject.tors())),
+            (", ".join(strangers), where),
             f"leads to {', '.join(strangers)}, which is no server of the rack"
             + (f", instead of {server}" if server else ""),
             (
                 "another speaker announces it, or the rack file misses a server",
-                commands.on_switch(self._subject.tors()[0], commands.show(self._subject.address)),
+                commands.on_switch(where[0], commands.show(self._subject.address)),
             ),
         )
 

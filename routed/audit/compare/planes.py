@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from ipam.model import IPAddress
@@ -78,14 +79,17 @@ class Subject:
 
     def leading(self) -> set[str]:
         """Return where the paths lead: servers by name, others by address. A ToR's own route may lead nowhere."""
+        return {end for paths in self.paths.values() for end in self._ends(paths)}
+
+    def tors_to(self, ends: AbstractSet[str]) -> list[str]:
+        """Return the ToRs that have a path to one of these ends."""
+        return sorted(tor for tor, paths in self.paths.items() if not ends.isdisjoint(self._ends(paths)))
+
+    def _ends(self, paths: Iterable[Route]) -> Iterator[str]:
         servers = self.planes.sorter.servers
-        return {
-            servers.get(hop, str(hop))
-            for paths in self.paths.values()
-            for path in paths
-            for hop in path.next_hops
-            if path.as_path or hop in servers
-        }
+        return (
+            servers.get(hop, str(hop)) for path in paths for hop in path.next_hops if path.as_path or hop in servers
+        )
 
     def tors(self) -> list[str]:
         """Return the ToRs that have a path from below."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
+from routed.audit.ask import ask
 from routed.audit.look import Looker
 from routed.audit.model import Audit, Kind, Unobserved
 from routed.audit.run import Progress, run
@@ -160,3 +162,10 @@ async def test_no_racks_no_audit(site: Site) -> None:
     (site.folder / "no-config").write_text("{}")
     with pytest.raises(CouldNotObserve, match=r"the Kubernetes API of .*no-config"):
         await run(site.settings(racks=[], kubernetes={"kubeconfig": "no-config"}))
+
+
+async def test_an_address_of_no_plan_is_looked_for_in_every_rack(site: Site) -> None:
+    site.write("r1a", [*site.own, *site.hosts, ("192.0.2.7/32", "10.1.0.11")])
+    told = await ask(ip_address("192.0.2.7"), site.settings())
+    assert [(finding.kind, finding.where) for finding in told.findings] == [(Kind.FOREIGN, ("r1a",))]
+    assert (await ask(ip_address("192.0.2.8"), site.settings())).findings == ()

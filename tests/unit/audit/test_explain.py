@@ -80,6 +80,15 @@ def test_a_missing_aggregate_is_in_the_story(rack: RackView) -> None:
     assert [finding.kind for finding in told.findings] == [Kind.AGGREGATE_MISSING]
 
 
+def test_a_conflict_of_the_plan_is_in_the_story_of_the_addresses_that_it_is_about(rack: RackView) -> None:
+    pool = PLAN.pools[0]
+    half = next(pool.prefix.subnets())
+    other = replace(PLANS[1], pools=(replace(pool, prefix=half),))
+    for address, known in ((ONE, True), (FREE, False)):
+        found = explain(address, [PLAN, other], rack, {}).findings
+        assert ((Kind.PLAN_CONFLICT, str(half)) in {(one.kind, one.subject) for one in found}) == known
+
+
 def test_a_free_address_is_free_only_when_everybody_was_asked(rack: RackView) -> None:
     assert story(rack, FREE).verdict.startswith(f"{FREE} is free")
     dark = replace(rack, holdings=audits.SILENT, servers={S1: audits.SILENT})
