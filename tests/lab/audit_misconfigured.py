@@ -1,4 +1,4 @@
-"""Switches that are not configured as they should be, each until the end of its block. Yields what an audit is to find."""
+"""Switches that are not configured as they should be, until the end of a block. Yields what an audit is to find."""
 
 from __future__ import annotations
 
