@@ -166,7 +166,7 @@ class Kind(StrEnum):
     ATTRIBUTES = "attributes"
     """AS path or communities differ from policy."""
     ASYMMETRIC = "asymmetric"
-    """Both ToRs have the route, but not the same one."""
+    """Both ToRs have the route, but not the same one; or one alone has it, and nobody could say whose it should be."""
     STALE = "stale"
     """Kept for a speaker that is away (graceful restart)."""
     NOT_INSTALLED = "not-installed"

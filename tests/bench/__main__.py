@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from tests.bench import attaching, contenders, machine, routes, speakers
+from tests.bench import attaching, auditing, contenders, machine, routes, speakers
 from tests.bench.agent import Attaching, routed
-from tests.bench.figures import OURS
+from tests.bench.figures import FABRIC, OURS
 from tests.bench.report import Report, write
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def _measure(
     arguments: argparse.Namespace, described: Mapping[str, str], stack: ExitStack, progress: Callable[[str], None]
 ) -> Report:
     pods, attach_rounds, route_rounds = (16, 2, 3) if arguments.quick else (50, 4, 100)
+    racks = (1, 2) if arguments.quick else (10, 100, FABRIC)
     progress("starting ToRs, speakers and plugins")
     scratch = Path(stack.enter_context(TemporaryDirectory(prefix="bench-")))
     ours, frr_rack, gobgp_rack = routes.racks(stack, 3)
@@ -78,6 +79,7 @@ def _measure(
         machine=described,
         attach=attaching.measure(plugins, attach_rounds, progress),
         routes=routes.measure(announcers, route_rounds, progress),
+        audits={} if arguments.others_only else auditing.measure(racks, progress),
     )
 
 

@@ -8,6 +8,8 @@ from statistics import median, quantiles
 
 BASELINE = "bridge"
 OURS = "routed"
+FABRIC = 1000
+"""Racks of the largest fabric that is promised to be audited."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,22 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
+class Audit:
+    """The comparison of one fabric, by one process on one core."""
+
+    host_routes: int
+    """Of pods, on both ToRs of every rack."""
+    routes: int
+    """All routes of all ToRs, those to other racks' pools included."""
+    made_cpu_s: float
+    """Making up the racks, which is no part of the comparison."""
+    compared_cpu_s: float
+    """What `compared_s` is on a core that nobody else uses."""
+    compared_s: float
+    peak_mib: float
+
+
+@dataclass(frozen=True, slots=True)
 class Goal:
     """A promise and what became of it."""
 
@@ -69,7 +87,9 @@ def ratio(ours: float, theirs: float) -> float:
     return ours / theirs
 
 
-def goals(attach: Mapping[str, Attach], routes: Mapping[str, Route]) -> tuple[Goal, ...]:
+def goals(
+    attach: Mapping[str, Attach], routes: Mapping[str, Route], audits: Mapping[int, Audit] | None = None
+) -> tuple[Goal, ...]:
     """Return the goals that these figures can tell about: none of a part that was not measured."""
     found: list[Goal] = []
     if OURS in attach and BASELINE in attach:
@@ -83,4 +103,7 @@ def goals(attach: Mapping[str, Attach], routes: Mapping[str, Route]) -> tuple[Go
         ]
     if OURS in routes:
         found.append(Goal("route on the wire after ADD's return, p50, ms", routes[OURS].wire.p50, 10.0))
+    if audits and FABRIC in audits:
+        found.append(Goal(f"audit of {FABRIC} racks, s", audits[FABRIC].compared_s, 30))
+        found.append(Goal(f"audit of {FABRIC} racks, MiB", audits[FABRIC].peak_mib, 1536))
     return tuple(found)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from tests.bench.figures import BASELINE, Attach, Goal, Route, Summary, goals, ratio
+from tests.bench.figures import BASELINE, Attach, Audit, Goal, Route, Summary, goals, ratio
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,10 +34,12 @@ class Report:
     machine: Mapping[str, str]
     attach: Mapping[str, Attach]
     routes: Mapping[str, Route]
+    audits: Mapping[int, Audit] = field(default_factory=dict)
+    """By number of racks."""
 
     def goals(self) -> tuple[Goal, ...]:
         """Return the goals that this run can tell about."""
-        return goals(self.attach, self.routes)
+        return goals(self.attach, self.routes, self.audits)
 
     def grids(self) -> tuple[Grid, ...]:
         """Return the tables that have content."""
@@ -45,6 +47,7 @@ class Report:
             _attach_grid(self.attach),
             _parallel_grid(self.attach),
             _route_grid(self.routes),
+            _audit_grid(self.audits),
             _goal_grid(self.goals()),
         )
         return tuple(grid for grid in grids if grid.rows)
@@ -130,6 +133,33 @@ def _route_grid(routes: Mapping[str, Route]) -> Grid:
         "its return → in both ToRs' kernels",
     )
     return Grid(f"Routes, {count} one after the other, p50 / p99 in ms", head, rows)
+
+
+def _audit_grid(audits: Mapping[int, Audit]) -> Grid:
+    rows = tuple(
+        (
+            f"{racks}",
+            f"{figures.host_routes}",
+            f"{figures.routes}",
+            f"{figures.compared_s:.2f}",
+            f"{figures.compared_cpu_s:.2f}",
+            f"{1e3 * figures.compared_cpu_s / racks:.1f}",
+            f"{figures.made_cpu_s:.2f}",
+            f"{figures.peak_mib:.0f}",
+        )
+        for racks, figures in audits.items()
+    )
+    head = (
+        "racks",
+        "host routes",
+        "all routes",
+        "compared, s",
+        "of CPU, s",
+        "ms of CPU per rack",
+        "making them up, s of CPU",
+        "peak, MiB",
+    )
+    return Grid("Audit, compared on one core", head, rows)
 
 
 def _goal_grid(found: Sequence[Goal]) -> Grid:

@@ -18,5 +18,6 @@ def test_a_quick_run_measures_every_contender() -> None:
     assert set(report["routes"]) == {"gobgpd (gRPC)", "FRR network (vty)", "FRR redistribute kernel", "routed"}
     assert {figures["add"]["count"] for figures in report["attach"].values()} == {32}
     assert {figures["fib"]["count"] for figures in report["routes"].values()} == {3}
+    assert {racks: figures["host_routes"] for racks, figures in report["audits"].items()} == {"1": 1012, "2": 2024}
     assert len(report["goals"]) == 4
     assert all(figures["fib"]["p50"] > figures["wire"]["p50"] for figures in report["routes"].values())

@@ -1,100 +1,101 @@
-"""What each plane says about one address, as evidence; and the agents' announcements by address. Pure."""
+"""All planes of a rack, laid side by side, and one address as they show it. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ipam.model import IPAddress
+from routed.audit.compare.announced import Announcements
 from routed.audit.compare.claims import Claims
-from routed.audit.compare.learned import Learned
-from routed.audit.model import Announced, Evidence, Holding, Route, ServerView
+from routed.audit.compare.evidence import evidence
+from routed.audit.compare.faults import Fault
+from routed.audit.compare.learned import Learned, Sorter
+from routed.audit.compare.standing import Standings
+from routed.audit.model import Kind, RackPlan, Route, Severity
+from routed.domain.rack import Server
 
 
 @dataclass(frozen=True, slots=True)
-class Announcements:
-    """The host routes that agents announce."""
+class Planes:
+    """Everything that is known of a rack's addresses."""
 
-    to: Mapping[str, Mapping[str, Mapping[IPAddress, Announced]]]
-    """By server, by ToR, by address."""
-    by: Mapping[IPAddress, list[str]]
-    """The servers that announce an address to any ToR."""
-    wide: tuple[tuple[str, Announced], ...]
-    """Announced prefixes that are no host routes, with their server."""
+    plan: RackPlan
+    claims: Claims
+    announced: Announcements
+    learned: Mapping[str, Learned]
+    """By ToR, those that answered."""
+    sorter: Sorter
+    standings: Standings
 
-
-def announcements(agents: Mapping[str, ServerView]) -> Announcements:
-    """Return what these agents announce, by address."""
-    to: dict[str, dict[str, dict[IPAddress, Announced]]] = {}
-    by: dict[IPAddress, list[str]] = {}
-    wide: list[tuple[str, Announced]] = []
-    for name, agent in agents.items():
-        mine: dict[str, dict[IPAddress, Announced]] = {}
-        to[name] = mine
-        for route in agent.announced:
-            if route.prefix.prefixlen != route.prefix.max_prefixlen:
-                wide.append((name, route))
-                continue
-            address = route.prefix.network_address
-            mine.setdefault(route.tor, {})[address] = route
-            announcers = by.setdefault(address, [])
-            if not announcers or announcers[-1] != name:
-                announcers.append(name)
-    return Announcements(to, by, tuple(wide))
-
-
-def evidence(
-    address: IPAddress,
-    holdings: Sequence[Holding],
-    claims: Claims,
-    announced: Announcements,
-    learned: Mapping[str, Learned],
-) -> tuple[Evidence, ...]:
-    """Return what every plane that answered says about an address."""
-    return (*_intended(holdings, claims), *_announced(address, holdings, announced), *_learned(address, learned))
+    def is_sound(self, address: IPAddress) -> bool:
+        """Whether an address is plainly as it should be; False says only that it takes a closer look."""
+        holdings = self.claims.holdings.get(address)
+        if holdings is None or len(holdings) > 1 or not holdings[0].announce:
+            return False
+        name = holdings[0].server
+        server, agent = self.plan.servers.get(name), self.claims.agents.get(name)
+        if server is None or agent is None or agent.draining or self.announced.by.get(address) != [name]:
+            return False
+        hop, standing, told = server.address(address.version), self.standings[name], self.announced.to[name]
+        for tor in self.plan.rack.tors:
+            wanted = standing[tor.name].communities
+            route = told.get(tor.name, {}).get(address)
+            if route is None or route.next_hop != hop or route.communities != wanted:
+                return False
+            table = self.learned.get(tor.name)
+            if table is not None and not _is_plain(table.pods.get(address, ()), server, hop, wanted):
+                return False
+        return True
 
 
-def describe(path: Route) -> str:
-    """Return one path in one line; what its source could not tell is left out."""
-    hops = ", ".join(map(str, path.next_hops)) or "the switch itself"
-    words = [
-        f"via {hops}",
-        f"AS path {' '.join(map(str, path.as_path))}" if path.as_path else "its own route",
-        *([f"communities {' '.join(sorted(path.communities))}"] if path.communities else []),
-        "best" if path.best else "not best",
-        *(["not installed"] if path.installed is False else []),
-        *(["stale"] if path.stale else []),
-        *([f"age {path.age_s:.0f} s"] if path.age_s is not None else []),
-    ]
-    return ", ".join(words)
+def _is_plain(paths: Sequence[Route], server: Server, hop: IPAddress | None, wanted: frozenset[str]) -> bool:
+    if len(paths) != 1:
+        return False
+    path = paths[0]
+    return (
+        path.best
+        and path.installed is not False
+        and not path.stale
+        and path.next_hops == (hop,)
+        and path.as_path == (server.asn,)
+        and (path.communities is None or path.communities == wanted)
+    )
 
 
-def _intended(holdings: Sequence[Holding], claims: Claims) -> Iterator[Evidence]:
-    for holding in holdings:
-        says = holding.pod or "a pod"
-        yield Evidence("intended", holding.server, says if holding.announce else f"{says}, not to be announced")
-    if not holdings and claims.known:
-        yield Evidence("intended", ", ".join(sorted(claims.known)), "no pod has it")
+class Subject:
+    """One address, as the planes show it."""
 
+    def __init__(self, planes: Planes, address: IPAddress) -> None:
+        """Gather what is known of an address."""
+        self.planes, self.address, self.plan = planes, address, planes.plan
+        self.holdings = planes.claims.holdings.get(address, ())
+        self.paths = {
+            tor: [path for path in table.pods.get(address, ()) if planes.sorter.is_local(path)]
+            for tor, table in planes.learned.items()
+        }
+        """Paths from below, by ToR; those by way of the fabric are judged with the fabric."""
 
-def _announced(address: IPAddress, holdings: Sequence[Holding], announced: Announcements) -> Iterator[Evidence]:
-    servers = dict.fromkeys([*(holding.server for holding in holdings), *announced.by.get(address, ())])
-    for server in servers:
-        told = announced.to.get(server)
-        if told is None:
-            continue
-        routes = {tor: table[address] for tor, table in told.items() if address in table}
-        if not routes:
-            yield Evidence("announced", server, "to nobody")
-        for tor, route in sorted(routes.items()):
-            communities = f", communities {' '.join(sorted(route.communities))}" if route.communities else ""
-            yield Evidence("announced", server, f"to {tor} via {route.next_hop}{communities}")
+    def leading(self) -> set[str]:
+        """Return where the paths lead: servers by name, others by address. A ToR's own route may lead nowhere."""
+        servers = self.planes.sorter.servers
+        return {
+            servers.get(hop, str(hop))
+            for paths in self.paths.values()
+            for path in paths
+            for hop in path.next_hops
+            if path.as_path or hop in servers
+        }
 
+    def tors(self) -> list[str]:
+        """Return the ToRs that have a path from below."""
+        return sorted(tor for tor, paths in self.paths.items() if paths)
 
-def _learned(address: IPAddress, learned: Mapping[str, Learned]) -> Iterator[Evidence]:
-    for tor, table in learned.items():
-        paths = table.pods.get(address, ())
-        if not paths:
-            yield Evidence("learned", tor, "no route")
-        for path in paths:
-            yield Evidence("learned", tor, describe(path))
+    def fault(
+        self, kind: Kind, severity: Severity, at: tuple[str, tuple[str, ...]], says: str, advice: tuple[str, str]
+    ) -> Fault:
+        """Return a fault with what every plane says; `at` is culprit and places, `advice` cause and next command."""
+        whose = ", ".join(f"{holding.pod or 'a pod'} on {holding.server}" for holding in self.holdings)
+        planes = self.planes
+        told = evidence(self.address, self.holdings, planes.claims, planes.announced, planes.learned)
+        return Fault(kind, severity, self.address, *at, says, *advice, whose, told)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.bench.figures import Attach, Goal, Route, Summary, goals
+from tests.bench.figures import Attach, Audit, Goal, Route, Summary, goals
 
 
 def flat(ms: float) -> Summary:
@@ -35,3 +35,9 @@ def test_what_was_not_measured_has_no_goal() -> None:
 @pytest.mark.parametrize(("figure", "at_least", "met"), [(2, False, False), (2, True, True), (1, False, True)])
 def test_a_goal_knows_its_direction(figure: float, at_least: bool, met: bool) -> None:
     assert Goal("x", figure, 1, at_least=at_least).met is met
+
+
+def test_only_the_largest_fabric_has_goals() -> None:
+    figures = Audit(2, 2, 1.0, 12.0, 31.0, 150.0)
+    assert [(goal.figure, goal.met) for goal in goals({}, {}, {1000: figures})] == [(31.0, False), (150.0, True)]
+    assert goals({}, {}, {100: figures}) == ()

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.bench.figures import Attach, Route, Summary
+from tests.bench.figures import Attach, Audit, Route, Summary
 from tests.bench.report import BEGIN, END, Report, write
 
 
@@ -31,6 +32,13 @@ def test_ratios_are_against_the_bridge(report: Report) -> None:
         ("routed", "5.0 / 10.0", "0.50", "0.50", "5.0 / 10.0", "0.50"),
     )
     assert parallel.rows[1] == ("routed", "5.0 / 10.0", "200", "2.00", "5.0 / 10.0", "100", "2.00")
+
+
+def test_an_audit_has_a_row_per_fabric(report: Report) -> None:
+    audited = replace(report, audits={10: Audit(10120, 11480, 0.2, 0.15, 0.3, 22.4)})
+    grid = next(grid for grid in audited.grids() if "Audit" in grid.title)
+    assert grid.rows == (("10", "10120", "11480", "0.30", "0.15", "15.0", "0.20", "22"),)
+    assert "### Audit" in audited.markdown()
 
 
 def test_goals_stand_beside_the_figures(report: Report) -> None:
