@@ -20,6 +20,7 @@ from routed.audit.sources import (
 )
 from routed.audit.sources.agent import AgentByCommand, AgentByFile
 from routed.audit.sources.bird import Bird
+from routed.audit.sources.collector import Collector
 from routed.audit.sources.command import Command, filled
 from routed.audit.sources.frr import Frr
 from routed.audit.sources.plan import HoldingsFile, KubernetesPlan, RackFiles
@@ -112,7 +113,16 @@ class Looker:
         said = self._settings.switches.of(name)
         if said is None:
             raise SettingsError(f"switches: nothing says how to look at {name}")
-        command = Command(filled(said.command, {"name": name}), self._settings.timeout_s)
+        timeout_s = self._settings.timeout_s
+        if said.asn is not None:
+            return Collector(
+                name,
+                said.asn,
+                tuple((session.address, session.local) for session in said.sessions),
+                None if said.password_file is None else self._settings.path(said.password_file),
+                timeout_s,
+            )
+        command = Command(filled(said.command or (), {"name": name}), timeout_s)
         return Bird(name, command) if said.source == "bird" else Frr(name, command)
 
     def _agent(self, server: str, rack: str) -> ServerSource | None:

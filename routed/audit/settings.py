@@ -13,6 +13,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
+from ipam.model import IPAddress
 from routed.settings import SettingsError, checked, read
 
 DEFAULT = Path("/etc/routed/audit.yaml")
@@ -39,12 +40,44 @@ def _with_places(*known: str) -> AfterValidator:
 Words = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
+class SessionSettings(_Section):
+    """A BGP session to a switch that has this host as a passive neighbour."""
+
+    address: IPAddress
+    """The switch's."""
+    local: IPAddress
+    """This host's; of the same IP version."""
+
+    @model_validator(mode="after")
+    def _one_version(self) -> Self:
+        if self.address.version != self.local.version:
+            raise ValueError("address and local must be of the same IP version")
+        return self
+
+
 class SwitchSettings(_Section):
     """How to look at a switch."""
 
-    source: Literal["frr", "sonic", "bird"]
-    command: Annotated[Words, _with_places("name")]
-    """What its `vtysh` or `birdc` is run by, ending with that."""
+    source: Literal["frr", "sonic", "bird", "bgp"]
+    command: Annotated[Words, _with_places("name")] | None = None
+    """What its `vtysh` or `birdc` is run by, ending with that; not for `bgp`."""
+    asn: Annotated[int, Field(ge=1, le=2**32 - 1)] | None = None
+    """For `bgp`: the switch's AS, which this host takes part in."""
+    sessions: tuple[SessionSettings, ...] = Field(default=(), max_length=2)
+    """For `bgp`: one, or one per IP version."""
+    password_file: Path | None = None
+    """For `bgp`: one line, the TCP MD5 secret."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.source == "bgp":
+            if self.asn is None or not self.sessions or self.command is not None:
+                raise ValueError("source bgp wants asn and sessions, and no command")
+            if len({session.address.version for session in self.sessions}) < len(self.sessions):
+                raise ValueError("sessions: at most one per IP version")
+        elif self.command is None or self.asn is not None or self.sessions or self.password_file is not None:
+            raise ValueError(f"source {self.source} wants a command, and nothing else")
+        return self
 
 
 class SwitchesSettings(BaseModel):

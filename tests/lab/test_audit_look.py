@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from containerlab.errors import CommandError
 from containerlab.lab import Lab
 from containerlab.node import Node
 from containerlab.topology import TWO_RACKS
@@ -22,6 +23,7 @@ from routed.audit.sources import CouldNotObserve
 from routed.audit.sources.agent import AgentByCommand
 from routed.audit.sources.command import Command
 from routed.audit.sources.frr import Frr
+from tests.collecting import collected
 from tests.fabric import eventually
 from tests.servers import Pod, Residents, Server
 
@@ -226,3 +228,46 @@ def refused(lab: Lab, tor: str, prefix: str, server: Server) -> Iterator[None]:
         lab.vtysh(tor, "configure", "no ip prefix-list refused")
         lab.vtysh(tor, f"clear bgp ipv4 unicast {neighbor} soft in")
         eventually(lambda: best(lab, tor, prefix), f"{prefix} taken again")
+
+
+# ---- over BGP
+
+COLLECTING = ("10.255.1.1", "10.255.0.1", "fd00:254:1::3", "fd00:254:1::2")
+"""r1a's ends and sp1's."""
+
+
+@contextlib.contextmanager
+def collector_allowed(lab: Lab) -> Iterator[None]:
+    """Let r1a have sp1 as a neighbour that only listens, over both IP versions."""
+    _, ipv4, _, ipv6 = COLLECTING
+    lab.vtysh(
+        *("r1a", "configure", "router bgp 65011"),
+        *(f"neighbor {ipv4} remote-as 65011", f"neighbor {ipv4} passive", f"neighbor {ipv4} update-source 10.255.1.1"),
+        *(f"neighbor {ipv6} remote-as 65011", f"neighbor {ipv6} passive"),
+        *("address-family ipv4 unicast", f"neighbor {ipv4} activate", "exit-address-family"),
+        *("address-family ipv6 unicast", f"neighbor {ipv4} activate", f"neighbor {ipv6} activate"),
+    )
+    try:
+        yield
+    finally:
+        lab.vtysh("r1a", "configure", "router bgp 65011", f"no neighbor {ipv4}", f"no neighbor {ipv6}")
+
+
+def test_a_collector_hears_what_vtysh_shows(lab: Lab, residents: Residents) -> None:
+    with collector_allowed(lab):
+        heard = collected(lab.node("sp1"), "r1a", 65011, *COLLECTING)
+        shown = {str(route.prefix): route for route in seen(lab, "r1a").routes if route.best}
+        assert heard.keys() == shown.keys()
+        for pod in (residents.one, residents.two, residents.rack):
+            for prefix in pod.prefixes:
+                hops, as_path, communities = heard[prefix]
+                assert hops == list(map(str, shown[prefix].next_hops))
+                assert (as_path, communities) == ([65500], [])
+        # over IPv4 alone, FRR does not tell where IPv6 routes lead
+        with pytest.raises(CommandError, match=r"replaces IPv6 next hops .* add a session over IPv6"):
+            collected(lab.node("sp1"), "r1a", 65011, *COLLECTING[:2])
+
+
+def test_a_switch_that_does_not_know_the_collector_could_not_be_observed(lab: Lab) -> None:
+    with pytest.raises(CommandError, match="BGP session with r1a: no session"):
+        collected(lab.node("sp1"), "r1a", 65011, *COLLECTING, timeout_s=3)

@@ -17,6 +17,7 @@ from containerlab.probe import Flow, Place, Probe, both_ways
 from routed.audit.model import Route
 from routed.audit.sources.bird import Bird as BirdSwitch
 from routed.audit.sources.command import Command
+from tests.collecting import collected
 from tests.fabric import ADDRESSES, eventually
 from tests.interop import INTEROP, Bird, Gobgp, Tor, md5_failures, session_id, speaking
 from tests.servers import Pod, RouteWatch, Server, losses
@@ -231,6 +232,33 @@ def test_an_audit_sees_that_bird_keeps_routes_of_a_speaker_that_is_away(
     eventually(lambda: seen(fabric)[prefix][0].stale, "a stale route")
     s11.start()
     eventually(lambda: seen(fabric)[prefix][0].stale is False, "a route that is told again")
+
+
+AUDITOR = """
+protocol bgp auditor {
+    local 10.255.1.1 as 65011;
+    neighbor 10.255.0.1 as 65011;
+    multihop;
+    passive on;
+    ipv4 { import none; export where source = RTS_BGP || source = RTS_STATIC; };
+    ipv6 { import none; export where source = RTS_BGP || source = RTS_STATIC; next hop address fd00:254:1::3; };
+}
+"""
+
+
+def test_an_audits_collector_hears_what_bird_has(fabric: Lab, bird: Bird, s11: Server, pods: list[Pod]) -> None:
+    node = fabric.node("r1a")
+    node.path("/run/audited.conf").write_text(node.path("/etc/bird/bird.conf").read_text() + AUDITOR)
+    assert "Reconfigured" in bird.ask("configure", '"/run/audited.conf"')
+    try:
+        heard = collected(fabric.node("sp1"), "r1a", 65011, "10.255.1.1", "10.255.0.1")
+    finally:
+        bird.ask("configure", '"/etc/bird/bird.conf"')
+    for pod in pods:
+        for version in (4, 6):
+            hop = next(one for one in s11.rack.servers["s11"].addresses if one.version == version)
+            assert heard[str(ip_network(pod.address(version)))] == ([str(hop)], [65500], [])
+    assert {"10.101.0.0/24", "10.101.1.0/24", "fd00:101::/64"} <= heard.keys()
 
 
 @dataclass

@@ -59,7 +59,12 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         ({"agents": {"command": ["ssh", "{host}"]}}, r"agents\.command: .*\{host\} is not known here"),
         ({"agents": {"command": []}}, r"agents\.command: "),
         ({"switches": {"r1a": {"source": "ios", "command": ["x"]}}}, r"switches\.r1a\.source: "),
-        ({"switches": {"r1a": {"source": "bird"}}}, r"switches\.r1a\.command: Field required"),
+        ({"switches": {"r1a": {"source": "bird"}}}, r"switches\.r1a: .*source bird wants a command"),
+        ({"switches": {"r1a": {"source": "bgp", "command": ["x"]}}}, r"switches\.r1a: .*wants asn and sessions"),
+        (
+            {"switches": {"r1a": {"source": "bgp", "asn": 1, "sessions": [{"address": "::1", "local": "127.0.0.1"}]}}},
+            r"switches\.r1a\.sessions\[0\]: .*same IP version",
+        ),
         ({"switches": {"defaults": {"source": "frr", "command": ["{server}"]}}}, r"switches\.defaults\.command: "),
         ({"timeout_s": 0}, "timeout_s: "),
         ({"steering": "explained"}, "steering: Extra inputs are not permitted"),
