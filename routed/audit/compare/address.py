@@ -177,7 +177,7 @@ class _Case:
         return self._subject.fault(
             Kind.DUPLICATE,
             Severity.WARNING if harmless else Severity.CRITICAL,
-            ("", tuple(servers)),
+            (" and ".join(servers), tuple(servers)),
             f"{' and '.join(servers)} have it at once",
             (
                 "two servers own the same part of the pool, or a pod was moved while its old server was unreachable",

@@ -62,7 +62,7 @@ class Arrival:
             yield self._fault(
                 Kind.STALE,
                 Severity.WARNING,
-                f"{tor} keeps it for {server}, which is away, and drops it soon",
+                f"{tor} keeps it for a speaker that is away, and drops it soon",
                 (cause, commands.on(server, "routed doctor")),
             )
         elif self.standing.excused and self.standing.session_up and self._is_withdrawn():
@@ -70,7 +70,7 @@ class Arrival:
             yield self._fault(
                 Kind.STALE,
                 Severity.WARNING,
-                f"{tor} still has it, although {server} withdrew it there",
+                f"{tor} still has it, although its server withdrew it there",
                 (f"{tor} did not take in the withdrawal", then),
             )
 

@@ -49,6 +49,7 @@ def _host_routes(
     """Report host routes outside their rack that no failure explains, each address once for all switches."""
     asns = {tor.asn: tor.name for plan in plans for tor in plan.rack.tors}
     own_tors = {plan.rack.name: {tor.name for tor in plan.rack.tors} for plan in plans}
+    every_tor = set(asns.values())
     seen: dict[str, dict[IPAddress, dict[str, list[Route]]]] = defaultdict(lambda: defaultdict(dict))
     ends = [one for result in compared.values() for one in result.beyond]
     for one in (*on_spines, *ends):
@@ -57,7 +58,7 @@ def _host_routes(
         allowed = compared[rack].steered.get(one.address, frozenset()) if rack in compared else frozenset()
         through = {asns[asn] for asn in one.path.as_path if asn in asns}
         explained = bool(through & allowed)
-        at_home = one.switch in own_tors.get(rack, ()) or all(one.switch not in tors for tors in own_tors.values())
+        at_home = one.switch in own_tors.get(rack, ()) or one.switch not in every_tor
         if not (explained and at_home):
             seen[rack][one.address].setdefault(one.switch, []).append(one.path)
     for rack, addresses in seen.items():

@@ -249,22 +249,38 @@ def unobserved(rack: str, subject: str, plane: str, why: Unobserved, then: str) 
 
 
 def _steered(planes: Planes) -> dict[IPAddress, frozenset[str]]:
-    """Return the addresses that a failure lets out of the rack."""
-    by_server = {server: tors for server, standing in planes.standings.items() if (tors := steered_to(standing))}
-    if not by_server:
-        return {}
-    found = {
-        holding.address: by_server[holding.server]
+    """Return the addresses that a failure lets out of the rack: those that a steering ToR has and is asked to draw."""
+    agents = planes.claims.agents
+    by_server = {
+        server: tors
+        for server, standing in planes.standings.items()
+        if (tors := steered_to(standing)) and not (server in agents and agents[server].draining)
+    }
+    candidates = {
+        (holding.address, holding.server)
         for holdings in planes.claims.holdings.values()
         for holding in holdings
         if holding.server in by_server
     }
-    for table in planes.learned.values():
+    for table in planes.learned.values() if by_server else ():
         for address, paths in table.pods.items():
-            servers = {planes.sorter.servers.get(hop) for path in paths for hop in path.next_hops}
-            for server in servers & by_server.keys():
-                found.setdefault(address, by_server[server or ""])
+            servers = {planes.sorter.servers.get(hop, "") for path in paths for hop in path.next_hops}
+            candidates.update((address, server) for server in servers & by_server.keys())
+    found: dict[IPAddress, frozenset[str]] = {}
+    for address, server in candidates:
+        tors = frozenset(tor for tor in by_server[server] if _is_drawn(planes, address, tor))
+        if tors:
+            found[address] = tors
     return found
+
+
+def _is_drawn(planes: Planes, address: IPAddress, tor: str) -> bool:
+    """Whether a ToR lets an address out, as far as is known."""
+    table = planes.learned.get(tor)
+    return table is None or any(
+        planes.sorter.is_local(path) and (path.communities is None or planes.plan.rack.steering in path.communities)
+        for path in table.pods.get(address, ())
+    )
 
 
 def _beyond(planes: Planes) -> Iterator[Beyond]:

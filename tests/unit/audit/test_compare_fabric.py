@@ -125,6 +125,29 @@ def test_a_spine_without_a_link_to_the_steering_tor_need_not_hear(
     assert found(views, spines) == []
 
 
+def test_a_community_that_the_tor_dropped_is_not_reported_at_the_spine_too(
+    views: list[RackView], spines: dict[str, SwitchView | Unobserved]
+) -> None:
+    view = audits.with_tor(audits.cut(views[0], S1, A), B, audits.at(ONE, communities=frozenset()))
+    view = audits.with_tor(view, A, audits.without(ONE))  # nobody lets it out any more
+    pools = PoolMap(PLANS)
+    results = [compare_rack(one, pools) for one in (view, *views[1:])]
+    for spine in spines:
+        hear(spines, *(audits.escaped(FIRST, address, B) for address in (THREE, FIVE)), spine=spine)
+    assert [finding.subject for result in results for finding in result.findings] == [str(ONE)]
+    assert list(compare_fabric(PLANS, results, spines)) == []
+
+
+def test_a_server_that_drains_while_it_steers_is_heard_of_nowhere(
+    views: list[RackView], spines: dict[str, SwitchView | Unobserved]
+) -> None:
+    view = audits.with_agent(audits.cut(views[0], S1, A), S1, draining=True, announced=())
+    for tor in (A, B):
+        view = audits.with_tor(view, tor, audits.without(ONE, THREE, FIVE))
+    views[0] = view
+    assert found(views, spines) == []
+
+
 # ---- aggregates
 
 

@@ -7,13 +7,15 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ipam.model import IPAddress
 from routed.audit.compare import PoolMap, compare_fabric, compare_rack
 from routed.audit.model import Finding, Holding, RackPlan, RackView, SwitchView
 from tests.fixtures import audits
+
+RUNS = settings(max_examples=40)
 
 
 @st.composite
@@ -42,6 +44,7 @@ def findings(view: RackView) -> list[Finding]:
     return [*result.findings, *compare_fabric([view.plan], [result], spines)]
 
 
+@RUNS
 @given(racks())
 def test_a_consistent_rack_has_no_findings(view: RackView) -> None:
     assert findings(view) == []
@@ -99,6 +102,7 @@ CHANGES = [
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+@RUNS
 @given(data=st.data())
 def test_any_single_change_to_a_route_is_found(
     change: Callable[[RackView, str, IPAddress], RackView], data: st.DataObject
@@ -111,6 +115,7 @@ def test_any_single_change_to_a_route_is_found(
     assert names(findings(changed), holding)
 
 
+@RUNS
 @given(racks(fewest=1), st.integers(100, 250), st.sampled_from([0, 1]))
 def test_any_route_too_many_is_found(view: RackView, number: int, place: int) -> None:
     server = next(iter(view.plan.servers))

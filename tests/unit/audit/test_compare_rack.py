@@ -424,3 +424,29 @@ def test_unlike_faults_are_not_put_together() -> None:
     view = audits.with_tor(view, B, audits.at(audits.addresses(PLAN, 400)[-1], stale=True))
     assert {finding.kind for finding in found(view)} == {Kind.MISSING, Kind.STALE}
     assert len(found(view)) == 3
+
+
+def test_two_servers_that_own_the_same_part_of_a_pool_are_one_finding() -> None:
+    view = audits.healthy(PLAN, 40)
+    mine = compare_rack(view).summary.holdings
+    twins = tuple(replace(holding, server=S2) for holding in mine)
+    finding = only(audits.with_agent(view, S2, holdings=twins))
+    assert (finding.kind, finding.subject, finding.where) == (Kind.DUPLICATE, f"{S1} and {S2}", (S1, S2))
+
+
+def test_stale_routes_of_every_server_are_one_finding() -> None:
+    view = audits.healthy(audits.plan(servers=5), 20)
+    pods = set(audits.addresses(PLAN, 20))
+    view = audits.with_tor(
+        view, A, lambda route: replace(route, stale=True) if route.prefix.network_address in pods else route
+    )
+    assert kinds(view) == [(Kind.STALE, A, (A,))]
+
+
+def test_a_grouped_finding_has_the_same_key_whatever_it_counts() -> None:
+    view = audits.healthy(PLAN, 400)
+    keys = {
+        only(audits.with_tor(view, A, audits.without(*audits.addresses(PLAN, 400)[0:count:2]))).key
+        for count in (20, 200)
+    }
+    assert len(keys) == 1
