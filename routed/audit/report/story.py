@@ -29,7 +29,9 @@ def story(told: Story) -> RenderableType:
         grid.add_row(Text(title, style="dim"), Text(printable(where), style="bold"), Text(printable(says)))
         last = plane
     notes = [Text(f"explained: {printable(note)}", style="cyan") for note in told.notes]
-    return Group(Text(printable(told.verdict), style=VERDICTS[judge(told.findings)]), "", grid, *_block(notes), *_findings(told))
+    return Group(
+        Text(printable(told.verdict), style=VERDICTS[judge(told.findings)]), "", grid, *_block(notes), *_findings(told)
+    )
 
 
 def _block(lines: list[Text]) -> list[Text | str]:
