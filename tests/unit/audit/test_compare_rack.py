@@ -312,6 +312,15 @@ def test_one_steered_route_among_others_of_a_silent_agent_is_asymmetric(rack: Ra
     assert (Kind.ASYMMETRIC, str(ONE), (A, B)) in kinds(audits.with_silent(view, S1))
 
 
+def test_both_tors_asked_to_steer_is_no_state_of_a_silent_agent(rack: RackView) -> None:
+    view = rack
+    for tor in (A, B):
+        for address in (ONE, THREE, FIVE):
+            view = audits.with_tor(view, tor, audits.at(address, communities=frozenset({audits.STEERING})))
+    wrong = {(one.kind, one.subject) for one in found(audits.with_silent(view, S1)) if one.kind is not Kind.UNOBSERVED}
+    assert wrong == {(Kind.ATTRIBUTES, str(address)) for address in (ONE, THREE, FIVE)}
+
+
 def test_a_route_kept_for_a_dead_speaker_is_stale(rack: RackView) -> None:
     view = audits.with_tor(rack, A, audits.at(ONE, stale=True))
     assert kinds(view) == [(Kind.STALE, str(ONE), (A,))]
