@@ -46,7 +46,7 @@ _CONTROLLERS = (
     "serviceaccount-controller",
     "taint-eviction-controller",
 )
-LOST_NODE_S = 20.0
+LOST_NODE_S = 15.0
 """A node that has been silent for so long is not ready; kubelets speak up more often."""
 _READY_S = 120.0
 _POLL_S = 0.1
