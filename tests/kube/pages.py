@@ -22,12 +22,20 @@ def commands(page: Path, heading: str) -> list[tuple[str, str]]:
     return [(prompt or HERE, line) for prompt, line in found]
 
 
+def headings(page: Path) -> set[str]:
+    """Return the sections that say to type something."""
+    return {heading for heading in _sections(page) if _boxes(page, heading, "console")}
+
+
 def script(page: Path, heading: str) -> str:
     """Return the shell script in a section."""
     (box,) = _boxes(page, heading, "sh")
     return box
 
 
+def _sections(page: Path) -> dict[str, str]:
+    return dict(re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", page.read_text(), re.MULTILINE | re.DOTALL))
+
+
 def _boxes(page: Path, heading: str, language: str) -> list[str]:
-    sections = dict(re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", page.read_text(), re.MULTILINE | re.DOTALL))
-    return re.findall(rf"^```{language}\n(.*?)^```", sections[heading], re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^```{language}\n(.*?)^```", _sections(page)[heading], re.MULTILINE | re.DOTALL)

@@ -11,6 +11,7 @@ from http.client import HTTPException
 from typing import Any
 
 from containerlab.runtime import RuntimeFailedError
+from tests.kube.installed import NAMESPACE
 from tests.kube.objects import Object
 from tests.kube.worker import Worker
 from tests.servers import Server
@@ -44,11 +45,16 @@ def _of_the_api_server(pods: Sequence[Object]) -> Iterator[str]:
 
 def _of_the_runtime(worker: Worker) -> Iterator[str]:
     for pod in worker.runtime.pods():
+        if pod.namespace == NAMESPACE:
+            continue  # agents are on the node's own network
+        if not pod.ready:
+            yield f"{pod.id[:_ID]} {pod.name} {pod.uid} stopped"
+            continue
         try:
             addresses = [str(address) for address in worker.runtime.inspect(pod.id).addresses]
         except RuntimeFailedError as error:  # it went meanwhile
             addresses = [str(error)]
-        yield f"{pod.id[:_ID]} {pod.name} {pod.uid} {'ready' if pod.ready else 'stopped'} {addresses}"
+        yield f"{pod.id[:_ID]} {pod.name} {pod.uid} {addresses}"
 
 
 def _page(server: Server, page: str) -> list[dict[str, Any]]:
