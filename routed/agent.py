@@ -201,7 +201,7 @@ class Agent:
             loop,
             self._telemetry,
             ailment=ailment,
-            fixed=residents.fixed_addresses,
+            wishes=residents.wishes,
             deadline_s=settings.cni.deadline_s,
         )
         cni = CniServer(settings.cni.socket, verbs, DeletionQueue(settings.cni.queue))

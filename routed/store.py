@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
+from pydantic import TypeAdapter
+
 from ipam.errors import AddressRefused, PoolError, PoolExhausted
 from ipam.ledger import Ledger
 from ipam.model import Holder, Holdings, Pod, Record, Request, Usage
@@ -21,11 +23,14 @@ from routed.domain.intent import Owner, Standing
 from routed.domain.rack import Rack, Server, Uplink
 from routed.domain.sides import Side
 from routed.domain.snapshot import Place, Snapshot
-from routed.domain.workload import Attachment, AttachmentId, IPAddress, PodRef
+from routed.domain.workload import Attachment, AttachmentId, IPAddress, PodRef, Wishes
 
 A = TypeVar("A")
 _QUIET_S = 0.5
 """Without a new pod for so long counts as a quiet moment."""
+_NO_WISHES = Wishes()
+_WISHES = TypeAdapter(Wishes)
+"""How wishes stand in the ledger, as JSON: what an agent that restarts builds must not depend on who answers then."""
 
 
 @dataclass(slots=True)
@@ -106,20 +111,24 @@ class Store:
             attachments=MappingProxyType(self._attachments),
         )
 
-    async def put(
-        self, attachment: AttachmentId, pod: PodRef, netns: str, fixed: tuple[IPAddress, ...] = ()
-    ) -> Attachment:
+    async def put(self, attachment: AttachmentId, pod: PodRef, netns: str, wishes: Wishes = _NO_WISHES) -> Attachment:
         """Make an attachment durable and visible; the same one again is the same answer. Raises `ipam` errors.
 
-        `fixed` are addresses that the pod asks for, at most one of each family. When no address is free, or these are
-        not this server's to give, the lease source is asked for them, once.
+        When no address is free, or those that the pod wishes for are not this server's to give, the lease source is
+        asked for them, once.
         """
         holder = Holder(attachment.container_id, attachment.ifname)
-        request = Request(holder=holder, pod=Pod(pod.namespace, pod.name, pod.uid), netns=netns, addresses=fixed)
+        request = Request(
+            holder=holder,
+            pod=Pod(pod.namespace, pod.name, pod.uid),
+            netns=netns,
+            addresses=wishes.addresses,
+            details=_WISHES.dump_python(wishes, mode="json", exclude_defaults=True),
+        )
         try:
             record = await self._put(request)
         except (PoolExhausted, AddressRefused):
-            if not await self._ledger.leases.more(request.pod, fixed):
+            if not await self._ledger.leases.more(request.pod, request.addresses):
                 raise
             record = await self._put(request)
         self._ledger.leases.served(request.pod)
@@ -255,4 +264,5 @@ def _attachment(record: Record) -> Attachment:
         addresses=record.addresses,
         sequence=record.sequence,
         leaving=record.leaving,
+        wishes=_WISHES.validate_python(record.details) if record.details else _NO_WISHES,
     )

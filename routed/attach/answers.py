@@ -27,6 +27,7 @@ IFLA_LINKINFO, IFLA_IFALIAS, IFLA_CARRIER, IFLA_LINK_NETNSID, IFLA_INFO_KIND = 1
 IFA_ADDRESS, IFA_LOCAL = 1, 2
 RTA_DST, RTA_GATEWAY, RTA_PRIORITY = 1, 5, 6
 NDA_DST, NDA_LLADDR = 1, 2
+RTPROT_STATIC = 4
 IFF_UP = 0x1
 NUD_REACHABLE, NUD_STALE, NUD_DELAY, NUD_PROBE, NUD_PERMANENT = 0x02, 0x04, 0x08, 0x10, 0x80
 NUD_USABLE = NUD_REACHABLE | NUD_STALE | NUD_DELAY | NUD_PROBE | NUD_PERMANENT
@@ -39,6 +40,8 @@ _IFINFOMSG = struct.Struct("=BxHiII")
 _IFADDRMSG = struct.Struct("=BBBBI")
 _NDMSG = struct.Struct("=B3xiHBB")
 _RTMSG_SIZE = 12
+_RTM_PROTOCOL = 5
+"""Where struct rtmsg says who made a route."""
 _NO_SUCH = {errno.ENODEV, errno.ENOENT, errno.ESRCH, errno.ENXIO, errno.EADDRNOTAVAIL}
 
 
@@ -69,6 +72,8 @@ class Route:
     gateway: IPAddress | None
     metric: int
     """The kernel makes 1024 of an IPv6 route's 0."""
+    protocol: int = RTPROT_STATIC
+    """Who made it (rtnetlink(7))."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +183,7 @@ def route(body: bytes) -> Route:
         destination=ip_network((found.get(RTA_DST, bytes(4 if family == socket.AF_INET else 16)), length)),
         gateway=None if gateway is None else ip_address(gateway),
         metric=_number(found.get(RTA_PRIORITY, b"")),
+        protocol=body[_HEADER.size + _RTM_PROTOCOL],
     )
 
 

@@ -40,7 +40,7 @@ RTM_NEWNEIGH, RTM_GETNEIGH = 28, 30
 IFF_UP, IFF_NOARP = 0x1, 0x80
 RTEXT_FILTER_SKIP_STATS = 8
 IFA_F_NODAD, IFA_F_NOPREFIXROUTE = 0x02, 0x200
-RT_TABLE_MAIN, RTPROT_STATIC, RTN_UNICAST = 254, 4, 1
+RT_TABLE_MAIN, RTN_UNICAST = 254, 1
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RT_SCOPE_NOWHERE = 0, 253, 255
 NTF_USE, NUD_PERMANENT = 0x01, 0x80
 
@@ -327,7 +327,7 @@ def _route_message(index: int, route: Route) -> Any:
     message = rtmsg()
     message["family"] = _family(route.destination.version)
     message["dst_len"] = route.destination.prefixlen
-    message["table"], message["proto"], message["type"] = RT_TABLE_MAIN, RTPROT_STATIC, RTN_UNICAST
+    message["table"], message["proto"], message["type"] = RT_TABLE_MAIN, route.protocol, RTN_UNICAST
     message["scope"] = RT_SCOPE_LINK if route.gateway is None else RT_SCOPE_UNIVERSE
     attributes: list[tuple[str, object]] = [("RTA_OIF", index), ("RTA_PRIORITY", route.metric)]
     if route.destination.prefixlen:

@@ -114,10 +114,11 @@ def _attachment(attachment: Attachment, place: Place) -> Intent:
         netns=attachment.netns,
         ifname=attachment.id.ifname,
         mac=mac,
-        mtu=uplink.mtu,
+        mtu=attachment.mtu(uplink.mtu),
         addresses=tuple(host_interface(address) for address in attachment.addresses),
         gateways=gateways,
         gateway_mac=uplink.mac,
+        routes=frozenset(to for gateway in gateways for to in attachment.destinations(gateway.version)),
     )
     pod = Endpoint(ofport=ofport(slot), mac=mac, addresses=attachment.addresses, gateways=gateways)
     told = _attributes(place)

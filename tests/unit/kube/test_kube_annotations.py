@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routed.kube.annotations import EGRESS, INGRESS, IP, MTU, ROUTES, STICKY, StaticRoute, Wishes, wishes
+from routed.domain.workload import StaticRoute, Wishes
+from routed.kube.annotations import EGRESS, INGRESS, IP, MTU, ROUTES, STICKY, wishes
 from routed.kube.errors import Malformed
 
 SET = {"kind": "StatefulSet", "name": "web", "controller": True}
