@@ -18,7 +18,7 @@ from routed.domain.rack import Rack, Server, Subnet, Tor, Uplink
 from routed.domain.sides import Health, Side
 from routed.domain.snapshot import Place, Snapshot
 from routed.domain.wiring import Link, Wire
-from routed.domain.workload import Attachment, AttachmentId, PodRef
+from routed.domain.workload import Attachment, AttachmentId, PodRef, StaticRoute, Wishes
 
 TOR_A, TOR_B = ip_address("10.255.1.1"), ip_address("10.255.1.2")
 RACK = Rack(
@@ -78,6 +78,27 @@ def test_a_pod_is_wired_addressed_secured_and_announced_to_both_tors() -> None:
     assert flows is not None
     assert len(flows) == 5
     assert any(isinstance(flow, Flow) and Output(1003) in flow.actions for flow in flows)
+
+
+def test_a_pod_gets_the_mtu_and_the_routes_that_it_asks_for() -> None:
+    inner, outer = ip_network("10.50.0.0/16"), ip_network("fd00:50::/48")
+    asked = Wishes(mtu=1400, routes=(StaticRoute(inner), StaticRoute(outer, ip_address("fd00:101::1"))))
+    intent = plan(with_pod(wishes=asked), POD.id)
+    link = intent.links[POD.id]
+    assert link is not None
+    assert (link.mtu, link.routes) == (1400, {inner, outer})
+    assert intent.wires == {"rt3": Wire(9000)}, "the slot is the next pod's, too"
+    without_ipv6 = plan(with_pod(wishes=asked, addresses=POD.addresses[:1]), POD.id).links[POD.id]
+    assert without_ipv6 is not None
+    assert without_ipv6.routes == {inner}
+
+
+def test_an_mtu_that_the_uplink_does_not_take_any_more_is_the_uplinks() -> None:
+    uplink = replace(SNAPSHOT.uplink, mtu=1300)
+    snapshot = replace(with_pod(wishes=Wishes(mtu=1400)), place=replace(SNAPSHOT.place, uplink=uplink))
+    link = plan(snapshot, POD.id).links[POD.id]
+    assert link is not None
+    assert link.mtu == 1300
 
 
 def test_a_leaving_pod_keeps_its_plugged_slot_and_nothing_else() -> None:
