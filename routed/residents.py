@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import structlog
-
 from routed.cni.errors import InvalidConfig, TryAgainLater
 from routed.domain.workload import Attachment, PodRef, Wishes
-from routed.kube.annotations import check, unheeded
+from routed.kube.annotations import check
 from routed.kube.cluster import Cluster
 from routed.kube.errors import Malformed
 from routed.kube.events import News, Subject
 from routed.kube.pods import Pods, PodUnknown
 from routed.store import Store
 
-log = structlog.get_logger(__name__)
 _PATIENCE_S = 2.0
 """How long a pod is waited for that the kubelet has heard of before us."""
 
@@ -53,9 +50,6 @@ class Residents:
         except Malformed as error:
             self._tell(pod, "InvalidAnnotation", str(error), "Attach")
             raise InvalidConfig(str(error)) from error
-        if unlimited := ", ".join(unheeded(asked)):
-            log.warning("pod.not_limited", pod=str(pod), annotations=unlimited)
-            self._tell(pod, "BandwidthNotLimited", f"this network limits no pod's bandwidth: {unlimited}", "Attach")
         return asked
 
     def _tell(self, pod: PodRef, reason: str, note: str, action: str) -> None:

@@ -29,6 +29,14 @@ class Wire:
 
 
 @dataclass(frozen=True, slots=True)
+class Limit:
+    """How much may pass a slot's wire, bytes a second; None: as much as there is."""
+
+    to_pod: int | None
+    from_pod: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Link:
     """The interface inside a pod."""
 

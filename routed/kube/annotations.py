@@ -66,12 +66,6 @@ def check(asked: Wishes, rack: Rack, mtu: int) -> None:
             raise _wrong(ROUTES, str(route.destination), "a gateway is reached without a route")
 
 
-def unheeded(asked: Wishes) -> tuple[str, ...]:
-    """Return the annotations that are understood and have no effect here."""
-    limits = {INGRESS: asked.ingress_bps, EGRESS: asked.egress_bps}
-    return tuple(key for key, bits in limits.items() if bits is not None)
-
-
 def _addresses(text: str) -> tuple[IPAddress, ...]:
     try:
         addresses = tuple(ip_address(part.strip()) for part in text.split(","))

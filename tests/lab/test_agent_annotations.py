@@ -25,6 +25,7 @@ from tests.servers import Pod, Server, failure
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
 CONTROL = "s22"
+SLOTS = "/run/routed/slots"
 PODS = "/api/v1/namespaces/default/pods"
 EVENTS = "/apis/events.k8s.io/v1/namespaces/default/events"
 ROUTES = [{"dst": "10.2.0.0/24"}, {"dst": "10.50.0.0/16", "gw": "10.101.0.1"}, {"dst": "fd00:50::/48"}]
@@ -198,9 +199,38 @@ def test_a_pod_that_asks_for_what_cannot_be_is_told_why(
     eventually(lambda: any(complaint in note for note in tenants.told(name, "InvalidAnnotation")), "the event")
 
 
-def test_a_pod_that_asks_for_a_bandwidth_is_told_that_it_is_not_limited(tenants: Tenants) -> None:
-    tenants.attach(tenants.create("fast", **{"kubernetes.io/egress-bandwidth": "10M"}))
-    eventually(lambda: tenants.told("fast", "BandwidthNotLimited"), "the event")
+def buckets(server: Server, pod: Pod) -> dict[str, str]:
+    """Return what limits the two ends of a pod's wire: towards the pod, from the pod."""
+    show = ("tc", "qdisc", "show", "dev")
+    inner = pod.port.replace("rt", "rp")
+    texts = {
+        "to": server.node.run([*show, pod.port]).stdout,
+        "from": server.node.run(["nsenter", f"--net={SLOTS}", *show, inner]).stdout,
+    }
+    ours = {end: text for end, text in texts.items() if text.startswith("qdisc tbf 5254: root")}
+    return {end: text.partition(" rate ")[2].split()[0] for end, text in ours.items()}
+
+
+def test_a_pod_has_the_bandwidth_that_it_asks_for_whatever_happens(tenants: Tenants, far: Server) -> None:
+    server = tenants.server
+    limits = {"kubernetes.io/ingress-bandwidth": "8M", "kubernetes.io/egress-bandwidth": "4M"}
+    pod, plain = tenants.attach(tenants.create("slow", **limits)), tenants.attach(tenants.create("free"))
+    wanted = {"to": "8Mbit", "from": "4Mbit"}
+    assert buckets(server, pod) == wanted
+    assert buckets(server, plain) == {}
+    eventually(lambda: not ping(both_ways([(pod.place, far.place)])), "its traffic")
+    server.agent.stop()
+    server.start(server.config)
+    assert buckets(server, pod) == wanted
+    server.check(pod)
+    server.node.run(["tc", "qdisc", "delete", "dev", pod.port, "root"])
+    assert complaint_about(server, pod).startswith("limits: ") or buckets(server, pod) == wanted
+    eventually(lambda: buckets(server, pod) == wanted, "the repair")
+    server.kill_daemon("ovs-vswitchd")
+    eventually(lambda: server.at_rest() and server.healthy(pod), "everything as it was")
+    assert buckets(server, pod) == wanted
+    tenants.end("slow", pod)
+    assert buckets(server, pod) == {}, "the slot is the next pod's"
 
 
 def test_a_sticky_pod_comes_back_to_its_address(tenants: Tenants, far: Server) -> None:
