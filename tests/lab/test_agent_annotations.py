@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from containerlab.driver import CniError
+from containerlab.driver import CniError, Result
 from containerlab.lab import Lab
 from containerlab.ping import ping
 from containerlab.probe import Place, both_ways
@@ -50,11 +50,20 @@ class Tenants:
         """ADD; CniError."""
         [netns] = self.server.netns()
         container = f"c{next(_NUMBERS)}"
-        result = self.server.plugin.add(container, netns, args=arguments)
+        result = eventually(lambda: self._try(container, netns, arguments), "the agent knows the pod")
         addresses = tuple(address.ip for address in result.addresses)
         place = Place(container, self.server.node.path(netns), addresses)
         self.server.pods[container] = Pod(container, self.server.name, netns, result, place)
         return self.server.pods[container]
+
+    def _try(self, container: str, netns: Path, arguments: dict[str, str]) -> Result | None:
+        """ADD; None when the runtime has to try again later."""
+        try:
+            return self.server.plugin.add(container, netns, args=arguments)
+        except CniError as error:
+            if error.code == 11:
+                return None
+            raise
 
     def end(self, name: str, pod: Pod) -> None:
         """Delete a pod and its object."""
@@ -227,6 +236,7 @@ def test_a_pod_has_the_bandwidth_that_it_asks_for_whatever_happens(tenants: Tena
     assert complaint_about(server, pod).startswith("limits: ") or buckets(server, pod) == wanted
     eventually(lambda: buckets(server, pod) == wanted, "the repair")
     server.kill_daemon("ovs-vswitchd")
+    server.node.start_daemon("ovs-vswitchd")
     eventually(lambda: server.at_rest() and server.healthy(pod), "everything as it was")
     assert buckets(server, pod) == wanted
     tenants.end("slow", pod)
