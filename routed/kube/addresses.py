@@ -8,6 +8,7 @@ groups in lower-case hexadecimal without leading zeros, joined by hyphens, and n
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
@@ -105,10 +106,19 @@ def read(document: Document) -> Lease:
             version=metadata["resourceVersion"],
             pod=Pod(pod["namespace"], pod["name"], pod.get("uid", "")) if pod else None,
             sticky=noted.get(STICKY, ""),
-            wanted=tuple(map(address_of, noted.get(WANTED, "").split())),
+            wanted=_wanted(noted.get(WANTED, "")),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise Malformed(f"an Address cannot be read: {error!r} in {document.get('metadata')}") from error
     if lease.name != name:
         raise Malformed(f"Address {name} speaks of {address}, whose name is {lease.name}")
     return lease
+
+
+def _wanted(names: str) -> tuple[IPAddress, ...]:
+    """Return the addresses of these names; anybody may have written nonsense, which makes no lease void."""
+    found = []
+    for name in names.split():
+        with suppress(ValueError):
+            found.append(address_of(name))
+    return tuple(found)

@@ -32,7 +32,7 @@ from routed.kube.cache import Cache
 from routed.kube.errors import Expired, KubeError, NoNode, Refused
 from routed.kube.registry import Registry
 from routed.kube.sticky import Sticky
-from routed.kube.stock import Asks, Marks, change
+from routed.kube.stock import ASK_S, Asks, Marks, change
 from routed.kube.view import View
 
 log = structlog.get_logger(__name__)
@@ -188,13 +188,16 @@ class KubeLeases:
                 log.info("leases.well", leases=len(self._owned))
             self._reachable, pause_s = True, _RETRY_S[0]
             with suppress(TimeoutError):
-                async with asyncio.timeout(max(self._look_at - self._clock(), 0) if self._is_idle() else _WANTED_S):
+                async with asyncio.timeout(self._pause_s()):
                     await self._wake.wait()
             await asyncio.sleep(_PACE_S)
 
-    def _is_idle(self) -> bool:
-        """Whether nothing of ours is wanted elsewhere: it is to be given up when it has cooled down."""
-        return self._view.wanted().isdisjoint(self._mine)
+    def _pause_s(self) -> float:
+        """Return how long there is nothing to do unless something happens."""
+        look_s = max(self._look_at - self._clock(), 0)
+        if not self._view.wanted().isdisjoint(self._mine):  # to be given up when it has cooled down
+            return min(look_s, _WANTED_S)
+        return min(look_s, ASK_S) if self._asks else look_s
 
     async def tidy(self, tenant: Tenant) -> None:
         """Make one pass: look if it is time to, claim, give back, say who uses what; raises KubeError, OSError."""

@@ -213,6 +213,28 @@ async def test_a_sticky_pod_takes_its_address_along_to_another_server(
         await until(lambda: not any(one.wanted for one in leases_of(cluster)), "nothing is asked for any more")
 
 
+async def test_an_address_in_another_servers_stock_is_given_up_for_a_pod_that_asks_for_it(
+    cluster: ControlPlane, settings: Settings, tmp_path: Path
+) -> None:
+    elsewhere = at_server(cluster, settings, tmp_path, "s12")
+    async with composed(settings) as (store, _), composed(elsewhere, "s12") as (other, stock):
+        await add(other, 1)
+        (used,) = (one for one in other.snapshot.attachments[key(1)].addresses if one.version == 4)
+        await until(lambda: any(owner == "s12" for owner in owners(cluster, "leasing").values()), "a stock")
+        wanted = next(one.network_address for one in stock.source.owned() if one.version == 4 and used not in one)
+        pod = PodRef("shop", "fixed", "u1")
+        for _ in range(50):
+            try:
+                assert (await store.put(key(2), pod, "/run/netns/2", Wishes((wanted,)))).addresses[0] == wanted
+                break
+            except AddressRefused:
+                await asyncio.sleep(0.2)  # between two attempts of a kubelet
+        assert owners(cluster, "leasing")[wanted] == "s11"
+        with pytest.raises(AddressRefused):
+            await store.put(key(3), replace(pod, name="vain"), "/run/netns/3", Wishes((used,)))
+        assert owners(cluster, "leasing")[used] == "s12", "control: that one is in use"
+
+
 async def test_a_sticky_pod_that_has_waited_for_long_enough_starts_with_any_address(
     cluster: ControlPlane, settings: Settings, tmp_path: Path
 ) -> None:

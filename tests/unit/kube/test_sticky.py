@@ -113,6 +113,8 @@ def test_the_notes_of_an_object_are_read_as_they_are_written() -> None:
     document["metadata"] |= addresses.notes("shop/web-0", (TWO, V6))["metadata"]
     lease = addresses.read(document)
     assert (lease.sticky, lease.wanted) == ("shop/web-0", (TWO, V6))
+    document["metadata"]["annotations"]["routed.dev/wanted"] = "nonsense 10.101.0.8 fd00::1"
+    assert addresses.read(document).wanted == (TWO,), "what makes no sense makes no lease void"
     assert set(addresses.notes("", ())["metadata"]["annotations"].values()) == {None}, "which removes them"
 
 
