@@ -19,7 +19,16 @@ from ipaddress import ip_network
 from routed.attach import mark, sysctl
 from routed.attach.answers import Device, Route
 from routed.attach.kernel import Rtnl
-from routed.attach.rtnl import LOOPBACK, add_address, add_route, delete_address, delete_route, set_device, set_neighbour
+from routed.attach.rtnl import (
+    LOOPBACK,
+    add_address,
+    add_route,
+    delete_address,
+    delete_route,
+    no_link_local,
+    set_device,
+    set_neighbour,
+)
 from routed.domain.wiring import Link
 from routed.domain.workload import IPAddress
 
@@ -66,9 +75,10 @@ def configure(pod: Rtnl, index: int, link: Link, before: Device | None) -> None:
     routes = set() if before is None else set(pod.routes(index))
     wanted = _routes(link)
     wrong = {route for route in routes.difference(wanted) if _in_the_way(route, wanted)}
-    _prepare_ipv6(link.ifname, wanted=any(address.version == 6 for address in link.addresses))
+    has_ipv6 = _prepare_ipv6(link.ifname, wanted=any(address.version == 6 for address in link.addresses))
     pod.apply(
         set_device(LOOPBACK, up=True),
+        *([no_link_local(index)] if has_ipv6 else ()),  # an address would be made when the interface comes up
         set_device(index, up=True, mtu=link.mtu, mac=None if before is None or before.mac == link.mac else link.mac),
         # adding before deleting: an interface that loses its last IPv4 address loses its routes with it
         *(add_address(index, address) for address in link.addresses if address not in present),
@@ -79,13 +89,12 @@ def configure(pod: Rtnl, index: int, link: Link, before: Device | None) -> None:
     )
 
 
-def _prepare_ipv6(ifname: str, *, wanted: bool) -> None:
-    """Leave the pod's IPv6 to us: no router advertisements, no made-up addresses, not even a link-local one."""
-    settings = [("accept_ra", 0), ("autoconf", 0), ("addr_gen_mode", 1)]
+def _prepare_ipv6(ifname: str, *, wanted: bool) -> bool:
+    """Leave the pod's IPv6 to us: no router advertisements, no made-up addresses. False when the kernel has none."""
+    settings = [("accept_ra", 0), ("autoconf", 0)]
     if wanted:  # some runtimes turn IPv6 off in every new namespace
         settings.append(("disable_ipv6", 0))
-    for setting, value in settings:
-        sysctl.write(f"ipv6/conf/{ifname}/{setting}", value)
+    return all(sysctl.write(f"ipv6/conf/{ifname}/{setting}", value) for setting, value in settings)
 
 
 @cache  # a server has a handful of gateways, and hashing a new network takes longer than to look it up

@@ -45,6 +45,7 @@ IFA_F_NODAD, IFA_F_NOPREFIXROUTE = 0x02, 0x200
 RT_TABLE_MAIN, RTN_UNICAST = 254, 1
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RT_SCOPE_NOWHERE = 0, 253, 255
 NTF_USE, NUD_PERMANENT = 0x01, 0x80
+IN6_ADDR_GEN_MODE_NONE = 1
 _BURST, _LONGEST_BURST_S = 1 << 16, 200
 """Bytes that pass at once: a large segment of TCP, unless that took longer than the kernel can count (tc-tbf(8))."""
 
@@ -205,6 +206,16 @@ def set_device(  # noqa: PLR0913  # one keyword per thing that can be set
     attributes += [("IFLA_IFALIAS", alias)] if alias is not None else []
     message["attrs"] = attributes
     return _request(RTM_NEWLINK, NLM_F_ACK, message, f"change device {device}")
+
+
+@_kept
+def no_link_local(index: int) -> Request:
+    """Have no IPv6 address made for a device when it comes up; one that is there stays."""
+    message = ifinfmsg()
+    message["index"] = index
+    mode = {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", IN6_ADDR_GEN_MODE_NONE)]}
+    message["attrs"] = [("IFLA_AF_SPEC", {"attrs": [("AF_INET6", mode)]})]
+    return _request(RTM_NEWLINK, NLM_F_ACK, message, f"have no address made for device {index}")
 
 
 def set_alias(index: int, alias: str) -> Request:

@@ -25,7 +25,7 @@ def write(folder: Path) -> Path:
     """Write it, the kustomizations that it builds on beside it; return the folder to apply."""
     shutil.copytree(DEPLOY / "kustomize", folder)
     copy = folder / "example"
-    for rack in _racks():
+    for rack in racks():
         (copy / f"{rack['metadata']['name']}.yaml").write_text(yaml.safe_dump(rack))
     agents = yaml.safe_load((copy / "agent.yaml").read_text())
     agents["kubernetes"]["reclaim_after_s"] = _RECLAIM_AFTER_S
@@ -38,7 +38,7 @@ def write(folder: Path) -> Path:
     return copy
 
 
-def _racks() -> Iterator[Object]:
+def racks() -> Iterator[Object]:
     """Yield the lab's racks as objects."""
     for name in ("r1", "r2"):
         file = yaml.safe_load((RACK_FILES / f"{name}.yaml").read_text())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import IPv4Address
 from itertools import count
 from pathlib import Path
@@ -18,8 +18,8 @@ from containerlab.ping import ping
 from containerlab.probe import Place, both_ways
 from tests.fabric import ADDRESSES, IPV6, eventually
 from tests.kube.control_plane import ControlPlane
+from tests.kube.installation import racks
 from tests.kube.installed import NODES, agent_of, install
-from tests.kube.objects import racks
 from tests.servers import Pod, Server, failure
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
@@ -39,9 +39,11 @@ class Tenants:
     def __init__(self, control: ControlPlane, server: Server) -> None:
         self.control, self.server = control, server
 
-    def create(self, name: str, owners: tuple[dict[str, Any], ...] = (), **annotations: str) -> dict[str, str]:
+    def create(
+        self, name: str, annotations: Mapping[str, str] | None = None, owners: Sequence[dict[str, Any]] = ()
+    ) -> dict[str, str]:
         """Make a pod's object; returns what a runtime knows of it."""
-        metadata = {"name": name, "annotations": annotations, "ownerReferences": list(owners)}
+        metadata = {"name": name, "annotations": dict(annotations or {}), "ownerReferences": list(owners)}
         spec = {"nodeName": self.server.name, "containers": [{"name": "c", "image": "i"}]}
         made = self.control.admin.post(PODS, {"metadata": metadata, "spec": spec}).granted()
         return {"K8S_POD_NAMESPACE": "default", "K8S_POD_NAME": name, "K8S_POD_UID": made["metadata"]["uid"]}
@@ -137,7 +139,7 @@ def look(server: Server, pod: Pod) -> dict[str, Any]:
 
 def test_a_pod_sees_the_mtu_and_the_routes_that_it_asks_for(tenants: Tenants, far: Server) -> None:
     server = tenants.server
-    asked = tenants.create("web", **{"routed.dev/mtu": "1400", "routed.dev/routes": json.dumps(ROUTES)})
+    asked = tenants.create("web", {"routed.dev/mtu": "1400", "routed.dev/routes": json.dumps(ROUTES)})
     pod, plain = tenants.attach(asked), tenants.attach(tenants.create("plain"))
     seen = look(server, pod)
     assert seen["link"]["mtu"] == 1400
@@ -158,7 +160,7 @@ def test_a_pod_keeps_them_while_the_agent_restarts_without_an_api_server(
     tenants: Tenants, control: ControlPlane
 ) -> None:
     server = tenants.server
-    asked = tenants.create("kept", **{"routed.dev/mtu": "1350", "routed.dev/routes": json.dumps(ROUTES)})
+    asked = tenants.create("kept", {"routed.dev/mtu": "1350", "routed.dev/routes": json.dumps(ROUTES)})
     pod = tenants.attach(asked)
     before = look(server, pod)
     control.stop()
@@ -202,7 +204,7 @@ def test_a_pod_that_asks_for_what_cannot_be_is_told_why(
     tenants: Tenants, annotations: dict[str, str], complaint: str
 ) -> None:
     name = f"wrong-{next(_NUMBERS)}"
-    error = failure(tenants.attach, tenants.create(name, **annotations))
+    error = failure(tenants.attach, tenants.create(name, annotations))
     assert error.code == 7
     assert complaint in error.msg
     eventually(lambda: any(complaint in note for note in tenants.told(name, "InvalidAnnotation")), "the event")
@@ -223,7 +225,7 @@ def buckets(server: Server, pod: Pod) -> dict[str, str]:
 def test_a_pod_has_the_bandwidth_that_it_asks_for_whatever_happens(tenants: Tenants, far: Server) -> None:
     server = tenants.server
     limits = {"kubernetes.io/ingress-bandwidth": "8M", "kubernetes.io/egress-bandwidth": "4M"}
-    pod, plain = tenants.attach(tenants.create("slow", **limits)), tenants.attach(tenants.create("free"))
+    pod, plain = tenants.attach(tenants.create("slow", limits)), tenants.attach(tenants.create("free"))
     wanted = {"to": "8Mbit", "from": "4Mbit"}
     assert buckets(server, pod) == wanted
     assert buckets(server, plain) == {}
@@ -245,11 +247,11 @@ def test_a_pod_has_the_bandwidth_that_it_asks_for_whatever_happens(tenants: Tena
 
 def test_a_sticky_pod_comes_back_to_its_address(tenants: Tenants, far: Server) -> None:
     sticky = {"routed.dev/sticky": "true"}
-    first = tenants.attach(tenants.create("web-0", (SET,), **sticky))
+    first = tenants.attach(tenants.create("web-0", sticky, [SET]))
     stranger = tenants.attach(tenants.create("web-1"))
     tenants.end("web-0", first)
     tenants.end("web-1", stranger)
-    again = tenants.attach(tenants.create("web-0", (SET,), **sticky))
+    again = tenants.attach(tenants.create("web-0", sticky, [SET]))
     other = tenants.attach(tenants.create("web-1"))
     assert again.place.addresses == first.place.addresses
     assert not set(other.place.addresses) & set(stranger.place.addresses), "control: that one did not ask for it"

@@ -86,7 +86,7 @@ def test_a_pod_gets_the_mtu_and_the_routes_that_it_asks_for() -> None:
     intent = plan(with_pod(wishes=asked), POD.id)
     link = intent.links[POD.id]
     assert link is not None
-    assert (link.mtu, link.routes) == (1400, {inner, outer})
+    assert (link.mtu, link.routes) == (1400, frozenset({inner, outer}))
     assert intent.wires == {"rt3": Wire(9000)}, "the slot is the next pod's, too"
     without_ipv6 = plan(with_pod(wishes=asked, addresses=POD.addresses[:1]), POD.id).links[POD.id]
     assert without_ipv6 is not None

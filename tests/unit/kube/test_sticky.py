@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from ipaddress import ip_address
+from typing import Any
 
 from ipam.model import Holdings, Pod
 from routed.kube import addresses
@@ -107,7 +108,7 @@ def test_what_objects_say_is_taken_up_once() -> None:
 
 
 def test_the_notes_of_an_object_are_read_as_they_are_written() -> None:
-    document = addresses.new_object(ONE, rack="r1", node="s11", node_uid="n")
+    document: dict[str, Any] = {**addresses.new_object(ONE, rack="r1", node="s11", node_uid="n")}
     document["metadata"] |= {"uid": "u", "resourceVersion": "1"}
     assert (addresses.read(document).sticky, addresses.read(document).wanted) == ("", ())
     document["metadata"] |= addresses.notes("shop/web-0", (TWO, V6))["metadata"]
