@@ -97,6 +97,8 @@ class KubeLeases:
         self._sticky = Sticky(patience_s)
         self._node_uid = ""
         self._mine: dict[IPAddress, Lease] = {}
+        self._free: list[IPAddress] = []
+        """What may be handed out; `owned` is the same as prefixes."""
         self._owned: tuple[IPNetwork, ...] = ()
         self._taken: Mapping[IPAddress, str] = {}
         self._reachable = False
@@ -406,7 +408,9 @@ class KubeLeases:
         self._mine = dict(leases)
         self._sticky.adopt(self._mine, now)
         waiting = self._sticky.waiting(now)
-        self._owned = tuple(host_network(address) for address in leases if address not in waiting)
+        free = [address for address in leases if address not in waiting]
+        if free != self._free:  # the ledger computes its shares anew for a new tuple
+            self._free, self._owned = free, tuple(map(host_network, free))
 
 
 async def _all(requests: Iterable[Awaitable[object]]) -> list[object]:
