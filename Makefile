@@ -31,6 +31,7 @@ demo: system install shim ## the main job on a fabric of two racks; KEEP=1 leave
 
 test: system install shim ## the whole suite, system tests on real components included; needs root
 	@if command -v go >/dev/null; then $(MAKE) --no-print-directory go-tools; fi # tests have no time to build them
+	@bash containerlab/packages.sh browser
 	@$(PY) -m pytest
 
 .PHONY: end-to-end
