@@ -161,11 +161,10 @@ class Cluster:
     def at_rest(self, name: str) -> bool:
         """Tell whether a server's agent serves, speaks to both ToRs and has made all of its attachments."""
         server = self.servers[name]
-        agent = Agent(server.node, 1)  # whose process id only the container knows
+        if not Agent(server.node, 1).ready():  # its process id is its container's business
+            return False
         with contextlib.suppress(OSError, HTTPException):
-            return (
-                agent.ready() and server.speaks() and {row["state"] for row in server.look("attachments")} == {"ready"}
-            )
+            return server.speaks() and {row["state"] for row in server.look("attachments")} == {"ready"}
         return False
 
     def address_of_service(self, name: str) -> str:
