@@ -16,6 +16,7 @@ from ipaddress import IPv4Address, ip_network
 from pathlib import Path
 from typing import Any
 
+from containerlab.agents import Agent
 from containerlab.archives import Image
 from containerlab.lab import Lab
 from containerlab.pods import clean_up
@@ -160,6 +161,8 @@ class Cluster:
     def at_rest(self, name: str) -> bool:
         """Tell whether a server's agent serves, speaks to both ToRs and has made all of its attachments."""
         server = self.servers[name]
+        if not Agent(server.node, 1).ready():  # its process id is its container's business
+            return False
         with contextlib.suppress(OSError, HTTPException):
             return server.speaks() and {row["state"] for row in server.look("attachments")} == {"ready"}
         return False

@@ -18,7 +18,7 @@ import yaml
 from containerlab.errors import CommandError
 from containerlab.pods import CONF_DIR
 from containerlab.probe import Probe, both_ways
-from tests.fabric import TORS, eventually
+from tests.fabric import ADDRESSES, TORS, eventually
 from tests.kube.binaries import KUBERNETES
 from tests.kube.cluster import AGENTS, CONTROL, Cluster, ready
 from tests.kube.control_plane import SERVICES
@@ -202,6 +202,7 @@ def test_a_tor_gives_way_to_one_with_another_address(cluster: Cluster) -> None:
     tell(cluster, "r1b", rack)
     cluster.lab.vtysh("r1b", "configure terminal", "interface lo", f"no ip address {old}/32")
     for name in ("s11", "s12"):
+        cluster.lab.vtysh("r1b", f"clear bgp {ADDRESSES[name]}")  # the old one is off; the hold time is not the matter
         cluster.eventually(lambda name=name: not cluster.servers[name].speaks(), f"the end of {name}'s session")
     with Probe(both_ways([(near, far)])) as probe:
         cluster.follow("Replace a ToR", RACK="r1", INDEX="1", ADDRESS=new)
