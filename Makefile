@@ -31,11 +31,12 @@ demo: system install shim ## the main job on a fabric of two racks; KEEP=1 leave
 
 test: system install shim ## the whole suite, system tests on real components included; needs root
 	@if command -v go >/dev/null; then $(MAKE) --no-print-directory go-tools; fi # tests have no time to build them
+	@bash containerlab/packages.sh browser
 	@$(PY) -m pytest
 
 .PHONY: end-to-end
 end-to-end: system install shim go-tools ## a whole cluster on the fabric, from its installation to the loss of a server
-	@ROUTED_END_TO_END=1 $(PY) -m pytest tests/kube/test_end_to_end.py
+	@$(PY) -m pytest tests/kube/test_end_to_end.py
 
 chaos: system install shim ## random faults and pod churn on the fabric for SECONDS; SEED=n draws the same again; needs root
 	@$(PY) -m tests.lab.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))

@@ -8,7 +8,7 @@ when everything desired is on the wire and nothing else is to be done.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import defaultdict, deque
 from functools import partial
 from itertools import groupby, islice
 from typing import TYPE_CHECKING
@@ -21,13 +21,16 @@ from bgp.errors import UnavailableError
 from bgp.model import Attributes, IPAddress, IPNetwork, RouteKey
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from bgp.adjacency import Command
     from bgp.session import Session
 
 WINDOW = 200
 """Routes on their way at once; ExaBGP takes quadratic time over a longer queue."""
+
+_Given = list[tuple["Session", list["Command"]]]
+"""What one line told: commands, by the session of the neighbour that they are for."""
 
 log = structlog.get_logger()
 
@@ -140,16 +143,21 @@ class Conversation:
                 await self._kick.wait()
 
     def _give(self) -> None:
+        """Give what is due; neighbours that are to be told the same are told in one line, which ExaBGP parses once."""
         window = 1 if self._cautious else WINDOW
-        for address, session in self._sessions.items():
+        lines: defaultdict[tuple[bool, Attributes, tuple[IPNetwork, ...]], _Given] = defaultdict(list)
+        for session in self._sessions.values():
             if session.configured:
                 due = list(islice(iter(session.adjacency.next, None), window - self._on_their_way))
                 for (announces, attributes), alike in groupby(due, lambda one: (one.announces, one.attributes)):
                     commands = list(alike)
-                    verb = text.announce if announces else text.withdraw
-                    line = verb(address, [command.prefix for command in commands], attributes)
-                    self._channel.give(line, partial(self._on_answer, session, commands))
+                    prefixes = tuple(command.prefix for command in commands)
+                    lines[announces, attributes, prefixes].append((session, commands))
                 self._on_their_way += len(due)
+        for (announces, attributes, prefixes), given in lines.items():
+            verb = text.announce if announces else text.withdraw
+            line = verb([session.neighbor.address for session, _ in given], prefixes, attributes)
+            self._channel.give(line, partial(self._on_answer, given))
         self._channel.flush()
 
     async def _one_question(self) -> bool:
@@ -174,25 +182,26 @@ class Conversation:
             return False
         return True
 
-    def _on_answer(self, session: Session, commands: Sequence[Command], ok: bool) -> None:
+    def _on_answer(self, given: _Given, ok: bool) -> None:
         """Note an answer to commands that were given in one line.
 
         An ``error`` may belong to any of the lines on their way. So adj-rib-out is read again once all are answered,
         and what is missing then is tried one by one, where an ``error`` is about the one.
         """
-        self._on_their_way -= len(commands)
+        answered = [(session, command) for session, commands in given for command in commands]
+        self._on_their_way -= len(answered)
         if ok:
-            for command in commands:
+            for session, command in answered:
                 session.adjacency.taken(command)
         elif self._cautious and not self._doubt:
-            (command,) = commands
+            ((session, command),) = answered
             log.error("route.rejected", neighbor=session.neighbor.name, prefix=str(command.prefix))
             session.adjacency.refused(command.prefix)
         else:
             self._doubt = True
             self._cautious = 2 * WINDOW
-        self._cautious = max(0, self._cautious - len(commands))
-        for command in () if self._doubt else commands:
+        self._cautious = max(0, self._cautious - len(answered))
+        for session, command in () if self._doubt else answered:
             if session.adjacency.settled(command.prefix):
                 self._on_settled(RouteKey(session.neighbor.address, command.prefix))
         self._kick.set()

@@ -118,6 +118,15 @@ class Process:
             return sum(int(row[4].split(":")[0], 16) for row in rows if row[2].startswith(peer) and row[3] == "01")
         return 0
 
+    async def ended(self) -> None:
+        """Wait until ExaBGP has ended by itself; OSError when that cannot be told."""
+        if self.pid is not None:
+            pidfd = os.pidfd_open(self.pid)
+            try:
+                await _ended(pidfd)
+            finally:
+                os.close(pidfd)
+
     async def kill(self) -> None:
         """End ExaBGP, whatever it does, and wait until it is gone."""
         if self.pid is None:

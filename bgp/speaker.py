@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 PATIENCE_S = 10.0
 """How long a call waits for an ExaBGP that takes it."""
 CONNECT_S = 5.0
-"""How long a relay may take to connect: it tries every 50 ms."""
+"""How long the relay of an ExaBGP that is adopted may take to connect: it tries every 50 ms."""
+START_S = 60.0
+"""How long one that is started may take. It may have sessions before it has a relay: to end it then is a second restart
+in a row, at which neighbours drop what they kept over the first one (RFC 4724 section 4.2)."""
 LONGEST_PAUSE_S = 5.0
 """Between two ExaBGPs that die young."""
 STABLE_S = 30.0
@@ -214,6 +217,19 @@ class Speaker:
                 log.debug("relay.refused", reason=str(error))
             conversation.close()
 
+    async def _met(self, patience_s: float) -> Conversation:
+        """Wait for ExaBGP's relay; TimeoutError when it is late, UnavailableError when ExaBGP ended instead."""
+        connected, ended = asyncio.create_task(self._connected()), asyncio.create_task(self._process.ended())
+        try:
+            async with asyncio.timeout(patience_s):
+                await asyncio.wait((connected, ended), return_when=asyncio.FIRST_COMPLETED)
+            if not connected.done():
+                raise UnavailableError("ExaBGP ended before it could be asked anything")
+            return connected.result()
+        finally:
+            connected.cancel()
+            ended.cancel()
+
     def _on_settled(self, key: RouteKey) -> None:
         for waiting, settled in self._waiting:
             waiting.discard(key)
@@ -253,8 +269,7 @@ class Speaker:
         if not adopt:
             self._process.write(sections.values())
             self._process.spawn()
-        async with asyncio.timeout(CONNECT_S):
-            conversation = await self._connected()
+        conversation = await self._met(CONNECT_S if adopt else START_S)
         log.info("exabgp.adopted" if adopt else "exabgp.spawned", pid=self._process.pid)
         conversation.authoritative = self._authoritative
         self._conversation = conversation

@@ -33,24 +33,25 @@ _MED = re.compile(r" med (\d+)")
 _COMMUNITIES = re.compile(r" (?:large-)?community (\[[^]]*\]|\S+)")
 
 
-def announce(neighbor: IPAddress, prefixes: Sequence[IPNetwork], attributes: Attributes) -> str:
-    """Return the command that announces routes to one neighbour; ExaBGP answers it once."""
-    return _routes(neighbor, "announce", prefixes, attributes)
+def announce(neighbors: Sequence[IPAddress], prefixes: Sequence[IPNetwork], attributes: Attributes) -> str:
+    """Return the command that announces routes to these neighbours; ExaBGP answers it once."""
+    return _routes(neighbors, "announce", prefixes, attributes)
 
 
-def withdraw(neighbor: IPAddress, prefixes: Sequence[IPNetwork], attributes: Attributes) -> str:
+def withdraw(neighbors: Sequence[IPAddress], prefixes: Sequence[IPNetwork], attributes: Attributes) -> str:
     """Return the command that withdraws routes which were announced with these very attributes."""
-    return _routes(neighbor, "withdraw", prefixes, attributes)
+    return _routes(neighbors, "withdraw", prefixes, attributes)
 
 
-def _routes(neighbor: IPAddress, verb: str, prefixes: Sequence[IPNetwork], attributes: Attributes) -> str:
-    words = [f"neighbor {neighbor} {verb} attributes next-hop {attributes.next_hop}"]
+def _routes(neighbors: Sequence[IPAddress], verb: str, prefixes: Sequence[IPNetwork], attributes: Attributes) -> str:
+    chosen = " , ".join(f"neighbor {neighbor}" for neighbor in neighbors)
+    words = [f"{chosen} {verb} attributes next-hop {attributes.next_hop}"]
     if attributes.med is not None:
         words.append(f"med {attributes.med}")
     for keyword, colons in (("community", 1), ("large-community", 2)):
-        chosen = [text for text in attributes.communities if text.count(":") == colons]
-        if chosen:
-            words.append(f"{keyword} [{' '.join(chosen)}]")
+        values = [text for text in attributes.communities if text.count(":") == colons]
+        if values:
+            words.append(f"{keyword} [{' '.join(values)}]")
     return " ".join((*words, "nlri", *map(str, prefixes)))
 
 

@@ -1,6 +1,7 @@
 #!/bin/bash
 # Install the Debian packages of the real components that the lab, the tests and the benchmark run; with `containers`, those
-# that real containerlab and the nodes' images need, if the machine has not got them from elsewhere. Idempotent: when all are
+# that real containerlab and the nodes' images need, if the machine has not got them from elsewhere; with `browser`, the one
+# that looks at the audit's page. Idempotent: when all are
 # there, nothing happens and no network is needed. No daemon is started, and the host's own policy is restored.
 set -euo pipefail
 
@@ -19,6 +20,10 @@ if [[ ${1:-} == containers ]]; then
     packages=()
     command -v dockerd >/dev/null || packages+=(docker.io)
     command -v debootstrap >/dev/null || packages+=(debootstrap)
+fi
+if [[ ${1:-} == browser ]]; then
+    packages=()
+    command -v chromium >/dev/null || packages+=(chromium)
 fi
 policy=/usr/sbin/policy-rc.d
 

@@ -34,8 +34,17 @@ class LeaseSource(Protocol):
         Returns whether another attempt is worthwhile.
         """
 
-    def served(self, pod: Pod) -> None:
-        """Say that a pod has an address; nothing is kept for it any more, if `more` was asked for it at some time."""
+    def served(self, pod: Pod, sticky: Sequence[IPAddress] = ()) -> None:
+        """Say that a pod has an address; nothing is kept for it any more, if `more` was asked for it at some time.
+
+        ``sticky`` are those of its addresses that the next pod of its name wants to have again.
+        """
+
+    def recall(self, pod: Pod) -> tuple[IPAddress, ...]:
+        """Return the addresses that the last pod of this name had, at most one of each family.
+
+        Nothing when they are not to be waited for any more. This server's own may be handed out from now on.
+        """
 
 
 class EmbeddedLeases:
@@ -63,8 +72,12 @@ class EmbeddedLeases:
         """Return False: the share is all that there is."""
         return False
 
-    def served(self, pod: Pod) -> None:
+    def served(self, pod: Pod, sticky: Sequence[IPAddress] = ()) -> None:
         """Do nothing: nothing was kept."""
+
+    def recall(self, _pod: Pod) -> tuple[IPAddress, ...]:
+        """Return nothing: nobody remembers names."""
+        return ()
 
 
 def check_shares(pools: Sequence[Pool], shares: Mapping[str, Sequence[IPNetwork] | None]) -> None:

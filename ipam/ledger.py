@@ -236,21 +236,23 @@ class Ledger:
         for version in fixed.keys() - families.keys():
             raise AddressRefused(f"{fixed[version]} cannot be had: the rack has no IPv{version} pool")
         return tuple(
-            self._fixed(draft, family, fixed[version], now)
+            self._fixed(draft, family, fixed[version], now, returning=request.returning)
             if version in fixed
             else _address(version, choose(family, draft.books[version], now, self._cooldown_s))
             for version, family in families.items()
         )
 
-    def _fixed(self, draft: Memory, family: Sequence[Share], address: IPAddress, now: float) -> IPAddress:
-        """Return a fixed address if it is free; it cools down like any other, as its last holder may be another pod."""
+    def _fixed(
+        self, draft: Memory, family: Sequence[Share], address: IPAddress, now: float, *, returning: bool
+    ) -> IPAddress:
+        """Return a fixed address if it is free; it cools down like any other, unless whoever had it is back."""
         book, number = draft.books[address.version], int(address)
         if not any(number in share for share in family):
             prefixes = ", ".join(str(share.prefix) for share in family)
             raise AddressRefused(f"{address} cannot be had: this server may not hand it out (pools: {prefixes})")
         if number in book.held:
             raise AddressRefused(f"{address} cannot be had: {book.held[number]} holds it")
-        if number in book.freed and (wait := remaining(book.freed[number], now, self._cooldown_s)):
+        if not returning and number in book.freed and (wait := remaining(book.freed[number], now, self._cooldown_s)):
             raise AddressRefused(f"{address} cannot be had yet: it cools down; retry in {ceil(wait)} s")
         return address
 

@@ -104,6 +104,8 @@ class Request:
     """Fixed addresses, at most one of each family; families that are not named get the next address."""
     details: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """The caller's own JSON object, handed back as it is."""
+    returning: bool = False
+    """Whoever had these addresses last is back: they need not have cooled down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +150,8 @@ class Holdings:
     used: Mapping[IPAddress, Pod]
     """Held by an attachment, leaving ones included."""
     cooling: frozenset[IPAddress] = frozenset()
+    sticky: frozenset[IPAddress] = frozenset()
+    """Those in use that the next pod of the same name wants to have again."""
 
     def __contains__(self, address: IPAddress) -> bool:
         return address in self.used or address in self.cooling

@@ -34,6 +34,7 @@ from routed import views
 from routed.attach.announce import Announcer, Asker
 from routed.attach.errors import InterfaceExists, InvalidName, InvalidNetns, MarkTooLong
 from routed.attach.gateway import Gateway
+from routed.attach.limits import Limits
 from routed.attach.links import Links
 from routed.attach.members import Members
 from routed.attach.monitor import Monitor
@@ -184,13 +185,16 @@ class Agent:
         flows = Flows(settings.paths.ovs / f"{bridge.name}.mgmt", self._looker("flows"))
         space = SlotSpace(settings.paths.run / "slots")
         wires = Wires(
-            self._looker("wires", "ports", "links"), monitor, space, userspace_datapath=ports.datapath_type == "netdev"
+            self._looker("wires", "ports", "limits", "links"),
+            monitor,
+            space,
+            userspace_datapath=ports.datapath_type == "netdev",
         )
         members = await self._watch_sides(store, monitor, ports)
         announcer = Announcer(bridge.name, bridge.members or ports.devices, self._askers(), monitor, vlan=settings.vlan)
         loop = self._loop = Loop[Owner](
             # Links and flows do not need each other: the port's number is known before the pod is.
-            ((wires,), (self._ovsdb.ports,), (Links(MacvlanWay(space)), flows), (self._speaker,)),
+            ((wires,), (self._ovsdb.ports,), (Limits(space), Links(MacvlanWay(space)), flows), (self._speaker,)),
             owners=lambda: owners(store.snapshot),
             plan=lambda owner: plan(store.snapshot, owner),
             finish=partial(self._finish, store),
@@ -204,7 +208,7 @@ class Agent:
             loop,
             self._telemetry,
             ailment=ailment,
-            fixed=residents.fixed_addresses,
+            wishes=residents.wishes,
             deadline_s=settings.cni.deadline_s,
         )
         cni = CniServer(settings.cni.socket, verbs, DeletionQueue(settings.cni.queue))
@@ -255,6 +259,7 @@ class Agent:
         self._bridge_changed.set()
         if self._loop is not None:
             self._loop.look("ports")
+            self._loop.look("limits")
 
     def _on_session_change(self) -> None:
         if self._loop is not None:

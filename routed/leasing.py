@@ -65,6 +65,7 @@ async def leasing(settings: Settings, server: str, cluster: Cluster | None, pool
         Cache(settings.paths.state / "leases.json", rack=settings.rack, node=cluster.node),
         pools,
         marks=Marks(wanted.stock_low, wanted.stock_high),
+        patience_s=wanted.sticky_wait_s,
         rng=cluster.rng,
     )
     await leases.start()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from routed.cni.errors import InvalidConfig, TryAgainLater
-from routed.domain.workload import Attachment, IPAddress, PodRef
+from routed.domain.workload import Attachment, PodRef, Wishes
+from routed.kube.annotations import check
 from routed.kube.cluster import Cluster
 from routed.kube.errors import Malformed
 from routed.kube.events import News, Subject
@@ -37,19 +38,26 @@ class Residents:
         if self._pods is not None:
             await self._pods.run()
 
-    async def fixed_addresses(self, pod: PodRef) -> tuple[IPAddress, ...]:
-        """Return the addresses that a pod asks for; TryAgainLater or InvalidConfig when that cannot be told."""
+    async def wishes(self, pod: PodRef) -> Wishes:
+        """Return what a pod asks for; TryAgainLater when that cannot be told, InvalidConfig when it cannot be done."""
         if self._pods is None or not pod.uid:
-            return ()
+            return Wishes()
         try:
-            return (await self._pods.wishes(pod, _PATIENCE_S if self._reachable() else 0.0)).addresses
+            asked = await self._pods.wishes(pod, _PATIENCE_S if self._reachable() else 0.0)
+            check(asked, self._store.snapshot.rack, self._store.snapshot.uplink.mtu)
         except PodUnknown as error:
             raise TryAgainLater(str(error)) from error
         except Malformed as error:
+            self._tell(pod, "InvalidAnnotation", str(error), "Attach")
             raise InvalidConfig(str(error)) from error
+        return asked
+
+    def _tell(self, pod: PodRef, reason: str, note: str, action: str) -> None:
+        if self._cluster is not None:
+            self._cluster.events.tell(News(Subject.pod(pod), reason, note, action))
 
     async def _let_go(self, attachment: Attachment) -> None:
         await self._store.discard(attachment.id, attachment.sequence)
-        if self._cluster is not None:
-            note = f"its pod does not exist any more; what was left of it on {self._cluster.node} is removed"
-            self._cluster.events.tell(News(Subject.pod(attachment.pod), "PodVanished", note, "Release"))
+        where = "this server" if self._cluster is None else self._cluster.node
+        note = f"its pod does not exist any more; what was left of it on {where} is removed"
+        self._tell(attachment.pod, "PodVanished", note, "Release")

@@ -155,6 +155,8 @@ class KubernetesSettings(_Section):
     """With more, it gives some back."""
     reclaim_after_s: float = Field(default=600.0, gt=0)
     """How long the Node of a server has to be gone before others may have its addresses."""
+    sticky_wait_s: float = Field(default=120.0, ge=0)
+    """How long a sticky pod waits for the address that it had on another server, where it has to cool down first."""
 
     @model_validator(mode="after")
     def _marks_in_order(self) -> Self:

@@ -11,21 +11,28 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import chain
 from types import MappingProxyType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
+
+from pydantic import TypeAdapter
 
 from ipam.errors import AddressRefused, PoolError, PoolExhausted
 from ipam.ledger import Ledger
 from ipam.model import Holder, Holdings, Pod, Record, Request, Usage
+from routed.cni.errors import TryAgainLater
 from routed.domain.intent import Owner, Standing
 from routed.domain.rack import Rack, Server, Uplink
 from routed.domain.sides import Side
 from routed.domain.snapshot import Place, Snapshot
-from routed.domain.workload import Attachment, AttachmentId, IPAddress, PodRef
+from routed.domain.workload import Attachment, AttachmentId, IPAddress, PodRef, Wishes
 
 A = TypeVar("A")
 _QUIET_S = 0.5
 """Without a new pod for so long counts as a quiet moment."""
+_NO_WISHES = Wishes()
+_WISHES = TypeAdapter(Wishes)
+"""How wishes stand in the ledger, as JSON: what an agent that restarts builds must not depend on who answers then."""
 
 
 @dataclass(slots=True)
@@ -106,24 +113,40 @@ class Store:
             attachments=MappingProxyType(self._attachments),
         )
 
-    async def put(
-        self, attachment: AttachmentId, pod: PodRef, netns: str, fixed: tuple[IPAddress, ...] = ()
-    ) -> Attachment:
+    async def put(self, attachment: AttachmentId, pod: PodRef, netns: str, wishes: Wishes = _NO_WISHES) -> Attachment:
         """Make an attachment durable and visible; the same one again is the same answer. Raises `ipam` errors.
 
-        `fixed` are addresses that the pod asks for, at most one of each family. When no address is free, or these are
-        not this server's to give, the lease source is asked for them, once.
+        When no address is free, or those that the pod wishes for are not this server's to give, the lease source is
+        asked for them, once. A sticky pod wishes for what its predecessor had: TryAgainLater while that is waited for.
         """
         holder = Holder(attachment.container_id, attachment.ifname)
-        request = Request(holder=holder, pod=Pod(pod.namespace, pod.name, pod.uid), netns=netns, addresses=fixed)
+        is_new = attachment not in self.snapshot.attachments
+        before = self._ledger.leases.recall(_pod(pod)) if wishes.sticky and is_new else ()
+        request = Request(
+            holder=holder,
+            pod=_pod(pod),
+            netns=netns,
+            addresses=wishes.addresses or before,
+            returning=bool(before),
+            details=_WISHES.dump_python(wishes, mode="json", exclude_defaults=True),
+        )
         try:
-            record = await self._put(request)
-        except (PoolExhausted, AddressRefused):
-            if not await self._ledger.leases.more(request.pod, fixed):
-                raise
-            record = await self._put(request)
-        self._ledger.leases.served(request.pod)
+            record = await self._put_or_ask(request)
+        except AddressRefused as error:
+            if before:
+                raise TryAgainLater(f"{pod} waits for the address that it had before: {error}") from error
+            raise
+        self._ledger.leases.served(request.pod, record.addresses if wishes.sticky else ())
         return self._adopt(record)
+
+    async def _put_or_ask(self, request: Request) -> Record:
+        """Write a request, if need be once more after the lease source was asked for what it lacks."""
+        try:
+            return cast("Record", await self._put(request))
+        except (PoolExhausted, AddressRefused):
+            if not await self._ledger.leases.more(request.pod, request.addresses):
+                raise
+            return cast("Record", await self._put(request))
 
     async def discard(self, attachment: AttachmentId, sequence: int | None = None) -> bool:
         """Let an attachment leave; it stays in the snapshot, as leaving, until forgotten.
@@ -152,9 +175,11 @@ class Store:
 
     async def holdings(self) -> Holdings:
         """Return which addresses are held or cool down, after every write that was under way."""
-        return await asyncio.get_running_loop().run_in_executor(
+        held = await asyncio.get_running_loop().run_in_executor(
             self._thread, lambda: self._ledger.holdings(self._now())
         )
+        sticky = (one.addresses for one in self._attachments.values() if one.wishes.sticky)
+        return replace(held, sticky=frozenset(chain.from_iterable(sticky)))
 
     def _now(self) -> float:
         """Return seconds since the epoch, as of the start: setting the clock forward must end no cool-down early."""
@@ -246,6 +271,10 @@ def _check_pools(rack: Rack, attachments: Iterable[Attachment]) -> None:
                 ) from None
 
 
+def _pod(pod: PodRef) -> Pod:
+    return Pod(pod.namespace, pod.name, pod.uid)
+
+
 def _attachment(record: Record) -> Attachment:
     return Attachment(
         id=AttachmentId(record.holder.container_id, record.holder.ifname),
@@ -255,4 +284,5 @@ def _attachment(record: Record) -> Attachment:
         addresses=record.addresses,
         sequence=record.sequence,
         leaving=record.leaving,
+        wishes=_WISHES.validate_python(record.details) if record.details else _NO_WISHES,
     )

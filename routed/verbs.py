@@ -19,7 +19,7 @@ from routed.cni.result import IP, Interface, Result, Route, chain, differences
 from routed.domain.intent import Owner
 from routed.domain.snapshot import DRAINED
 from routed.domain.wiring import wire_name
-from routed.domain.workload import Attachment, AttachmentId, IPAddress, PodRef, host_interface
+from routed.domain.workload import Attachment, AttachmentId, IPAddress, PodRef, Wishes, host_interface
 from routed.reconcile.loop import Difference, Loop
 from routed.store import Store
 from routed.telemetry import Telemetry
@@ -41,15 +41,15 @@ class Verbs:
         telemetry: Telemetry,
         *,
         ailment: Callable[[], str | None],
-        fixed: Callable[[PodRef], Awaitable[tuple[IPAddress, ...]]],
+        wishes: Callable[[PodRef], Awaitable[Wishes]],
         deadline_s: float,
     ) -> None:
         """`ailment` says why no pod could be attached now, None when one could; `deadline_s` bounds ADD and DEL.
 
-        `fixed` says which addresses a pod asks for; it may raise CniError.
+        `wishes` says what a pod asks for; it may raise CniError.
         """
         self._store, self._loop, self._telemetry = store, loop, telemetry
-        self._ailment, self._fixed, self._deadline_s = ailment, fixed, deadline_s
+        self._ailment, self._wishes, self._deadline_s = ailment, wishes, deadline_s
 
     async def add(self, request: AttachmentRequest) -> Result:
         """Attach the pod, or confirm that it is attached."""
@@ -57,8 +57,8 @@ class Verbs:
             if self._store.snapshot.draining:
                 raise TryAgainLater(DRAINED)
             is_new = request.attachment not in self._store.snapshot.attachments
-            fixed = await self._fixed(request.pod)
-            attachment = await self._store.put(request.attachment, request.pod, request.netns, fixed)
+            wishes = await self._wishes(request.pod)
+            attachment = await self._store.put(request.attachment, request.pod, request.netns, wishes)
             try:
                 await self._loop.wait_for(attachment.id, deadline_s=self._deadline_s)
                 self._confirm(attachment)
@@ -121,14 +121,23 @@ class Verbs:
 
     def _result(self, attachment: Attachment) -> Result:
         rack, mtu = self._store.snapshot.rack, self._store.snapshot.uplink.mtu
-        pod = Interface(name=attachment.id.ifname, mac=attachment.mac, mtu=mtu, sandbox=attachment.netns)
+        pod = Interface(
+            name=attachment.id.ifname, mac=attachment.mac, mtu=attachment.mtu(mtu), sandbox=attachment.netns
+        )
         gateways = [(address, rack.gateway(address)) for address in attachment.addresses]
         return Result(
             interfaces=(_wire(attachment.slot, mtu), pod),
             ips=tuple(
                 IP(address=host_interface(address), gateway=gateway, interface=1) for address, gateway in gateways
             ),
-            routes=tuple(_default_route(gateway) for _, gateway in gateways),
+            routes=tuple(
+                route
+                for _, gateway in gateways
+                for route in (
+                    _default_route(gateway),
+                    *(Route(dst=to, gw=gateway) for to in attachment.destinations(gateway.version)),
+                )
+            ),
         )
 
     @contextmanager

@@ -110,10 +110,12 @@ async def browser() -> AsyncIterator[Page]:
                     yield Page(socket)
                     with suppress(ConnectionError, TypeError):  # it may be gone before it answers
                         await Page(socket).call("Browser.close")
+            async with asyncio.timeout(_DEADLINE_S):
+                await process.wait()  # by itself, so that it reaps its own children
         finally:
-            with suppress(ProcessLookupError):
+            if process.returncode is None:
                 process.terminate()
-            await process.wait()
+                await process.wait()
 
 
 async def _port(file: Path) -> int:

@@ -27,6 +27,8 @@ IFLA_LINKINFO, IFLA_IFALIAS, IFLA_CARRIER, IFLA_LINK_NETNSID, IFLA_INFO_KIND = 1
 IFA_ADDRESS, IFA_LOCAL = 1, 2
 RTA_DST, RTA_GATEWAY, RTA_PRIORITY = 1, 5, 6
 NDA_DST, NDA_LLADDR = 1, 2
+TCA_KIND, TCA_OPTIONS, TCA_TBF_PARMS = 1, 2, 1
+RTPROT_STATIC = 4
 IFF_UP = 0x1
 NUD_REACHABLE, NUD_STALE, NUD_DELAY, NUD_PROBE, NUD_PERMANENT = 0x02, 0x04, 0x08, 0x10, 0x80
 NUD_USABLE = NUD_REACHABLE | NUD_STALE | NUD_DELAY | NUD_PROBE | NUD_PERMANENT
@@ -38,7 +40,12 @@ _ATTRIBUTE = struct.Struct("=HH")
 _IFINFOMSG = struct.Struct("=BxHiII")
 _IFADDRMSG = struct.Struct("=BBBBI")
 _NDMSG = struct.Struct("=B3xiHBB")
+_TCMSG = struct.Struct("=B3xiIII")
+_RATE = slice(8, 12)
+"""Where struct tc_tbf_qopt (linux/pkt_sched.h) has the rate, bytes a second."""
 _RTMSG_SIZE = 12
+_RTM_PROTOCOL = 5
+"""Where struct rtmsg says who made a route."""
 _NO_SUCH = {errno.ENODEV, errno.ENOENT, errno.ESRCH, errno.ENXIO, errno.EADDRNOTAVAIL}
 
 
@@ -69,6 +76,8 @@ class Route:
     gateway: IPAddress | None
     metric: int
     """The kernel makes 1024 of an IPv6 route's 0."""
+    protocol: int = RTPROT_STATIC
+    """Who made it (rtnetlink(7))."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +104,16 @@ class DeviceEvent:
 
 
 Event = DeviceEvent | Neighbour
+
+
+@dataclass(frozen=True, slots=True)
+class Shaper:
+    """A token bucket at the root of a device."""
+
+    index: int
+    """Of the device."""
+    handle: int
+    bytes_s: int
 
 
 def split(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
@@ -178,6 +197,7 @@ def route(body: bytes) -> Route:
         destination=ip_network((found.get(RTA_DST, bytes(4 if family == socket.AF_INET else 16)), length)),
         gateway=None if gateway is None else ip_address(gateway),
         metric=_number(found.get(RTA_PRIORITY, b"")),
+        protocol=body[_HEADER.size + _RTM_PROTOCOL],
     )
 
 
@@ -194,6 +214,16 @@ def neighbour(body: bytes) -> Neighbour:
         fresh=bool(state & (NUD_PERMANENT | NUD_REACHABLE)),
         usable=bool(state & NUD_USABLE),
     )
+
+
+def shaper(body: bytes) -> Shaper | None:
+    """Read an RTM_NEWQDISC; None for a queueing discipline that is no token bucket."""
+    _, index, handle, _, _ = _TCMSG.unpack_from(body, _HEADER.size)
+    found = _attributes(body, _HEADER.size + _TCMSG.size)
+    if _text(found.get(TCA_KIND, b"")) != "tbf":
+        return None
+    parameters = _attributes(found[TCA_OPTIONS], 0)[TCA_TBF_PARMS]
+    return Shaper(index, handle, _number(parameters[_RATE]))
 
 
 def _text(payload: bytes) -> str:

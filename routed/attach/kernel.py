@@ -14,7 +14,15 @@ from typing import Self
 from routed.attach import answers
 from routed.attach.answers import Device, Event, IPInterface, Neighbour, Route
 from routed.attach.errors import KernelError, NotFound
-from routed.attach.rtnl import Request, list_addresses, list_devices, list_neighbours, list_routes, look_up
+from routed.attach.rtnl import (
+    Request,
+    list_addresses,
+    list_devices,
+    list_neighbours,
+    list_routes,
+    list_shapers,
+    look_up,
+)
 
 NLM_F_DUMP_INTR = 0x010
 NLMSG_ERROR, NLMSG_DONE, RTM_NEWLINK = 2, 3, 16
@@ -112,6 +120,11 @@ class Rtnl:
     def neighbours(self, index: int) -> list[Neighbour]:
         """Return the neighbour entries of a device."""
         return [answers.neighbour(body) for body in self._dump(list_neighbours(index))]
+
+    def shapers(self, handle: int) -> dict[int, int]:
+        """Return the token buckets of this handle: index of the device -> bytes a second."""
+        found = map(answers.shaper, self._dump(list_shapers()))
+        return {one.index: one.bytes_s for one in found if one is not None and one.handle == handle}
 
     def _dump(self, request: Request) -> list[bytes]:
         for _ in range(_ATTEMPTS):

@@ -1,4 +1,4 @@
-"""Ownership, written into the kernel: the ifalias of a slot's devices.
+"""Ownership, written into the kernel: the ifalias of a slot's devices, a number on routes and queues.
 
 ``routed`` says that a device is ours. A slot in use says also whose it is and where to look for it, so that the links
 plane needs no memory: after a restart the kernel alone tells what exists. Pure.
@@ -15,6 +15,10 @@ OURS = "routed"
 """On both ends of a free wire, and on the bridge's end always."""
 IN_USE = f"{OURS} "
 """How the mark of a slot in use begins."""
+ORIGIN = 82
+"""Protocol number ("R") of the routes that a pod asked for: others may add routes to a pod (rtnetlink(7))."""
+SHAPER = 0x5254_0000
+"""Handle ("RT") of the token buckets on our wires; ``tc qdisc`` prints ``5254:``."""
 LIMIT = 255
 """Bytes; IFALIASZ without its terminator (linux/if.h)."""
 

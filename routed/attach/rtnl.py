@@ -23,6 +23,7 @@ from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
+from pyroute2.netlink.rtnl.tcmsg import sched_tbf, tcmsg
 
 from routed.attach.answers import Device, IPInterface, Route
 from routed.attach.errors import KernelError
@@ -37,12 +38,16 @@ RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTM_NEWNEIGH, RTM_GETNEIGH = 28, 30
+RTM_NEWQDISC, RTM_DELQDISC, RTM_GETQDISC = 36, 37, 38
 IFF_UP, IFF_NOARP = 0x1, 0x80
 RTEXT_FILTER_SKIP_STATS = 8
 IFA_F_NODAD, IFA_F_NOPREFIXROUTE = 0x02, 0x200
-RT_TABLE_MAIN, RTPROT_STATIC, RTN_UNICAST = 254, 4, 1
+RT_TABLE_MAIN, RTN_UNICAST = 254, 1
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RT_SCOPE_NOWHERE = 0, 253, 255
 NTF_USE, NUD_PERMANENT = 0x01, 0x80
+IN6_ADDR_GEN_MODE_NONE = 1
+_BURST, _LONGEST_BURST_S = 1 << 16, 200
+"""Bytes that pass at once: a large segment of TCP, unless that took longer than the kernel can count (tc-tbf(8))."""
 
 LOOPBACK = 1
 """Interface index of ``lo`` in every namespace."""
@@ -203,6 +208,16 @@ def set_device(  # noqa: PLR0913  # one keyword per thing that can be set
     return _request(RTM_NEWLINK, NLM_F_ACK, message, f"change device {device}")
 
 
+@_kept
+def no_link_local(index: int) -> Request:
+    """Have no IPv6 address made for a device when it comes up; one that is there stays."""
+    message = ifinfmsg()
+    message["index"] = index
+    mode = {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", IN6_ADDR_GEN_MODE_NONE)]}
+    message["attrs"] = [("IFLA_AF_SPEC", {"attrs": [("AF_INET6", mode)]})]
+    return _request(RTM_NEWLINK, NLM_F_ACK, message, f"have no address made for device {index}")
+
+
 def set_alias(index: int, alias: str) -> Request:
     """Change a device's alias."""
     text = alias.encode()
@@ -281,6 +296,31 @@ def set_neighbour(index: int, address: IPAddress, mac: str) -> Request:
     return _request(RTM_NEWNEIGH, flags, message, f"set neighbour {address}")
 
 
+@_kept
+def list_shapers() -> Request:
+    """Ask for the queueing disciplines of all devices."""
+    return _request(RTM_GETQDISC, NLM_F_DUMP, tcmsg(), "list queueing disciplines")
+
+
+@_kept
+def set_shaper(index: int, handle: int, bytes_s: int) -> Request:
+    """Let no more than so much leave a device; what comes faster waits up to 50 ms, and is dropped then."""
+    burst = max(min(_BURST, bytes_s * _LONGEST_BURST_S), bytes_s // 100)
+    message = tcmsg()
+    message["index"], message["parent"], message["handle"] = index, sched_tbf.parent, handle
+    options = sched_tbf.get_parameters({"rate": bytes_s, "burst": burst, "limit": burst + bytes_s // 20})
+    message["attrs"] = [("TCA_KIND", "tbf"), ("TCA_OPTIONS", options)]
+    flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE
+    return _request(RTM_NEWQDISC, flags, message, f"limit device {index} to {bytes_s} bytes a second")
+
+
+def delete_shaper(index: int, handle: int) -> Request:
+    """Let as much leave a device as there is."""
+    message = tcmsg()
+    message["index"], message["parent"], message["handle"] = index, sched_tbf.parent, handle
+    return _request(RTM_DELQDISC, NLM_F_ACK, message, f"take the limit off device {index}")
+
+
 def solicit(index: int, address: IPAddress) -> Request:
     """Make the kernel resolve or confirm a neighbour, with ARP or neighbour discovery, as if it had a packet for it."""
     message = _neighbour_message(index, address)
@@ -327,7 +367,7 @@ def _route_message(index: int, route: Route) -> Any:
     message = rtmsg()
     message["family"] = _family(route.destination.version)
     message["dst_len"] = route.destination.prefixlen
-    message["table"], message["proto"], message["type"] = RT_TABLE_MAIN, RTPROT_STATIC, RTN_UNICAST
+    message["table"], message["proto"], message["type"] = RT_TABLE_MAIN, route.protocol, RTN_UNICAST
     message["scope"] = RT_SCOPE_LINK if route.gateway is None else RT_SCOPE_UNIVERSE
     attributes: list[tuple[str, object]] = [("RTA_OIF", index), ("RTA_PRIORITY", route.metric)]
     if route.destination.prefixlen:

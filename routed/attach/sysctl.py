@@ -25,8 +25,8 @@ def read(name: str) -> str | None:
         raise KernelError(error.errno or errno.EIO, f"read sysctl {name}") from error
 
 
-def write(name: str, value: int) -> None:
-    """Change a setting; one that this kernel does not have (IPv6 left out) is skipped."""
+def write(name: str, value: int) -> bool:
+    """Change a setting; False when this kernel does not have it (IPv6 left out)."""
     try:
         setting = os.open(f"{_ROOT}/{name}", os.O_WRONLY | os.O_CLOEXEC)
         try:
@@ -34,6 +34,7 @@ def write(name: str, value: int) -> None:
         finally:
             os.close(setting)
     except FileNotFoundError:
-        return
+        return False
     except OSError as error:
         raise KernelError(error.errno or errno.EIO, f"set sysctl {name} to {value}") from error
+    return True

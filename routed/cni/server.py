@@ -111,7 +111,7 @@ class Server:
                     group.create_task(self._serve(connection)).add_done_callback(lambda _: slots.release())
 
     async def _serve(self, connection: socket.socket) -> None:
-        """Take one call, answer it and log how it went."""
+        """Take one call, answer it, and log how it went when nobody waits any more: the shim reads up to the end."""
         with connection:
             uid = _peer_uid(connection)
             if uid != _ROOT:
@@ -128,7 +128,7 @@ class Server:
                 outcome, bug = _failed(error)
             version = request.config.version if request else VERSIONS[-1]
             delivered = await self._send(connection, answer(version, outcome))
-            _report(request, outcome, bug, duration_s=time.monotonic() - started, delivered=delivered)
+        _report(request, outcome, bug, duration_s=time.monotonic() - started, delivered=delivered)
 
     async def _receive(self, connection: socket.socket) -> bytes:
         loop, received = asyncio.get_running_loop(), bytearray()

@@ -19,11 +19,14 @@ from ovs_flows.model import Flow, Group, Port
 from ovs_flows.pipeline import BridgeView, Endpoint, base, endpoint
 from routed.domain.sides import Health
 from routed.domain.snapshot import Place, Snapshot
-from routed.domain.wiring import Link, Wire, ofport, wire_name
-from routed.domain.workload import Attachment, AttachmentId, IPAddress, host_interface, host_network
+from routed.domain.wiring import Limit, Link, Wire, ofport, wire_name
+from routed.domain.workload import Attachment, AttachmentId, IPAddress, Wishes, host_interface, host_network
 
-PLANES = ("wires", "ports", "links", "flows", "advertisements")
+PLANES = ("wires", "ports", "limits", "links", "flows", "advertisements")
 """In the order in which an attachment grows; it shrinks the other way round."""
+
+_MOST = 2**32 - 1
+"""Bytes a second: what a limit of the kernel can be; 34 Gbit/s."""
 
 
 class Standing(Enum):
@@ -48,6 +51,7 @@ class Intent:
 
     wires: Mapping[str, Wire | None] = field(default_factory=_nothing)
     ports: Mapping[str, Port | None] = field(default_factory=_nothing)
+    limits: Mapping[str, Limit | None] = field(default_factory=_nothing)
     links: Mapping[AttachmentId, Link | None] = field(default_factory=_nothing)
     flows: Mapping[int, frozenset[Flow | Group] | None] = field(default_factory=_nothing)
     advertisements: Mapping[RouteKey, Attributes | None] = field(default_factory=_nothing)
@@ -114,16 +118,18 @@ def _attachment(attachment: Attachment, place: Place) -> Intent:
         netns=attachment.netns,
         ifname=attachment.id.ifname,
         mac=mac,
-        mtu=uplink.mtu,
+        mtu=attachment.mtu(uplink.mtu),
         addresses=tuple(host_interface(address) for address in attachment.addresses),
         gateways=gateways,
         gateway_mac=uplink.mac,
+        routes=frozenset(to for gateway in gateways for to in attachment.destinations(gateway.version)),
     )
     pod = Endpoint(ofport=ofport(slot), mac=mac, addresses=attachment.addresses, gateways=gateways)
     told = _attributes(place)
     return Intent(
         wires={name: Wire(uplink.mtu)},
         ports={name: Port(name, ofport(slot))},
+        limits={name: _limit(attachment.wishes)},
         links={attachment.id: link},
         flows={cookie(slot + 1): endpoint(pod)},
         advertisements={key: told.get((key.neighbor, key.prefix.version)) for key in _routes(attachment, place)},
@@ -133,10 +139,21 @@ def _attachment(attachment: Attachment, place: Place) -> Intent:
 def _leaving(attachment: Attachment, place: Place) -> Intent:
     """Return what must go with an attachment. The slot stays plugged: it belongs to the stock."""
     return Intent(
+        limits={wire_name(attachment.slot): None},
         links={attachment.id: None},
         flows={cookie(attachment.slot + 1): None},
         advertisements=dict.fromkeys(_routes(attachment, place)),
     )
+
+
+def _limit(wishes: Wishes) -> Limit | None:
+    """Return what a slot may carry, in what the kernel counts in; None when the pod asks for no limit."""
+    if wishes.ingress_bps is None and wishes.egress_bps is None:
+        return None
+    to_pod, from_pod = (
+        None if bits is None else min(bits // 8, _MOST) for bits in (wishes.ingress_bps, wishes.egress_bps)
+    )
+    return Limit(to_pod, from_pod)
 
 
 def steers(snapshot: Snapshot, neighbor: IPAddress) -> bool:

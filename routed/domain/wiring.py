@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface
 
-from routed.domain.workload import IPAddress
+from routed.domain.workload import IPAddress, IPNetwork
 
 FIRST_OFPORT = 1000
 """OpenFlow port number of slot 0; what is below belongs to the host (uplinks)."""
@@ -29,6 +29,14 @@ class Wire:
 
 
 @dataclass(frozen=True, slots=True)
+class Limit:
+    """How much may pass a slot's wire, bytes a second; None: as much as there is."""
+
+    to_pod: int | None
+    from_pod: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Link:
     """The interface inside a pod."""
 
@@ -44,3 +52,5 @@ class Link:
     """One per family: on-link default route plus a permanent neighbour entry."""
     gateway_mac: str
     """Any constant will do: the bridge rewrites the destination of all that leaves a pod."""
+    routes: frozenset[IPNetwork] = frozenset()
+    """Where else than everywhere a route leads, through the gateway of its family."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 
 IPAddress = IPv4Address | IPv6Address
+IPNetwork = IPv4Network | IPv6Network
 
 
 def host_network(address: IPAddress) -> IPv4Network | IPv6Network:
@@ -42,6 +43,32 @@ class PodRef:
 
 
 @dataclass(frozen=True, slots=True)
+class StaticRoute:
+    """A route inside the pod."""
+
+    destination: IPNetwork
+    gateway: IPAddress | None = None
+    """None for the gateway of the pod's own address; any other is one of the same rack's, on the same ToRs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What a pod asks for; as it stands here, nothing at all."""
+
+    addresses: tuple[IPAddress, ...] = ()
+    """Fixed addresses, at most one of each family."""
+    sticky: bool = False
+    """The next pod of this name wants the same addresses again."""
+    mtu: int | None = None
+    """Bytes."""
+    ingress_bps: int | None = None
+    """Bits a second towards the pod."""
+    egress_bps: int | None = None
+    """Bits a second from the pod."""
+    routes: tuple[StaticRoute, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Attachment:
     """One row of the ledger."""
 
@@ -57,6 +84,8 @@ class Attachment:
     """Grows with every put: a late DEL names the sequence that it means."""
     leaving: bool = False
     """DEL was asked for: every plane must lose it before the addresses are free again."""
+    wishes: Wishes = field(default_factory=Wishes)
+    """What the pod asked for when it was attached; later changes of mind count for the next pod."""
 
     def __hash__(self) -> int:
         """Hash what no two attachments share; intents are looked up by attachment all the time."""
@@ -70,3 +99,12 @@ class Attachment:
         """
         low = int(self.addresses[0]) & 0xFFFF_FFFF
         return "0a:58:" + ":".join(f"{byte:02x}" for byte in low.to_bytes(4, "big"))
+
+    def mtu(self, most: int) -> int:
+        """Return the MTU inside the pod, where the way out of the server takes ``most`` bytes."""
+        return most if self.wishes.mtu is None else min(self.wishes.mtu, most)
+
+    def destinations(self, version: int) -> tuple[IPNetwork, ...]:
+        """Return where the routes lead that the pod has besides its default route of this IP version."""
+        found = (route.destination for route in self.wishes.routes)
+        return tuple(one for one in found if one.version == version)

@@ -7,6 +7,8 @@ groups in lower-case hexadecimal without leading zeros, joined by hyphens, and n
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
@@ -17,6 +19,11 @@ from routed.kube.errors import Malformed
 RACK_LABEL = "routed.dev/rack"
 CONFIRMED = "routed.dev/confirmed"
 """Annotation: a random word of the owner, written when it took up an object that it did not expect."""
+
+STICKY = "routed.dev/sticky"
+"""Annotation: namespace and name of the pod that the address is kept for, also while there is no such pod."""
+WANTED = "routed.dev/wanted"
+"""Annotation: names of addresses that the owner's pods wait for; whoever does not use them gives them up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +40,10 @@ class Lease:
     """The object's resource version; empty when the object was not read in this run of the agent."""
     pod: Pod | None = None
     """Who uses the address, for people."""
+    sticky: str = ""
+    """The pod that the address is kept for, as `pod_key` spells it."""
+    wanted: tuple[IPAddress, ...] = ()
+    """What the owner would like to have of what others do not use."""
 
     @property
     def name(self) -> str:
@@ -63,6 +74,17 @@ def new_object(address: IPAddress, *, rack: str, node: str, node_uid: str) -> Do
     }
 
 
+def pod_key(pod: Pod) -> str:
+    """Return what a pod and its successors have in common."""
+    return f"{pod.namespace}/{pod.name}"
+
+
+def notes(sticky: str, wanted: Sequence[IPAddress]) -> Document:
+    """Return the change of an object that says whom its address is kept for, and what its owner waits for."""
+    names = " ".join(map(object_name, wanted))
+    return {"metadata": {"annotations": {STICKY: sticky or None, WANTED: names or None}}}
+
+
 def usage(pod: Pod | None) -> Document:
     """Return the change of an object's status that says who uses the address, None for nobody."""
     said = None if pod is None else {"namespace": pod.namespace, "name": pod.name, "uid": pod.uid}
@@ -75,6 +97,7 @@ def read(document: Document) -> Lease:
         metadata, spec = document["metadata"], document["spec"]
         name, address = metadata["name"], ip_address(spec["address"])
         pod = (document.get("status") or {}).get("pod")
+        noted = metadata.get("annotations") or {}
         lease = Lease(
             address=address,
             node=spec.get("node", ""),
@@ -82,9 +105,20 @@ def read(document: Document) -> Lease:
             uid=metadata["uid"],
             version=metadata["resourceVersion"],
             pod=Pod(pod["namespace"], pod["name"], pod.get("uid", "")) if pod else None,
+            sticky=noted.get(STICKY, ""),
+            wanted=_wanted(noted.get(WANTED, "")),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise Malformed(f"an Address cannot be read: {error!r} in {document.get('metadata')}") from error
     if lease.name != name:
         raise Malformed(f"Address {name} speaks of {address}, whose name is {lease.name}")
     return lease
+
+
+def _wanted(names: str) -> tuple[IPAddress, ...]:
+    """Return the addresses of these names; anybody may have written nonsense, which makes no lease void."""
+    found = []
+    for name in names.split():
+        with suppress(ValueError):
+            found.append(address_of(name))
+    return tuple(found)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from decimal import Decimal
 from ipaddress import ip_address, ip_network
 
-from ipam.model import IPAddress, IPNetwork
+from routed.domain.rack import Rack
+from routed.domain.workload import IPAddress, StaticRoute, Wishes
 from routed.kube.api import Document
 from routed.kube.errors import Malformed
 
@@ -24,35 +24,11 @@ ROUTES = "routed.dev/routes"
 INGRESS, EGRESS = "kubernetes.io/ingress-bandwidth", "kubernetes.io/egress-bandwidth"
 _MTU = range(1280, 65536)
 """From the least that IPv6 works with (RFC 8200 5)."""
+_MOST_ROUTES = 32
+"""All of a pod's requests to the kernel go out in one message."""
 _BANDWIDTH = (10**3, 10**15)
 _QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:([kMGTP])|([KMGTP])i|[eE]([0-9]{1,2}))?")
 _POWERS = {"k": 1, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
-
-
-@dataclass(frozen=True, slots=True)
-class StaticRoute:
-    """A route inside the pod."""
-
-    destination: IPNetwork
-    gateway: IPAddress | None = None
-    """None for the gateway of the pod's own address."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wishes:
-    """What a pod asks for; as it stands here, nothing at all."""
-
-    addresses: tuple[IPAddress, ...] = ()
-    """Fixed addresses, at most one of each family."""
-    sticky: bool = False
-    """The next pod of this name wants the same addresses again."""
-    mtu: int | None = None
-    """Bytes."""
-    ingress_bps: int | None = None
-    """Bits a second towards the pod."""
-    egress_bps: int | None = None
-    """Bits a second from the pod."""
-    routes: tuple[StaticRoute, ...] = ()
 
 
 def wishes(pod: Document) -> Wishes:
@@ -68,6 +44,26 @@ def wishes(pod: Document) -> Wishes:
         egress_bps=_bandwidth(EGRESS, said[EGRESS]) if EGRESS in said else None,
         routes=_routes(said[ROUTES]) if ROUTES in said else (),
     )
+
+
+def check(asked: Wishes, rack: Rack, mtu: int) -> None:
+    """Raise Malformed, naming the annotation, when this server cannot do it; ``mtu`` is what its uplink takes, bytes.
+
+    Whether an address can be had is not looked at: the ledger knows.
+    """
+    if asked.mtu is not None and asked.mtu > mtu:
+        why = f"the uplink of this server takes {mtu} bytes; write at most that, or raise the MTU of the uplink first"
+        raise _wrong(MTU, str(asked.mtu), why)
+    gateways = {pool.gateway for pool in rack.pools}
+    for route in asked.routes:
+        if route.destination.version not in {gateway.version for gateway in gateways}:
+            raise _wrong(ROUTES, str(route.destination), f"this rack has no IPv{route.destination.version} pool")
+        if route.gateway not in {None, *gateways}:
+            one_hop = ", ".join(sorted(str(one) for one in gateways if one.version == route.destination.version))
+            why = f"nothing but the rack's gateway ({one_hop}) is one hop away from a pod; leave gw out, or write that"
+            raise _wrong(ROUTES, str(route.gateway), why)
+        if route.destination.num_addresses == 1 and route.destination.network_address in gateways:
+            raise _wrong(ROUTES, str(route.destination), "a gateway is reached without a route")
 
 
 def _addresses(text: str) -> tuple[IPAddress, ...]:
@@ -127,7 +123,13 @@ def _routes(text: str) -> tuple[StaticRoute, ...]:
         )
     except (ValueError, KeyError) as error:
         raise _wrong(ROUTES, text, f"{error}; {form}") from error
+    if len(routes) > _MOST_ROUTES:
+        raise _wrong(ROUTES, text, f"write at most {_MOST_ROUTES} routes")
+    if len({route.destination for route in routes}) < len(routes):
+        raise _wrong(ROUTES, text, "name each destination once")
     for route in routes:
+        if route.destination.prefixlen == 0:
+            raise _wrong(ROUTES, text, f"every pod has a default route already; leave {route.destination} out")
         if route.gateway is not None and route.gateway.version != route.destination.version:
             raise _wrong(ROUTES, text, f"{route.destination} cannot have the gateway {route.gateway}")
     return routes

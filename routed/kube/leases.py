@@ -6,6 +6,7 @@ address with one server, whatever is slow, lost or restarted:
 - An address is claimed by creating the object of its name, which only one server can do.
 - A lease counts when it is in the local file (`routed.kube.cache`), not before.
 - Giving back: out of `owned`, then ask the ledger, then out of the file, then delete what was read, if unchanged.
+- An address that waits for the next pod of a name (`routed.kube.sticky`) is ours, but not in `owned`.
 - A delete without an answer may take effect at any time. An object of ours that memory does not know is therefore
   written once before it counts: its new resource version makes a late delete fail.
 
@@ -26,11 +27,12 @@ import structlog
 
 from ipam.model import Holdings, IPAddress, IPNetwork, Pod, Pool
 from routed.domain.workload import host_network
-from routed.kube.addresses import Lease
+from routed.kube.addresses import Lease, object_name, pod_key
 from routed.kube.cache import Cache
 from routed.kube.errors import Expired, KubeError, NoNode, Refused
 from routed.kube.registry import Registry
-from routed.kube.stock import Asks, Marks, change
+from routed.kube.sticky import Sticky
+from routed.kube.stock import ASK_S, Asks, Marks, change
 from routed.kube.view import View
 
 log = structlog.get_logger(__name__)
@@ -38,6 +40,8 @@ _PACE_S = 0.1
 """Least time between two passes: what happens meanwhile goes into one."""
 _PATIENCE_S = 10.0
 """How long an ADD waits for the API server."""
+_WANTED_S = 1.0
+"""Pause between two passes while others wait for what cools down here; such a pass asks the API server nothing."""
 _RETRY_S = (1.0, 15.0)
 """Shortest and longest pause after a pass that failed."""
 
@@ -77,16 +81,24 @@ class KubeLeases:
         *,
         marks: Marks = Marks(),  # noqa: B008 - frozen
         look_s: float = 300.0,
+        patience_s: float = 120.0,
         rng: Random,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Prepare; nothing is asked or read yet. ``look_s`` is the time between two looks at the rack's leases."""
+        """Prepare; nothing is asked or read yet.
+
+        ``look_s`` is the time between two looks at the rack's leases, ``patience_s`` how long a sticky pod waits for
+        the addresses that it had on another server, which has to let them cool down first.
+        """
         self._registry, self._cache = registry, cache
         self._marks, self._look_s, self._rng, self._clock = marks, look_s, rng, clock
         self._view = View(pools, registry.node)
         self._asks = Asks()
+        self._sticky = Sticky(patience_s)
         self._node_uid = ""
         self._mine: dict[IPAddress, Lease] = {}
+        self._free: list[IPAddress] = []
+        """What may be handed out; `owned` is the same as prefixes."""
         self._owned: tuple[IPNetwork, ...] = ()
         self._taken: Mapping[IPAddress, str] = {}
         self._reachable = False
@@ -123,9 +135,22 @@ class KubeLeases:
                     await waiter
         return True
 
-    def served(self, pod: Pod) -> None:
-        """Say that a pod has an address; nothing is kept for it any more, if it had asked."""
+    def served(self, pod: Pod, sticky: Sequence[IPAddress] = ()) -> None:
+        """Say that a pod has an address; nothing is kept for it any more, if it had asked.
+
+        ``sticky`` are those of its addresses that the next pod of its name wants to have again.
+        """
         self._asks.drop(pod)
+        self._sticky.served(pod, sticky)
+
+    def recall(self, pod: Pod) -> tuple[IPAddress, ...]:
+        """Return the addresses that the last pod of this name had, as far as they may be waited for."""
+        found, given_up = self._sticky.recall(pod, self._view.others.values(), self._clock())
+        if given_up:
+            log.warning("sticky.given_up", pod=pod_key(pod), addresses=sorted(map(str, found)))
+            return ()
+        self._publish(self._mine)
+        return found
 
     async def start(self) -> None:
         """Take up the leases of earlier runs: what the API server says or, while it is away, what the file says.
@@ -165,9 +190,16 @@ class KubeLeases:
                 log.info("leases.well", leases=len(self._owned))
             self._reachable, pause_s = True, _RETRY_S[0]
             with suppress(TimeoutError):
-                async with asyncio.timeout(max(self._look_at - self._clock(), 0)):
+                async with asyncio.timeout(self._pause_s()):
                     await self._wake.wait()
             await asyncio.sleep(_PACE_S)
+
+    def _pause_s(self) -> float:
+        """Return how long there is nothing to do unless something happens."""
+        look_s = max(self._look_at - self._clock(), 0)
+        if not self._view.wanted().isdisjoint(self._mine):  # to be given up when it has cooled down
+            return min(look_s, _WANTED_S)
+        return min(look_s, ASK_S) if self._asks else look_s
 
     async def tidy(self, tenant: Tenant) -> None:
         """Make one pass: look if it is time to, claim, give back, say who uses what; raises KubeError, OSError."""
@@ -178,6 +210,8 @@ class KubeLeases:
             held = await tenant.holdings()
             self._view.count_used(held.used.keys())
             self._asks.review(frozenset(held.used.values()), self._clock())
+            self._sticky.review(held, self._view.others.values(), self._is_scarce, self._clock())
+            self._publish(self._mine)
             await self._keep_used(held, tenant)
             await self._claim([one for one in self._asks.fixed if one not in self._mine and self._view.is_free(one)])
             surplus = await self._balance(held)
@@ -187,6 +221,7 @@ class KubeLeases:
                     waiter.set_result(None)
         await self._give_back(surplus, tenant)
         await self._say_who(held)
+        await self._say_what_for()
 
     # ---- looking
 
@@ -233,20 +268,27 @@ class KubeLeases:
             return
         before = self._view.marks(lease.address.version, self._marks)
         self._view.hear(lease, exists=exists)
-        if (self._asks and not exists) or self._view.marks(lease.address.version, self._marks) != before:
+        if (
+            (self._asks and not exists)
+            or not self._mine.keys().isdisjoint(lease.wanted)
+            or self._view.marks(lease.address.version, self._marks) != before
+            or (self._sticky.waiting(self._clock()) and self._is_scarce(lease.address.version))
+        ):
             self._wake.set()
 
     # ---- claiming
 
     async def _balance(self, held: Holdings) -> list[IPAddress]:
-        """Claim what the stock lacks; return what it has too much of, and what no pool contains any more."""
+        """Claim what the stock lacks; return what is too much of it, wanted by others' pods, or in no pool any more."""
         unused = [address for address in self._mine if address not in held and address not in self._asks.fixed]
-        surplus = [address for address in unused if self._view.pool(address) is None]
+        wanted = self._view.wanted()
+        surplus = [address for address in unused if self._view.pool(address) is None or address in wanted]
+        kept = self._sticky.waiting(self._clock()).union(surplus)
         for version in self._view.families:
-            stock = [one for one in unused if one.version == version and self._view.pool(one) is not None]
-            wanted = change(len(stock), self._view.marks(version, self._marks), len(self._asks))
-            await self._grow(version, wanted)
-            surplus += self._rng.sample(stock, max(-wanted, 0))
+            stock = [one for one in unused if one.version == version and one not in kept]
+            lacking = change(len(stock), self._view.marks(version, self._marks), len(self._asks))
+            await self._grow(version, lacking)
+            surplus += self._rng.sample(stock, max(-lacking, 0))
         return surplus
 
     async def _grow(self, version: int, count: int) -> None:
@@ -310,6 +352,8 @@ class KubeLeases:
         left = everything.keys() - {lease.address for lease in going}
         await self._own({address: everything[address] for address in left})
         answers = await _all([self._registry.release(lease) for lease in going])
+        for address in self._view.wanted().intersection(lease.address for lease in going):
+            self._view.learn(address, None)  # whoever waits for it has it soon; we do not claim it first
         if False in answers:
             self._look_at = 0.0
         _raise_first(answers)
@@ -330,7 +374,28 @@ class KubeLeases:
             self._look_at = 0.0
         _raise_first(answer for answer in answers if not isinstance(answer, Refused))
 
+    async def _say_what_for(self) -> None:
+        """Write to the objects which pods their addresses are kept for, and to one of them what our pods wait for."""
+        known = [lease for lease in self._mine.values() if lease.version]
+        missing = tuple(sorted((one for one in self._asks.fixed if one not in self._mine), key=object_name))
+        carrier = next((one for one in known if one.wanted), known[0] if known else None)
+        due = []
+        for lease in known:
+            said = self._sticky.name_of(lease.address), missing if lease is carrier else ()
+            if said != (lease.sticky, lease.wanted):
+                due.append(self._registry.note(lease, *said))
+        answers = await _all(due)
+        for answer in answers:
+            if isinstance(answer, Lease):
+                self._mine[answer.address] = answer
+        if None in answers:
+            self._look_at = 0.0
+        _raise_first(answers)
+
     # ---- what memory says
+
+    def _is_scarce(self, version: int) -> bool:
+        return self._view.is_scarce(version, self._mine)
 
     async def _own(self, leases: Mapping[IPAddress, Lease]) -> None:
         """Write what is ours from now on, then count on it."""
@@ -339,8 +404,13 @@ class KubeLeases:
         self._publish(leases)
 
     def _publish(self, leases: Mapping[IPAddress, Lease]) -> None:
+        now = self._clock()
         self._mine = dict(leases)
-        self._owned = tuple(host_network(address) for address in leases)
+        self._sticky.adopt(self._mine, now)
+        waiting = self._sticky.waiting(now)
+        free = [address for address in leases if address not in waiting]
+        if free != self._free:  # the ledger computes its shares anew for a new tuple
+            self._free, self._owned = free, tuple(map(host_network, free))
 
 
 async def _all(requests: Iterable[Awaitable[object]]) -> list[object]:

@@ -17,8 +17,8 @@ from random import Random
 
 import structlog
 
-from routed.domain.workload import Attachment, AttachmentId, PodRef
-from routed.kube.annotations import Wishes, wishes
+from routed.domain.workload import Attachment, AttachmentId, PodRef, Wishes
+from routed.kube.annotations import wishes
 from routed.kube.api import PODS, Api, Document
 from routed.kube.errors import KubeError
 from routed.kube.following import followed

@@ -6,7 +6,7 @@ Every method may raise KubeError; where an answer is None, the object is not our
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from random import Random
 
@@ -88,6 +88,14 @@ class Registry:
             await self._api.delete(ADDRESSES, lease.name, uid=lease.uid, version=lease.version)
             return True
         return False
+
+    async def note(self, lease: Lease, sticky: str, wanted: Sequence[IPAddress]) -> Lease | None:
+        """Write whom an address of ours is kept for, and which addresses of others our pods wait for."""
+        change = addresses.notes(sticky, wanted)
+        change["metadata"]["resourceVersion"] = lease.version
+        with suppress(Conflict, NotFound):
+            return addresses.read(await self._api.patch(ADDRESSES, lease.name, change))
+        return None
 
     async def say(self, lease: Lease, pod: Pod | None) -> Lease | None:
         """Write who uses an address, for people."""

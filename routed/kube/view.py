@@ -82,12 +82,26 @@ class View:
 
     def draw(self, version: int, mine: Iterable[IPAddress], count: int, rng: Random) -> list[IPAddress]:
         """Return up to ``count`` random addresses of a family that nobody is known to have."""
-        family = self.families[version]
-        known = {int(address) for address in (*mine, *self.others) if address.version == version}
-        taken = sum(any(number in share for share in family) for number in known)
-        free = sum(share.capacity for share in family) - taken
+        known = self._known(version, mine)
         kind = IPv4Address if version == 4 else IPv6Address
-        return [kind(number) for number in draw(family, known, free, count, rng)]
+        free = self._unleased(version, known)
+        return [kind(number) for number in draw(self.families[version], known, free, count, rng)]
+
+    def is_scarce(self, version: int, mine: Iterable[IPAddress]) -> bool:
+        """Whether hardly any address of a family is left that nobody has: then none is kept for a pod that may come."""
+        return self._unleased(version, self._known(version, mine)) < 2 * self._servers
+
+    def wanted(self) -> frozenset[IPAddress]:
+        """Return the addresses that pods of the others wait for."""
+        return frozenset(address for lease in self.others.values() if lease for address in lease.wanted)
+
+    def _known(self, version: int, mine: Iterable[IPAddress]) -> set[int]:
+        return {int(address) for address in (*mine, *self.others) if address.version == version}
+
+    def _unleased(self, version: int, known: Iterable[int]) -> int:
+        family = self.families.get(version, ())
+        taken = sum(any(number in share for share in family) for number in known)
+        return sum(share.capacity for share in family) - taken
 
     def is_free(self, address: IPAddress) -> bool:
         """Whether a pod may get this address and nobody is known to have it."""

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from routed.audit.compare import PoolMap, RackResult, compare_fabric, compare_rack
-from routed.audit.model import Kind, RackPlan, RackView
+from routed.audit.model import Kind, RackPlan, RackView, Route, SwitchView
 from tests.bench.figures import Audit
 from tests.fixtures import audits
 
@@ -53,7 +53,7 @@ def run(racks: int) -> Audit:
         with comparing:
             results.append(compare_rack(view, pools))
         host_routes += sum(number or 0 for number in results[-1].summary.host_routes.values())
-        routes += sum(len(tor.routes) for tor in view.tors.values())
+        routes += sum(len(tor.routes) for tor in view.tors.values() if isinstance(tor, SwitchView))
     with comparing:
         beyond = list(compare_fabric(plans, results, spines))
     kinds = Counter(finding.kind for result in results for finding in result.findings)
@@ -78,7 +78,7 @@ class Stopwatch:
         self.cpu_s += time.process_time() - cpu
 
 
-def _rack(plan: RackPlan, everywhere: Sequence[audits.Route]) -> RackView:
+def _rack(plan: RackPlan, everywhere: Sequence[Route]) -> RackView:
     """Return a full rack whose ToRs know every pool; its own are told twice, which changes nothing."""
     view = audits.healthy(plan, PODS)
     for tor in plan.rack.tors:

@@ -17,7 +17,7 @@ from routed.audit.model import Finding, Unobserved
 from routed.cni.protocol import AttachmentRequest, Command, Config
 from routed.domain.intent import PLANES, Owner, owners, plan
 from routed.domain.rack import Rack, Server, Subnet, Tor, Uplink
-from routed.domain.workload import AttachmentId, IPAddress, PodRef
+from routed.domain.workload import AttachmentId, PodRef, Wishes
 from routed.reconcile.loop import Loop
 from routed.store import Store
 from routed.telemetry import Telemetry
@@ -42,8 +42,8 @@ class Node:
         self.planes = {name: DictPlane(name) for name in PLANES}
         self.finishing = asyncio.Event()
         self.finishing.set()
-        self.fixed: dict[PodRef, tuple[IPAddress, ...]] = {}
-        """Addresses that pods ask for."""
+        self.wishes: dict[PodRef, Wishes] = {}
+        """What pods ask for."""
         self.ledger = Ledger(path / "ledger.db", (POOL,), EmbeddedLeases((POOL,)))
         self.store = Store(
             self.ledger,
@@ -67,12 +67,12 @@ class Node:
             self.loop,
             self.telemetry,
             ailment=lambda: views.ailment(self.store.snapshot, self.loop),
-            fixed=self._fixed_addresses,
+            wishes=self._wishes_of,
             deadline_s=deadline_s,
         )
 
-    async def _fixed_addresses(self, pod: PodRef) -> tuple[IPAddress, ...]:
-        return self.fixed.get(pod, ())
+    async def _wishes_of(self, pod: PodRef) -> Wishes:
+        return self.wishes.get(pod, Wishes())
 
     async def _finish(self, owner: Owner) -> None:
         attachment = self.store.snapshot.attachments.get(owner) if isinstance(owner, AttachmentId) else None

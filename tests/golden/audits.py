@@ -11,9 +11,23 @@ from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
-from routed.audit.model import Audit, Evidence, Finding, Holding, Kind, PoolSummary, RackSummary, Severity
+from routed.audit.explain import Story, explain
+from routed.audit.model import (
+    Audit,
+    Evidence,
+    Finding,
+    Holding,
+    Kind,
+    PoolSummary,
+    PortView,
+    RackSummary,
+    Severity,
+    SwitchView,
+    Unobserved,
+)
 from routed.audit.report import machine, tables
-from routed.audit.report.machine import schema_text
+from routed.audit.report.story import story
+from tests.fixtures import audits
 
 GOLDEN = Path(__file__).parent / "audit"
 SCHEMA = Path(__file__).parents[2] / "docs" / "audit.schema.json"
@@ -143,6 +157,19 @@ SAMPLE = Audit(
 CLEAN = Audit(SAMPLE.at, 3.9, (rack(1, 212, {"r1a": 235, "r1b": 235}),), (), observed=7)
 
 
+def told() -> Story:
+    """Return the story of a pod whose server does not rely on one ToR, with a spine that did not answer."""
+    plans = [audits.plan(number) for number in (1, 2)]
+    pod = audits.addresses(plans[0], 1)[0]
+    server, (cut, steers) = next(iter(plans[0].servers)), [tor.name for tor in plans[0].rack.tors]
+    port = PortView("rt3", 4, "0a:58:00:00:00:01", 7, "ready")
+    view = audits.with_agent(audits.healthy(plans[0], others=plans), server, ports={pod: port})
+    spine = audits.spine("sp1", plans)
+    steered = replace(spine, routes=(*spine.routes, audits.escaped(plans[0], pod, steers)))
+    spines: dict[str, SwitchView | Unobserved] = {"sp1": steered, "sp2": audits.SILENT}
+    return explain(pod, plans, audits.cut(view, server, cut), spines)
+
+
 def hostile(name: str) -> Audit:
     """Return an audit in which every text that comes from elsewhere is this one."""
     finding = replace(
@@ -162,6 +189,7 @@ def hostile(name: str) -> Audit:
 TEXTS: dict[str, Callable[[], str]] = {
     "findings.txt": lambda: tables.text(tables.findings(SAMPLE), width=NARROW),
     "details.txt": lambda: tables.text(tables.details(SAMPLE), width=NARROW),
+    "story.txt": lambda: tables.text(story(told()), width=NARROW),
     "racks.txt": lambda: tables.text(tables.racks(SAMPLE), width=NARROW),
     "clean.txt": lambda: tables.text(tables.findings(CLEAN), width=NARROW),
     "audit.json": lambda: machine.to_json(SAMPLE) + "\n",
@@ -180,4 +208,4 @@ if __name__ == "__main__":
     GOLDEN.mkdir(exist_ok=True)
     for name, text in TEXTS.items():
         (GOLDEN / name).write_text(text(), encoding="utf-8")
-    SCHEMA.write_text(schema_text(), encoding="utf-8")
+    SCHEMA.write_text(machine.schema_text(), encoding="utf-8")

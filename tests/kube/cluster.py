@@ -9,13 +9,14 @@ import contextlib
 import os
 import re
 import subprocess
-from collections.abc import Callable, Iterator
-from http import HTTPStatus
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from http.client import HTTPException
 from ipaddress import IPv4Address, ip_network
 from pathlib import Path
 from typing import Any
 
+from containerlab.agents import Agent
 from containerlab.archives import Image
 from containerlab.lab import Lab
 from containerlab.pods import clean_up
@@ -26,16 +27,20 @@ from tests.fabric import eventually
 from tests.kube.binaries import program
 from tests.kube.control_plane import ControlPlane
 from tests.kube.images import agent, workload
+from tests.kube.installation import IMAGE, NEXT_IMAGE, write
 from tests.kube.installed import ADDRESSES
-from tests.kube.objects import Object, agent_image, installation
-from tests.kube.worker import Worker
+from tests.kube.objects import Object
+from tests.kube.pages import HERE, INSTALL, OPERATIONS, commands, script
+from tests.kube.testimony import testimony
+from tests.kube.worker import PLUGINS, Worker
+from tests.manifests import DEPLOY
 from tests.servers import Server, each
 
 CONTROL = "s22"
-NEXT_IMAGE = "registry.example.org/routed:0.2.0"
-"""What an upgrade is to."""
 WORKERS = ("s11", "s12", "s21")
-PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
+DEFINITIONS = {"deploy/crds": str(DEPLOY / "crds")}
+"""How the pages name them, seen from the top of the repository."""
+ROUTED = Path(sys.executable).with_name("routed")
 _PATIENCE_S = 180.0
 NODES = "/api/v1/nodes"
 AGENTS = "app.kubernetes.io/component=agent"
@@ -51,6 +56,7 @@ class Cluster:
         self.workers = {name: Worker(lab, name, control) for name in WORKERS}
         self.servers = {name: Server(lab, name) for name in WORKERS}
         self._kubeconfig = control.kubeconfig(self.admin, control.folder / "admin.kubeconfig")
+        self._installation = write(control.folder / "kustomize")
 
     @classmethod
     @contextlib.contextmanager
@@ -61,10 +67,10 @@ class Cluster:
         with contextlib.ExitStack() as stack:
             stack.callback(clean_up, name)
             lab = stack.enter_context(Lab.up(name=name))
-            lab.wait_ready()
             control = ControlPlane(folder, address, netns=lab.node(CONTROL).netns_path)
             stack.enter_context(control)
             control.start_controllers()
+            lab.wait_ready()  # meanwhile it has become so
             cluster = cls(lab, control)
             for worker in cluster.workers.values():
                 stack.callback(worker.close)
@@ -74,28 +80,41 @@ class Cluster:
     @property
     def images(self) -> list[Image]:
         """What nodes have without pulling it."""
-        return [workload(), agent(agent_image()), agent(NEXT_IMAGE)]
+        return [workload(), agent(IMAGE), agent(NEXT_IMAGE)]
 
     def install(self) -> None:
-        """Install the project as docs/install.md says."""
-        for one in installation():  # a kind that was defined just now is served soon
-            eventually(lambda one=one: self.admin.apply(one).status != HTTPStatus.NOT_FOUND, f"the kind {one['kind']}")
-            self.admin.apply(one).granted()
+        """Install the project with kustomize."""
+        self.follow("3b. With kustomize", INSTALL, FOLDER=str(self._installation), **DEFINITIONS)
+
+    def uninstall(self, nodes: Iterable[str]) -> None:
+        """Remove the project, and what remains of it on these nodes."""
+        self.follow("Uninstall", INSTALL, FOLDER=str(self._installation), **DEFINITIONS)
+        for name in nodes:
+            self._type_on(name, script(INSTALL, "Uninstall").replace("/opt/cni/bin", str(PLUGINS)))
 
     def kubectl(self, *words: str) -> str:
         """Return what kubectl prints; CommandError."""
         command = [str(program("kubectl")), f"--kubeconfig={self._kubeconfig}", *words]
         return self.lab.node(CONTROL).run(command, timeout=_PATIENCE_S).stdout
 
-    def follow(self, heading: str, **names: str) -> None:
-        """Do what a section of docs/operations.md says, the page's words in capitals replaced."""
-        sections = dict(re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", PAGE.read_text(), re.MULTILINE | re.DOTALL))
-        commands = re.findall(r"^\$ kubectl (.+)$", sections[heading], re.MULTILINE)
-        assert commands, f"{heading}: nothing to do"
-        for command in commands:
-            words = re.sub("|".join(names), lambda found: names[found[0]], command) if names else command
+    def follow(self, heading: str, page: Path = OPERATIONS, **names: str) -> list[str]:
+        """Do what a section of a page says, its words in capitals replaced; return what every command printed."""
+        printed = []
+        for prompt, command in commands(page, heading):
+            line = re.sub("|".join(names), lambda found: names[found[0]], command) if names else command
             with self._explained():
-                self.kubectl(*words.split())
+                printed.append(self._type(line) if prompt == HERE else self._type_on(names[prompt], line))
+        return printed
+
+    def _type(self, line: str) -> str:
+        name, *words = line.split()
+        if name == "kubectl":
+            return self.kubectl(*words)
+        assert name == "routed", line
+        return self.lab.node(CONTROL).run([ROUTED, *words]).stdout
+
+    def _type_on(self, machine: str, lines: str) -> str:
+        return self.lab.node(machine).run(["sh", "-ec", lines]).stdout
 
     def nodes(self) -> list[Object]:
         """Return the nodes."""
@@ -142,6 +161,8 @@ class Cluster:
     def at_rest(self, name: str) -> bool:
         """Tell whether a server's agent serves, speaks to both ToRs and has made all of its attachments."""
         server = self.servers[name]
+        if not Agent(server.node, 1).ready():  # its process id is its container's business
+            return False
         with contextlib.suppress(OSError, HTTPException):
             return server.speaks() and {row["state"] for row in server.look("attachments")} == {"ready"}
         return False
@@ -163,17 +184,23 @@ class Cluster:
     def await_routes(self) -> None:
         """Wait until each ToR has the host routes of the pods below it that users see, and no others."""
         for name, server in self.servers.items():
-            for tor in server.tors:
-                self.eventually(
-                    lambda name=name, server=server, tor=tor: server.announced(tor) == self._routes(name),
-                    f"the routes of {name} on {tor}",
-                )
+            try:
+                for tor in server.tors:
+                    self.eventually(
+                        lambda name=name, server=server, tor=tor: server.announced(tor) == self._routes(name),
+                        f"the routes of {name} on {tor}",
+                    )
+            except AssertionError as error:
+                said = testimony(self._residents(name), self.workers[name], server)
+                raise AssertionError(f"{error}\n{said}") from None
+
+    def _residents(self, node: str) -> list[Object]:
+        """Return a node's pods with addresses of their own, those that are about to go included."""
+        pods = self.admin.get(f"{PODS}?fieldSelector=spec.nodeName={node}").granted()["items"]
+        return [pod for pod in pods if "hostNetwork" not in pod["spec"]]
 
     def _routes(self, node: str) -> set[str]:
-        pods = [pod for pod in self.admin.get(PODS).granted()["items"] if pod["spec"].get("nodeName") == node]
-        addresses = [
-            each["ip"] for pod in pods if "hostNetwork" not in pod["spec"] for each in pod["status"].get("podIPs", ())
-        ]
+        addresses = [each["ip"] for pod in self._residents(node) for each in pod["status"].get("podIPs", ())]
         return {str(ip_network(address)) for address in addresses}
 
     def eventually(self, condition: Callable[[], Any], what: str, timeout_s: float = _PATIENCE_S) -> Any:

@@ -46,6 +46,7 @@ _CONTROLLERS = (
     "serviceaccount-controller",
     "taint-eviction-controller",
 )
+_CONTROLLING = ("kube-controller-manager", "kube-scheduler")
 LOST_NODE_S = 20.0
 """A node that has been silent for so long is not ready; kubelets speak up more often."""
 _READY_S = 120.0
@@ -161,11 +162,12 @@ class ControlPlane:
         )
 
     def start_controllers(self) -> None:
-        """Start the controllers and the scheduler, which are there until the end, whatever the API server does."""
+        """Start the controllers and the scheduler."""
         user = self.kubeconfig(self.admin, self.folder / "controllers.kubeconfig")
         common = (f"--kubeconfig={user}", "--leader-elect=false", f"--bind-address={self.address}")
+        manager, scheduler = map(program, _CONTROLLING)
         self._spawn(
-            program("kube-controller-manager"),
+            manager,
             *common,
             f"--cert-dir={self.folder / 'controllers'}",
             f"--controllers={','.join(_CONTROLLERS)}",
@@ -174,11 +176,12 @@ class ControlPlane:
             f"--node-monitor-period={LOST_NODE_S / 10:g}s",
             f"--node-monitor-grace-period={LOST_NODE_S:g}s",
         )
-        self._spawn(program("kube-scheduler"), *common, f"--cert-dir={self.folder / 'scheduler'}")
+        self._spawn(scheduler, *common, f"--cert-dir={self.folder / 'scheduler'}")
 
     def stop(self) -> None:
-        """End the API server the hard way; etcd and what it holds stay."""
-        self._kill("kube-apiserver")
+        """End the API server the hard way, and controllers, as when their server dies; etcd and what it holds stay."""
+        for name in ("kube-apiserver", *_CONTROLLING):
+            self._kill(name)
         for client in self._clients.values():
             client.close()
 

@@ -129,7 +129,7 @@ class Servant:
         self.leases.served(pod)
         return record
 
-    async def insist(self, within_s: float = 60.0) -> Record:
+    async def insist(self, within_s: float = 120.0) -> Record:
         """Give a new pod an address as kubelet does: again and again."""
         deadline, pod = time.monotonic() + within_s, self.new_pod()
         while True:

@@ -1,4 +1,7 @@
-"""docs/custom-resources.md, held against a real API server: its Rack is applied, its tables are asked for."""
+"""docs/custom-resources.md, held against a real API server: its Rack is applied, its tables are asked for.
+
+And docs/operations.md has no box that the end-to-end test does not type.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from routed.kube.racks import check
 from tests.kube.client import Client
 from tests.kube.control_plane import ControlPlane
 from tests.kube.installed import ADDRESSES, RACKS, address, clear, rack
+from tests.kube.pages import OPERATIONS, headings
 
 PAGE = (Path(__file__).parents[2] / "docs" / "custom-resources.md").read_text()
 (MANIFEST,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
@@ -90,3 +94,8 @@ def test_the_page_names_every_field_of_a_rack(admin: Client) -> None:
                 assert f"| `{name}.{inner}` |" in PAGE
         else:
             assert f"| `{name}` |" in PAGE or f"| `{name}[]` |" in PAGE
+
+
+def test_every_box_of_the_operations_page_is_typed() -> None:
+    typed = re.findall(r'follow\("([^"]+)"', Path(__file__).with_name("test_end_to_end.py").read_text())
+    assert headings(OPERATIONS) == set(typed)

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from routed.domain.workload import Attachment, PodRef
-from routed.kube.annotations import IP, Wishes
+from routed.domain.workload import Attachment, PodRef, Wishes
+from routed.kube.annotations import IP
 from routed.kube.api import Api
 from routed.kube.client import connect
 from routed.kube.errors import Malformed, Unreachable

@@ -76,7 +76,7 @@ def everything(servants: list[Servant]) -> list[str]:
     return [str(address) for servant in servants for address in servant.pods()]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(500)
 async def test_every_address_of_a_rack_is_usable_by_any_mix_of_servers(cluster: ControlPlane, tmp_path: Path) -> None:
     servants = [Servant(cluster, tmp_path, f"full-{n}", POOLS, rack="full") for n in range(SERVERS)]
     async with AsyncExitStack() as stack:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from random import Random
@@ -14,10 +16,13 @@ import yaml
 
 from ipam.errors import AddressRefused
 from ipam.ledger import Ledger
+from ipam.model import IPAddress
 from routed import views
+from routed.cni.errors import TryAgainLater
 from routed.domain.intent import plan
 from routed.domain.rack import Uplink
-from routed.domain.workload import AttachmentId, PodRef
+from routed.domain.workload import Attachment, AttachmentId, PodRef, Wishes
+from routed.kube.addresses import Lease, read
 from routed.kube.client import connect
 from routed.kube.cluster import Cluster
 from routed.kube.events import Events
@@ -48,17 +53,19 @@ def settings(cluster: ControlPlane, tmp_path: Path) -> Iterator[Settings]:
 
 
 @asynccontextmanager
-async def composed(settings: Settings) -> AsyncIterator[tuple[Store, Leasing]]:
+async def composed(
+    settings: Settings, name: str = "s11", *, cooldown_s: float = 60
+) -> AsyncIterator[tuple[Store, Leasing]]:
     """Compose what the agent has between the CNI socket and the planes."""
     pools = pools_of(settings)
     async with connect(settings.kubernetes.kubeconfig if settings.kubernetes else None) as api:
         rng = Random(1)  # noqa: S311 - spreads servers out
-        leases = await leasing(settings, "s11", Cluster(api, "s11", Events(api, "s11"), rng), pools)
-        with Ledger(settings.paths.state / "ledger.db", pools, leases.source, cooldown_s=60) as ledger:
+        leases = await leasing(settings, name, Cluster(api, name, Events(api, name), rng), pools)
+        with Ledger(settings.paths.state / "ledger.db", pools, leases.source, cooldown_s=cooldown_s) as ledger:
             store = Store(
                 ledger,
                 rack=settings.domain_rack(),
-                server=settings.domain_server("s11"),
+                server=settings.domain_server(name),
                 uplink=UPLINK,
                 ready_slots=4,
                 on_change=lambda _: leases.nudge(),
@@ -72,10 +79,13 @@ async def composed(settings: Settings) -> AsyncIterator[tuple[Store, Leasing]]:
                 store.close()
 
 
+def key(number: int) -> AttachmentId:
+    return AttachmentId(f"c{number}", "eth0")
+
+
 async def add(store: Store, number: int) -> AttachmentId:
-    key = AttachmentId(f"c{number}", "eth0")
-    await store.put(key, PodRef("shop", f"cart-{number}", f"u{number}"), f"/run/netns/{number}")
-    return key
+    await store.put(key(number), PodRef("shop", f"cart-{number}", f"u{number}"), f"/run/netns/{number}")
+    return key(number)
 
 
 async def test_thirty_pods_at_once_get_addresses_and_keep_them(cluster: ControlPlane, settings: Settings) -> None:
@@ -121,9 +131,140 @@ async def test_a_pod_gets_the_address_that_it_asks_for_unless_another_server_has
     cluster.admin.post(ADDRESSES, address(str(elsewhere), node="s99", rack="leasing")).granted()
     async with composed(settings) as (store, _):
         pod = PodRef("shop", "fixed", "u1")
-        attachment = await store.put(AttachmentId("c1", "eth0"), pod, "/run/netns/1", (wanted,))
+        attachment = await store.put(key(1), pod, "/run/netns/1", Wishes((wanted,)))
         assert attachment.addresses[0] == wanted
         with pytest.raises(AddressRefused, match=str(elsewhere)):
-            await store.put(AttachmentId("c2", "eth0"), PodRef("shop", "late", "u2"), "/run/netns/2", (elsewhere,))
+            await store.put(key(2), PodRef("shop", "late", "u2"), "/run/netns/2", Wishes((elsewhere,)))
         with pytest.raises(AddressRefused, match="holds it"):
-            await store.put(AttachmentId("c3", "eth0"), PodRef("shop", "twice", "u3"), "/run/netns/3", (wanted,))
+            await store.put(key(3), PodRef("shop", "twice", "u3"), "/run/netns/3", Wishes((wanted,)))
+
+
+async def let_go(store: Store, gone: AttachmentId) -> None:
+    await store.discard(gone)
+    await store.forget(gone)
+
+
+async def come_back(store: Store, comer: AttachmentId, pod: PodRef) -> Attachment:
+    """Attach a sticky pod as kubelet does: again and again."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return await store.put(comer, pod, "/run/netns/web", Wishes(sticky=True))
+        except TryAgainLater as error:
+            reason = str(error)
+        assert "waits for the address that it had before" in reason
+        assert time.monotonic() < deadline, reason
+        await asyncio.sleep(0.2)  # between two attempts
+
+
+def kept_for(cluster: ControlPlane, name: str) -> set[str]:
+    found = cluster.admin.get(ADDRESSES).granted()["items"]
+    noted = ((item["spec"], item["metadata"].get("annotations") or {}) for item in found)
+    return {spec["address"] for spec, notes in noted if notes.get("routed.dev/sticky") == name}
+
+
+async def test_a_sticky_pod_comes_back_to_its_address_at_once_and_after_a_restart(
+    cluster: ControlPlane, settings: Settings
+) -> None:
+    async with composed(settings) as (store, _):
+        first = await come_back(store, key(1), PodRef("shop", "web-0", "u1"))
+        await let_go(store, first.id)
+        await until(lambda: kept_for(cluster, "shop/web-0") == set(map(str, first.addresses)), "the note")
+        others = await asyncio.gather(*(add(store, number) for number in range(10, 30)))
+        used = {one for other in others for one in store.snapshot.attachments[other].addresses}
+        assert used.isdisjoint(first.addresses), "nobody else gets it"
+        second = await store.put(key(2), PodRef("shop", "web-0", "u2"), "/run/netns/2", Wishes(sticky=True))
+        assert second.addresses == first.addresses
+        assert await come_back(store, second.id, second.pod) == second, "asked twice, answered once"
+        await let_go(store, second.id)
+        await until(lambda: not any(one.pod for one in leases_of(cluster, first.addresses)), "nobody uses it")
+    async with composed(settings) as (store, _):
+        late = await store.put(key(3), PodRef("shop", "web-0", "u3"), "/run/netns/3", Wishes(sticky=True))
+        assert late.addresses == first.addresses
+
+
+async def test_a_pod_that_is_not_sticky_does_not_come_back_to_its_address(
+    cluster: ControlPlane, settings: Settings
+) -> None:
+    async with composed(settings) as (store, _):
+        pod = PodRef("shop", "web-0", "u1")
+        first = await store.put(key(1), pod, "/run/netns/1")
+        await let_go(store, first.id)
+        second = await come_back(store, key(2), replace(pod, uid="u2"))
+        assert not set(second.addresses) & set(first.addresses), "they cool down"
+        assert kept_for(cluster, "shop/web-0").isdisjoint(map(str, first.addresses))
+
+
+async def test_a_sticky_pod_takes_its_address_along_to_another_server(
+    cluster: ControlPlane, settings: Settings, tmp_path: Path
+) -> None:
+    elsewhere = at_server(cluster, settings, tmp_path, "s12")
+    async with composed(settings, cooldown_s=1) as (store, _), composed(elsewhere, "s12") as (other, _):
+        first = await come_back(store, key(1), PodRef("shop", "web-0", "u1"))
+        await until(lambda: kept_for(cluster, "shop/web-0") == set(map(str, first.addresses)), "the note")
+        waiting = asyncio.create_task(come_back(other, key(2), PodRef("shop", "web-0", "u2")))
+        await until(lambda: any(one.wanted for one in leases_of(cluster)), "it is asked for")
+        assert {owners(cluster, "leasing")[one] for one in first.addresses} == {"s11"}, "while it is in use"
+        await let_go(store, first.id)
+        second = await waiting
+        assert second.addresses == first.addresses
+        assert {owners(cluster, "leasing")[one] for one in first.addresses} == {"s12"}
+        await until(lambda: kept_for(cluster, "shop/web-0") == set(map(str, first.addresses)), "the note, anew")
+        await until(lambda: not any(one.wanted for one in leases_of(cluster)), "nothing is asked for any more")
+
+
+async def test_an_address_in_another_servers_stock_is_given_up_for_a_pod_that_asks_for_it(
+    cluster: ControlPlane, settings: Settings, tmp_path: Path
+) -> None:
+    elsewhere = at_server(cluster, settings, tmp_path, "s12")
+    async with composed(settings) as (store, _), composed(elsewhere, "s12") as (other, stock):
+        await add(other, 1)
+        (used,) = (one for one in other.snapshot.attachments[key(1)].addresses if one.version == 4)
+        await until(lambda: any(owner == "s12" for owner in owners(cluster, "leasing").values()), "a stock")
+        wanted = next(one.network_address for one in stock.source.owned() if one.version == 4 and used not in one)
+        pod = PodRef("shop", "fixed", "u1")
+        for _ in range(50):
+            try:
+                assert (await store.put(key(2), pod, "/run/netns/2", Wishes((wanted,)))).addresses[0] == wanted
+                break
+            except AddressRefused:
+                await asyncio.sleep(0.2)  # between two attempts of a kubelet
+        assert owners(cluster, "leasing")[wanted] == "s11"
+        with pytest.raises(AddressRefused):
+            await store.put(key(3), replace(pod, name="vain"), "/run/netns/3", Wishes((used,)))
+        assert owners(cluster, "leasing")[used] == "s12", "control: that one is in use"
+
+
+async def test_a_sticky_pod_that_has_waited_for_long_enough_starts_with_any_address(
+    cluster: ControlPlane, settings: Settings, tmp_path: Path
+) -> None:
+    elsewhere = at_server(cluster, settings, tmp_path, "s12", sticky_wait_s=1)
+    async with composed(settings) as (store, _):
+        first = await come_back(store, key(1), PodRef("shop", "web-0", "u1"))
+        await until(lambda: kept_for(cluster, "shop/web-0") == set(map(str, first.addresses)), "the note")
+    async with composed(elsewhere, "s12") as (other, _):  # the first one is away for good
+        second = await come_back(other, key(2), PodRef("shop", "web-0", "u2"))
+        assert not set(second.addresses) & set(first.addresses)
+        await until(lambda: all(one.pod and one.sticky for one in leases_of(cluster, second.addresses)), "it is told")
+    async with composed(settings) as (store, _):
+        await let_go(store, first.id)
+        await until(lambda: kept_for(cluster, "shop/web-0") == set(map(str, second.addresses)), "the newer one holds")
+
+
+def at_server(
+    cluster: ControlPlane, settings: Settings, folder: Path, name: str, *, sticky_wait_s: float = 60
+) -> Settings:
+    """Return the settings of another server of the rack."""
+    state = folder / name
+    state.mkdir()
+    kubeconfig = cluster.kubeconfig(agent_of(cluster, name), state / "kubeconfig")
+    assert settings.kubernetes is not None
+    kubernetes = settings.kubernetes.model_copy(update={"kubeconfig": kubeconfig, "sticky_wait_s": sticky_wait_s})
+    paths = settings.paths.model_copy(update={"state": state})
+    return settings.model_copy(update={"kubernetes": kubernetes, "paths": paths})
+
+
+def leases_of(cluster: ControlPlane, addresses: Sequence[IPAddress] = ()) -> list[Lease]:
+    """Return the leases as the API server has them, all or those of some addresses."""
+    found = map(read, cluster.admin.get(ADDRESSES).granted()["items"])
+    return [lease for lease in found if not addresses or lease.address in addresses]

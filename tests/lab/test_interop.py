@@ -220,7 +220,7 @@ def test_an_audit_sees_what_bird_has(fabric: Lab, s11: Server, pods: list[Pod]) 
     with speaking(fabric, "s12", STEERED):
         eventually(lambda: prefixes(STEERED) <= seen(fabric).keys(), "steered routes")
         for prefix in prefixes(STEERED):
-            assert seen(fabric)[prefix][0].communities == {"65000:911"}
+            assert seen(fabric)[prefix][0].communities == frozenset({"65000:911"})
 
 
 def test_an_audit_sees_that_bird_keeps_routes_of_a_speaker_that_is_away(

@@ -5,20 +5,22 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
 
 import pytest
 
+from routed.attach.limits import Limits
 from routed.attach.links import Links
 from routed.attach.monitor import Monitor
 from routed.attach.slots import SlotSpace
 from routed.attach.veth import MacvlanWay
 from routed.attach.wires import Wires
-from routed.domain.wiring import Link, Wire, ofport, wire_name
+from routed.domain.wiring import Limit, Link, Wire, ofport, wire_name
 from routed.domain.workload import AttachmentId
-from tests.fixtures.pods import Pod, Pods, inside, slot_space
+from tests.fixtures.pods import Pod, Pods, inside, run, slot_space
 from tests.system.ovs_instance import Ovs, network_namespace, open_vswitch, until
 
 pytestmark = pytest.mark.system
@@ -94,14 +96,14 @@ async def plug(ovs: Ovs, pods: Pods, space: SlotSpace, *, userspace_datapath: bo
     return pair
 
 
-def transfer(sender: Pod, receiver: Pod, address: str) -> int:
-    """Send SIZE bytes by TCP; return how many arrived, or raise when no connection comes about."""
+def transfer(sender: Pod, receiver: Pod, address: str, size: int = SIZE) -> int:
+    """Send so many bytes by TCP; return how many arrived, or raise when no connection comes about."""
     receiving = subprocess.Popen(
         ["nsenter", f"--net={receiver.path}", "python3", "-c", RECEIVE], stdout=subprocess.PIPE, text=True
     )
     try:
         until(lambda: ":7 " in receiver.run("ss", "-Hltn"), "the receiver listens")
-        sender.run("python3", "-c", SEND, address, str(SIZE))
+        sender.run("python3", "-c", SEND, address, str(size))
         return int(receiving.communicate(timeout=20)[0])
     finally:
         receiving.kill()
@@ -133,3 +135,50 @@ async def test_a_slot_serves_the_next_pod_without_the_bridge_noticing(ovs: Ovs, 
 
     second.run("ping", "-c1", "-W5", "10.101.0.1")
     assert ovs.vsctl("get", "interface", "rt1", "ofport", "ifindex", "link_resets") == before
+
+
+LITTLE = 600_000
+"""Bytes; ten times what a token bucket lets through at once."""
+SLOW = 200_000
+"""Bytes a second."""
+
+
+def took(sender: Pod, receiver: Pod, address: str) -> float:
+    """Return how long it takes to get LITTLE bytes through, in seconds."""
+    began = time.monotonic()
+    assert transfer(sender, receiver, address, LITTLE) == LITTLE
+    return time.monotonic() - began
+
+
+async def test_a_limited_pod_gets_and_sends_no_more(ovs: Ovs, pods: Pods, space: SlotSpace) -> None:
+    first, second = await plug(ovs, pods, space, userspace_datapath=True)
+    limits = Limits(space)
+    least_s = (LITTLE - (1 << 16)) / SLOW
+    for wanted, sender, receiver, address in (
+        (Limit(SLOW, None), second, first, "10.101.0.1"),
+        (Limit(None, SLOW), first, second, "10.101.0.2"),
+    ):
+        assert await limits.upsert({"rt1": wanted}) == {}
+        assert await limits.observe() == {"rt1": wanted}
+        assert took(sender, receiver, address) > least_s
+    unlimited = took(second, first, "10.101.0.1")
+    assert await limits.remove(["rt1"]) == {}
+    assert min(unlimited, took(first, second, "10.101.0.2")) < least_s, "control: the other way, and then both"
+
+
+async def test_limits_are_found_and_changed_and_those_of_others_let_be(ovs: Ovs, pods: Pods, space: SlotSpace) -> None:
+    await plug(ovs, pods, space, userspace_datapath=True)
+    limits, wanted = Limits(space), {"rt1": Limit(125, 2**32 - 1), "rt2": Limit(10**9, None)}
+    assert await limits.observe() == {}
+    assert await limits.upsert(wanted) == {}
+    assert await limits.observe() == wanted
+    assert await limits.upsert({"rt2": Limit(None, 5000)}) == {}
+    assert (await limits.observe())["rt2"] == Limit(None, 5000)
+    run("tc", "qdisc", "delete", "dev", "rt1", "root")
+    assert (await limits.observe())["rt1"] == Limit(None, 2**32 - 1)
+    run("tc", "qdisc", "add", "dev", "rt1", "root", "tbf", "rate", "1mbit", "burst", "10kb", "latency", "1ms")
+    assert await limits.remove(["rt1", "rt2", "rt9"]) == {}
+    assert await limits.observe() == {}
+    assert "tbf" in run("tc", "qdisc", "show", "dev", "rt1"), "that one is not ours"
+    assert (await limits.upsert({"rt1": wanted["rt1"], "rt9": wanted["rt2"]})).keys() == {"rt9"}
+    assert await limits.observe() == {"rt1": wanted["rt1"]}

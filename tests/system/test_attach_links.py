@@ -8,7 +8,7 @@ import json
 import socket
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
-from ipaddress import ip_address, ip_interface
+from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 
 import pytest
@@ -214,6 +214,61 @@ async def test_an_interface_deleted_by_hand_is_absent_and_comes_back(links: Link
     assert await links.observe() == {}
     assert await links.upsert(wanted) == {}
     assert await links.observe() == wanted
+
+
+ROUTES = frozenset({ip_network("10.50.0.0/16"), ip_network("10.60.0.0/16"), ip_network("fd00:50::/48")})
+
+
+async def test_routes_that_the_pod_asked_for_lead_through_its_gateways(links: Links, pods: Pods) -> None:
+    pod = pods.make()
+    wanted = {key(1): replace(link_of(1, pod), routes=ROUTES)}
+    assert await links.upsert(wanted) == {}
+    shown = [*pod.ip("route"), *pod.ip("-6", "route")]
+    found = {(route["dst"], route["gateway"]) for route in shown if route["protocol"] == "82"}
+    hops = {4: "10.101.0.254", 6: "fd00:101::fffe"}
+    assert found == {(str(to), hops[to.version]) for to in ROUTES}
+    assert await links.observe() == wanted
+    assert await links.upsert(wanted) == {}, "twice is as good as once"
+    fewer = {key(1): link_of(1, pod)}
+    assert await links.upsert(fewer) == {}
+    assert await links.observe() == fewer
+    assert not [route for route in pod.ip("route") if route["dst"] == "10.50.0.0/16"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "route delete 10.50.0.0/16",
+        "-6 route delete fd00:50::/48",
+        "route replace 10.50.0.0/16 via 10.101.0.254 dev eth0",
+        "-6 route replace fd00:50::/48 dev eth0",
+        "route add 10.70.0.0/16 via 10.101.0.254 dev eth0 proto 82",
+        "route flush dev eth0",
+    ],
+)
+async def test_sees_and_repairs_routes_that_the_pod_asked_for(links: Links, pods: Pods, damage: str) -> None:
+    pod = pods.make()
+    wanted = {key(1): replace(link_of(1, pod), routes=ROUTES)}
+    await links.upsert(wanted)
+    pod.run("ip", *damage.split())
+
+    assert await links.observe() != wanted
+    assert await links.upsert(wanted) == {}
+    assert await links.observe() == wanted
+
+
+async def test_routes_that_others_add_to_a_pod_stay(links: Links, pods: Pods) -> None:
+    pod = pods.make()
+    wanted = {key(1): replace(link_of(1, pod), routes=ROUTES)}
+    await links.upsert(wanted)
+    foreign = [("10.80.0.0/16", None), ("10.50.0.0/16", 7)]
+    for to, metric in foreign:
+        pod.run("ip", *f"route add {to} via 10.101.0.254 dev eth0 metric {metric or 0}".split())
+    assert await links.observe() == wanted, "no business of ours"
+    pod.run("ip", "link", "set", "eth0", "mtu", "1300")
+    assert await links.upsert(wanted) == {}
+    found = {(route["dst"], route.get("metric")) for route in pod.ip("route") if route["protocol"] == "boot"}
+    assert found == set(foreign)
 
 
 async def test_changes_a_link_in_place(links: Links, pods: Pods) -> None:

@@ -99,10 +99,10 @@ async def test_the_obvious_way_ends_with_other_routes_than_desired(rack: Rack) -
             burst = []
             for key, value in _wishes(rack, rng, 300):
                 if value is not None:
-                    burst.append(text.announce(key.neighbor, [key.prefix], value))
+                    burst.append(text.announce([key.neighbor], [key.prefix], value))
                     last[key] = wanted[key] = value
                 elif key in last:
-                    burst.append(text.withdraw(key.neighbor, [key.prefix], last[key]))
+                    burst.append(text.withdraw([key.neighbor], [key.prefix], last[key]))
                     wanted.pop(key, None)
             exabgp.write(burst)
             lines += len(burst)
@@ -118,7 +118,7 @@ async def test_errors_overtake_acknowledgements_and_cost_nothing(rack: Rack) -> 
     async with BareExabgp(rack) as exabgp:
         await eventually(lambda: exabgp.ups() == 2, "both sessions are up")
         key, value = next(iter(to_all(rack, prefixes(1)).items()))
-        routes = [text.announce(key.neighbor, [prefix], value) for prefix in prefixes(150) if prefix.version == 4]
+        routes = [text.announce([key.neighbor], [prefix], value) for prefix in prefixes(150) if prefix.version == 4]
         exabgp.write([*routes, "no such command"])
         await eventually(lambda: len(exabgp.answers()) == len(routes) + 1, "every line is answered")
         assert exabgp.answers().index("error") < len(routes), "the trap is there"
@@ -137,8 +137,8 @@ async def test_a_refused_line_among_good_ones_is_found_and_named(rack: Rack, mon
     good = to_all(rack, prefixes(60, start=1))
     spoken = text.announce
 
-    def misspoken(neighbor: IPAddress, prefixes: Sequence[IPNetwork], value: Attributes) -> str:
-        line = spoken(neighbor, prefixes, value)
+    def misspoken(neighbors: Sequence[IPAddress], prefixes: Sequence[IPNetwork], value: Attributes) -> str:
+        line = spoken(neighbors, prefixes, value)
         return line.replace("next-hop", "next-hopp") if bad.prefix in prefixes else line
 
     monkeypatch.setattr(text, "announce", misspoken)
@@ -194,9 +194,9 @@ async def test_every_line_we_write_is_the_command_it_looks_like() -> None:
         words: tuple[str, ...] = tuple(Command.functions)
         return next(word for word in words if word == line or line.endswith(" " + word) or word + " " in line)
 
-    address = ip_address("10.99.0.11")
+    address, other = ip_address("10.99.0.11"), ip_address("10.99.0.12")
     for prefix in prefixes(10):
         value = attributes(prefix, 4294967295, ("65535:65535", "4294967295:4294967295:4294967295"))
-        assert understood(text.announce(address, [prefix], value)) == "announce attributes"
-        assert understood(text.withdraw(address, [prefix], value)) == "withdraw attributes"
+        assert understood(text.announce([address, other], [prefix], value)) == "announce attributes"
+        assert understood(text.withdraw([address, other], [prefix], value)) == "withdraw attributes"
         assert understood(text.end_of_rib(address, prefix.version)) == "announce eor"

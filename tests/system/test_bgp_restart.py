@@ -101,7 +101,7 @@ async def test_exabgp_that_hangs_is_replaced_before_the_hold_time_ends(rack: Rac
 
 async def test_an_end_of_rib_before_the_routes_deletes_them(rack: Rack) -> None:
     hasty = [section.replace("manual-eor true", "manual-eor false") for section in _sections(rack)]
-    routes = [text.announce(key.neighbor, [key.prefix], value) for key, value in to_all(rack, ROUTES).items()]
+    routes = [text.announce([key.neighbor], [key.prefix], value) for key, value in to_all(rack, ROUTES).items()]
     async with BareExabgp(rack, hasty) as exabgp:
         await eventually(lambda: exabgp.ups() == 2, "both sessions are up")
         exabgp.write(routes)

@@ -70,9 +70,13 @@ def read(path: Path) -> tuple[str, ...]:
 
 
 def write(path: Path, audit: Audit) -> int:
-    """Write every finding, those accepted already among them; return how many. SettingsError when it cannot."""
-    lines = {key(finding): headline(finding) for finding in (*audit.findings, *audit.accepted)}
-    text = "".join(f"{found}{_COMMENT}{sentence}\n" for found, sentence in sorted(lines.items()))
+    """Write every finding, those accepted already among them; return how many. SettingsError when it cannot.
+
+    What could not be observed is left out: that would accept not to see. Whoever means it adds the line.
+    """
+    found = (finding for finding in audit.findings if finding.kind is not Kind.UNOBSERVED)
+    lines = {key(finding): headline(finding) for finding in (*found, *audit.accepted)}
+    text = "".join(f"{old}{_COMMENT}{sentence}\n" for old, sentence in sorted(lines.items()))
     try:
         path.write_text(_HEADER + text, encoding="utf-8")
     except OSError as error:

@@ -11,8 +11,8 @@ from rich.text import Text
 from routed.audit.compare.evidence import describe
 from routed.audit.explain import Seen, Story
 from routed.audit.model import PortView, SideView
-from routed.audit.report.summary import printable
-from routed.audit.report.tables import advice, headline_text, severity_text
+from routed.audit.report.summary import judge, printable
+from routed.audit.report.tables import VERDICTS, advice, headline_text, severity_text
 
 _Row = tuple[str, str, str]
 """Plane, where, what it says."""
@@ -20,7 +20,6 @@ _Row = tuple[str, str, str]
 
 def story(told: Story) -> RenderableType:
     """Return the verdict, a line per plane and place, what explains it, and what to do."""
-    colour = "bold red" if told.findings else "bold"
     grid = Table(box=None, pad_edge=False, show_header=False)
     for _ in range(3):
         grid.add_column(overflow="fold")
@@ -30,7 +29,9 @@ def story(told: Story) -> RenderableType:
         grid.add_row(Text(title, style="dim"), Text(printable(where), style="bold"), Text(printable(says)))
         last = plane
     notes = [Text(f"explained: {printable(note)}", style="cyan") for note in told.notes]
-    return Group(Text(printable(told.verdict), style=colour), "", grid, *_block(notes), *_findings(told))
+    return Group(
+        Text(printable(told.verdict), style=VERDICTS[judge(told.findings)]), "", grid, *_block(notes), *_findings(told)
+    )
 
 
 def _block(lines: list[Text]) -> list[Text | str]:

@@ -30,7 +30,7 @@ from routed.audit.report.summary import (
 
 COLOURS = {Severity.CRITICAL: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
 UNSEEN = "magenta"
-_VERDICTS = {Verdict.CLEAN: "bold green", Verdict.FINDINGS: "bold red", Verdict.BLIND: "bold magenta"}
+VERDICTS = {Verdict.CLEAN: "bold green", Verdict.FINDINGS: "bold red", Verdict.BLIND: "bold magenta"}
 _CELLS = {
     Cell.FREE: ("·", "bright_black", "free"),
     Cell.USED: ("■", "green", "used"),
@@ -105,7 +105,7 @@ def headline_text(finding: Finding) -> Text:
 def summary_line(audit: Audit) -> Text:
     """Return the audit's numbers in one line."""
     summary = summarize(audit)
-    return Text(sentence(summary), style=_VERDICTS[summary.verdict])
+    return Text(sentence(summary), style=VERDICTS[summary.verdict])
 
 
 def changed(audit: Audit, difference: Changes) -> RenderableType:

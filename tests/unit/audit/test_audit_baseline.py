@@ -14,14 +14,19 @@ from routed.settings import SettingsError
 from tests.golden.audits import CLEAN, KNOWN, MISSING, SAMPLE, UNOBSERVED
 
 
-def test_what_is_written_accepts_all_of_it(tmp_path: Path) -> None:
+def test_what_is_written_accepts_all_of_it_but_not_to_see(tmp_path: Path) -> None:
     file = tmp_path / "known.txt"
-    assert baseline.write(file, SAMPLE) == 6
+    assert baseline.write(file, SAMPLE) == 5
     again = baseline.accept(replace(SAMPLE, accepted=()), baseline.read(file))
-    assert again.findings == ()
-    assert again.accepted == SAMPLE.findings
-    assert not again.blind
-    assert baseline.missed(baseline.read(file), SAMPLE).gone == ()
+    assert again.findings == (UNOBSERVED,)
+    assert again.accepted == SAMPLE.findings[:-1]
+    assert baseline.missed(baseline.read(file), SAMPLE) == baseline.Missed((), ())
+
+
+def test_whoever_means_it_accepts_not_to_see(tmp_path: Path) -> None:
+    file = tmp_path / "known.txt"
+    file.write_text(f"{key(UNOBSERVED)} # r2b is being replaced\n", encoding="utf-8")
+    assert not baseline.accept(replace(CLEAN, findings=(UNOBSERVED,)), baseline.read(file)).blind
 
 
 def test_people_may_comment_and_leave_lines_empty(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
+from typing import Any
 
 import pytest
 
@@ -88,7 +89,7 @@ def test_a_route_that_both_tors_lack_is_one_finding(rack: RackView) -> None:
 
 
 def test_without_a_session_the_cause_of_a_missing_route_is_known(rack: RackView) -> None:
-    seen = rack.servers[S1]
+    seen = audits.told(rack, S1)
     sides = {A: replace(seen.sides[A], session_up=False), B: seen.sides[B]}
     view = audits.with_agent(audits.with_tor(rack, A, audits.without(ONE)), S1, sides=sides)
     finding = only(view)
@@ -105,7 +106,7 @@ def test_a_missing_route_of_a_silent_agent_is_less_certain(rack: RackView) -> No
 
 
 def test_both_sides_bad_excuses_nothing(rack: RackView) -> None:
-    seen = rack.servers[S1]
+    seen = audits.told(rack, S1)
     sides = {tor: replace(side, session_up=False, healthy=False) for tor, side in seen.sides.items()}
     view = audits.with_agent(rack, S1, sides=sides)
     for tor in (A, B):
@@ -125,7 +126,7 @@ def test_a_detour_makes_a_missing_route_a_warning(rack: RackView) -> None:
 
 @pytest.mark.parametrize("state", ["starting", "draining"])
 def test_what_should_not_be_announced_is_not_missing(rack: RackView, state: str) -> None:
-    seen = rack.servers[S1]
+    seen = audits.told(rack, S1)
     mine = [holding.address for holding in seen.holdings]
     holdings = tuple(replace(holding, announce=state == "draining") for holding in seen.holdings)
     view = audits.with_agent(rack, S1, announced=(), holdings=holdings, draining=state == "draining")
@@ -140,7 +141,7 @@ def test_a_family_that_the_server_has_no_address_of_is_not_missing() -> None:
     prefix = ip_network("fd00:1::/64")
     pools = (*PLAN.pools, replace(PLAN.pools[0], prefix=prefix, gateway=prefix[1]))
     view = audits.healthy(replace(PLAN, pools=pools), 2)
-    seen = view.servers[S1]
+    seen = audits.told(view, S1)
     dual = (*seen.holdings, Holding(prefix[5], S1, "shop/web-0"))
     assert found(audits.with_agent(view, S1, holdings=dual)) == []
 
@@ -149,7 +150,7 @@ def test_a_family_that_the_server_has_no_address_of_is_not_missing() -> None:
 
 
 def test_what_an_agent_does_not_announce_is_unannounced_and_not_missing_too(rack: RackView) -> None:
-    seen = rack.servers[S1]
+    seen = audits.told(rack, S1)
     told = tuple(route for route in seen.announced if route.prefix.network_address != ONE or route.tor != A)
     view = audits.with_agent(audits.with_tor(rack, A, audits.without(ONE)), S1, announced=told)
     assert kinds(view) == [(Kind.UNANNOUNCED, str(ONE), (A, S1))]
@@ -158,8 +159,8 @@ def test_what_an_agent_does_not_announce_is_unannounced_and_not_missing_too(rack
 @pytest.mark.parametrize(
     "change", [{"communities": frozenset({"65000:911"})}, {"next_hop": ip_address("10.0.0.1")}], ids=str
 )
-def test_what_an_agent_announces_otherwise_is_found(rack: RackView, change: dict[str, object]) -> None:
-    seen = rack.servers[S1]
+def test_what_an_agent_announces_otherwise_is_found(rack: RackView, change: dict[str, Any]) -> None:
+    seen = audits.told(rack, S1)
     told = tuple(
         replace(route, **change) if route.prefix.network_address == ONE and route.tor == A else route
         for route in seen.announced
@@ -176,7 +177,7 @@ def test_a_route_that_no_pod_has_is_leaked(rack: RackView) -> None:
 
 
 def test_a_route_that_no_pod_has_and_an_agent_announces_is_that_agents(rack: RackView) -> None:
-    seen = rack.servers[S1]
+    seen = audits.told(rack, S1)
     view = audits.with_agent(rack, S1, holdings=seen.holdings[1:])
     view = replace(view, holdings=())
     finding = only(view)
@@ -190,7 +191,7 @@ def test_the_gateways_address_is_critical(rack: RackView) -> None:
 
 
 def test_a_route_to_a_silent_server_is_not_concluded_leaked(rack: RackView) -> None:
-    ours = tuple(holding for holding in rack.holdings if holding.server == S2)
+    ours = tuple(holding for holding in audits.held(rack) if holding.server == S2)
     view = replace(audits.with_silent(rack, S1), holdings=ours)
     assert [finding.kind for finding in found(view)] == [Kind.UNOBSERVED]
 
@@ -201,7 +202,10 @@ def test_a_route_to_a_silent_server_is_leaked_when_the_api_knows_its_pods(rack: 
 
 
 def test_an_agent_knows_its_pods_better_than_the_api_does(rack: RackView) -> None:
-    late = (*rack.holdings[1:], Holding(FREE, S1, "shop/gone"))  # not told of the first pod, nor of the end of another
+    late = (
+        *audits.held(rack)[1:],
+        Holding(FREE, S1, "shop/gone"),
+    )  # not told of the first pod, nor of the end of another
     assert found(replace(rack, holdings=late)) == []
 
 
@@ -221,7 +225,7 @@ def test_a_lease_in_stock_is_neither_missing_nor_leaked(rack: RackView) -> None:
 
 
 def test_two_holders_are_a_duplicate(rack: RackView) -> None:
-    seen = rack.servers[S2]
+    seen = audits.told(rack, S2)
     view = audits.with_agent(rack, S2, holdings=(*seen.holdings, Holding(ONE, S2, "shop/twin")))
     assert kinds(view) == [(Kind.DUPLICATE, str(ONE), (S1, S2))]
 
@@ -232,7 +236,7 @@ def test_two_next_hops_are_a_duplicate(rack: RackView) -> None:
 
 
 def test_two_announcers_are_a_duplicate(rack: RackView) -> None:
-    one, two = rack.servers[S1], rack.servers[S2]
+    one, two = audits.told(rack, S1), audits.told(rack, S2)
     hop = PLAN.servers[S2].addresses[0]
     view = audits.with_agent(rack, S2, announced=(*two.announced, replace(one.announced[0], next_hop=hop)))
     assert kinds(view) == [(Kind.DUPLICATE, str(ONE), (S1, S2))]
@@ -273,7 +277,7 @@ def test_another_servers_own_address_is_foreign(rack: RackView) -> None:
 
 
 def test_an_announcement_outside_the_pools_that_no_tor_took_is_foreign(rack: RackView) -> None:
-    seen = rack.servers[S1]
+    seen = audits.told(rack, S1)
     for prefix in ("192.0.2.7/32", "192.0.2.0/24"):
         told = (*seen.announced, replace(seen.announced[0], prefix=ip_network(prefix)))
         ((kind, subject, where),) = kinds(audits.with_agent(rack, S1, announced=told))
@@ -310,6 +314,15 @@ def test_a_steering_community_that_a_tor_drops_is_critical(rack: RackView) -> No
 def test_one_steered_route_among_others_of_a_silent_agent_is_asymmetric(rack: RackView) -> None:
     view = audits.with_tor(rack, A, audits.at(ONE, communities=frozenset({audits.STEERING})))
     assert (Kind.ASYMMETRIC, str(ONE), (A, B)) in kinds(audits.with_silent(view, S1))
+
+
+def test_both_tors_asked_to_steer_is_no_state_of_a_silent_agent(rack: RackView) -> None:
+    view = rack
+    for tor in (A, B):
+        for address in (ONE, THREE, FIVE):
+            view = audits.with_tor(view, tor, audits.at(address, communities=frozenset({audits.STEERING})))
+    wrong = {(one.kind, one.subject) for one in found(audits.with_silent(view, S1)) if one.kind is not Kind.UNOBSERVED}
+    assert wrong == {(Kind.ATTRIBUTES, str(address)) for address in (ONE, THREE, FIVE)}
 
 
 def test_a_route_kept_for_a_dead_speaker_is_stale(rack: RackView) -> None:
@@ -389,7 +402,7 @@ def test_a_server_that_the_plan_misses_is_a_conflict(rack: RackView) -> None:
 
 
 def test_a_pod_outside_the_pools_is_a_conflict(rack: RackView) -> None:
-    seen = rack.servers[S1]
+    seen = audits.told(rack, S1)
     view = audits.with_agent(rack, S1, holdings=(*seen.holdings, Holding(ip_address("10.9.9.9"), S1, "shop/old")))
     assert kinds(view) == [(Kind.PLAN_CONFLICT, "10.9.9.9", (S1,))]
 

@@ -111,7 +111,7 @@ def test_a_foreign_address_is_found(rack: RackView) -> None:
 
 def test_a_draining_server_is_no_fault(rack: RackView) -> None:
     view = audits.with_agent(rack, S1, announced=(), draining=True)
-    gone = [holding.address for holding in view.servers[S1].holdings]
+    gone = [holding.address for holding in audits.told(view, S1).holdings]
     for tor in (A, B):
         view = audits.with_tor(view, tor, audits.without(*gone))
     assert "is not announced now" in story(view).verdict

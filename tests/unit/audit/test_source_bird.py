@@ -40,7 +40,7 @@ def test_a_pods_route() -> None:
 
 def test_an_ipv6_route_and_large_communities() -> None:
     (route,) = routes("fd00:101::2:20/128")
-    assert (route.next_hops, route.communities) == ((ip_address("fd00:1::12"),), {"65000:1:2"})
+    assert (route.next_hops, route.communities) == ((ip_address("fd00:1::12"),), frozenset({"65000:1:2"}))
     (default,) = routes("::/0")
     assert default.next_hops == (ip_address("fd00:254:1::2"),)
 
@@ -87,7 +87,7 @@ def test_sessions() -> None:
 
 def test_a_long_list_of_communities_goes_over_lines() -> None:
     text = ROUTES.replace("(65000,911)\n", "(65000,911)\n\t\t(1,2) (3,4)\n")
-    assert routes("10.101.1.20/32", text)[0].communities == {"65000:911", "1:2", "3:4"}
+    assert routes("10.101.1.20/32", text)[0].communities == frozenset({"65000:911", "1:2", "3:4"})
 
 
 def test_no_routes_are_no_routes() -> None:

@@ -86,7 +86,7 @@ def test_communities_large_ones_too() -> None:
         entry[1]["largeCommunity"] = {"string": "65000:1:2", "list": ["65000:1:2"]}
 
     (route,) = changed("10.101.0.2/32", 0, mark)
-    assert route.communities == {"65000:911", "no-export", "65000:1:2"}
+    assert route.communities == frozenset({"65000:911", "no-export", "65000:1:2"})
 
 
 def test_stale() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,15 @@ if TYPE_CHECKING:
 TOR = Neighbor(IPv4Address("10.0.0.2"), 65011, "tor")
 HOP = IPv4Address("10.0.0.1")
 GOOD = RouteKey(TOR.address, IPv4Network("10.1.0.1/32"))
+
+
+SLOW = """#!/bin/sh
+echo $$ >>"${2%/*}/starts"
+sleep 0.5
+echo $$ >>"${2%/*}/ready"
+exec sleep 60
+"""
+"""An ExaBGP that takes its time, and then has no relay."""
 
 
 @pytest.fixture
@@ -67,3 +77,44 @@ async def test_a_session_that_never_was_is_shown_as_down(speaker: Speaker) -> No
 async def test_drain_says_when_it_could_not_tell_anybody(speaker: Speaker) -> None:
     with pytest.raises(UnavailableError):
         await speaker.drain(timeout_s=0.2)
+
+
+@pytest.mark.parametrize(("start_s", "is_waited_for"), [(60.0, True), (0.1, False)])
+async def test_an_exabgp_that_starts_slowly_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start_s: float, *, is_waited_for: bool
+) -> None:
+    """It may have sessions by then: to end it would cost the routes that neighbours keep. With a negative control."""
+    monkeypatch.setattr(module, "CONNECT_S", 0.1)
+    monkeypatch.setattr(module, "START_S", start_s)
+    slow, run = tmp_path / "exabgp", tmp_path / "run"
+    slow.write_text(SLOW)
+    slow.chmod(0o755)
+    speaker = Speaker(SpeakerConfig(65001, HOP, HOP, (TOR,)), run, lambda: None, exabgp=str(slow))
+    await speaker.start()
+    try:
+        async with asyncio.timeout(30):
+            while not (run / "ready").exists() and len(_lines(run / "starts")) < 3:
+                await asyncio.sleep(0.05)  # between two looks
+    finally:
+        await speaker.stop()
+        await speaker._process.kill()
+    assert (_lines(run / "starts") == _lines(run / "ready")) is is_waited_for
+
+
+async def test_an_exabgp_that_ends_at_once_is_replaced_at_once(tmp_path: Path) -> None:
+    quitter, run = tmp_path / "exabgp", tmp_path / "run"
+    quitter.write_text(SLOW.partition("sleep")[0])
+    quitter.chmod(0o755)
+    speaker = Speaker(SpeakerConfig(65001, HOP, HOP, (TOR,)), run, lambda: None, exabgp=str(quitter))
+    await speaker.start()
+    try:
+        async with asyncio.timeout(30):  # half of what one that lives may take
+            while len(_lines(run / "starts")) < 3:
+                await asyncio.sleep(0.05)  # between two looks
+    finally:
+        await speaker.stop()
+        await speaker._process.kill()
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []

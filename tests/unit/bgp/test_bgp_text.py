@@ -14,6 +14,7 @@ from bgp.errors import ConfigError, InvalidRouteError, ProtocolError
 from bgp.model import Attributes, Neighbor, SpeakerConfig
 
 TOR = IPv4Address("10.99.0.11")
+OTHER_TOR = IPv4Address("10.99.0.12")
 HOP = IPv4Address("10.99.0.1")
 NAME = "neighbor 10.99.0.11 local-ip 10.99.0.1 local-as 65001 peer-as 65011 router-id 10.99.0.1 family-allowed in-open"
 
@@ -27,12 +28,20 @@ communities = st.lists(
 def test_announce_and_withdraw_differ_in_one_word() -> None:
     attributes = Attributes(HOP, 100, ("65001:1:2", "65001:9", "65001:10"))
     prefixes = [IPv4Network("10.101.0.1/32"), IPv4Network("10.101.0.2/32")]
-    announce = text.announce(TOR, prefixes, attributes)
+    announce = text.announce([TOR], prefixes, attributes)
     assert announce == (
         "neighbor 10.99.0.11 announce attributes next-hop 10.99.0.1 med 100 "
         "community [65001:9 65001:10] large-community [65001:1:2] nlri 10.101.0.1/32 10.101.0.2/32"
     )
-    assert text.withdraw(TOR, prefixes, attributes) == announce.replace("announce", "withdraw")
+    assert text.withdraw([TOR], prefixes, attributes) == announce.replace("announce", "withdraw")
+
+
+def test_one_line_tells_several_neighbours() -> None:
+    prefix = IPv4Network("10.101.0.1/32")
+    line = text.announce([TOR, OTHER_TOR], [prefix], Attributes(HOP))
+    assert line == (
+        "neighbor 10.99.0.11 , neighbor 10.99.0.12 announce attributes next-hop 10.99.0.1 nlri 10.101.0.1/32"
+    )
 
 
 def test_end_of_rib_names_its_family() -> None:
@@ -45,7 +54,7 @@ def test_a_row_of_adj_rib_out_is_read_as_it_was_announced(
 ) -> None:
     attributes = Attributes(hop, med, some)
     prefix = ip_network(f"{hop}/{hop.max_prefixlen}")
-    said, _, of = text.announce(TOR, [prefix], attributes).partition("announce attributes ")[2].partition(" nlri ")
+    said, _, of = text.announce([TOR], [prefix], attributes).partition("announce attributes ")[2].partition(" nlri ")
     line = f"{of} {said}"
     # ExaBGP leaves the brackets out around a single community.
     shown = line.replace("[", "[ ").replace("]", " ]")

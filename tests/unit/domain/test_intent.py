@@ -17,8 +17,8 @@ from routed.domain.intent import PLANES, Intent, Standing, owners, plan
 from routed.domain.rack import Rack, Server, Subnet, Tor, Uplink
 from routed.domain.sides import Health, Side
 from routed.domain.snapshot import Place, Snapshot
-from routed.domain.wiring import Link, Wire
-from routed.domain.workload import Attachment, AttachmentId, PodRef
+from routed.domain.wiring import Limit, Link, Wire
+from routed.domain.workload import Attachment, AttachmentId, PodRef, StaticRoute, Wishes
 
 TOR_A, TOR_B = ip_address("10.255.1.1"), ip_address("10.255.1.2")
 RACK = Rack(
@@ -80,6 +80,35 @@ def test_a_pod_is_wired_addressed_secured_and_announced_to_both_tors() -> None:
     assert any(isinstance(flow, Flow) and Output(1003) in flow.actions for flow in flows)
 
 
+def test_a_pod_gets_the_mtu_and_the_routes_that_it_asks_for() -> None:
+    inner, outer = ip_network("10.50.0.0/16"), ip_network("fd00:50::/48")
+    asked = Wishes(mtu=1400, routes=(StaticRoute(inner), StaticRoute(outer, ip_address("fd00:101::1"))))
+    intent = plan(with_pod(wishes=asked), POD.id)
+    link = intent.links[POD.id]
+    assert link is not None
+    assert (link.mtu, link.routes) == (1400, frozenset({inner, outer}))
+    assert intent.wires == {"rt3": Wire(9000)}, "the slot is the next pod's, too"
+    without_ipv6 = plan(with_pod(wishes=asked, addresses=POD.addresses[:1]), POD.id).links[POD.id]
+    assert without_ipv6 is not None
+    assert without_ipv6.routes == {inner}
+
+
+def test_a_slot_is_limited_while_its_pod_is_there() -> None:
+    asked = Wishes(ingress_bps=10_000_000, egress_bps=10**15)
+    assert plan(with_pod(wishes=asked), POD.id).limits == {"rt3": Limit(1_250_000, 2**32 - 1)}
+    assert plan(with_pod(wishes=Wishes(egress_bps=1001)), POD.id).limits == {"rt3": Limit(None, 125)}
+    for snapshot in (SNAPSHOT, with_pod(wishes=asked, leaving=True)):
+        assert plan(snapshot, POD.id).limits == {"rt3": None}
+
+
+def test_an_mtu_that_the_uplink_does_not_take_any_more_is_the_uplinks() -> None:
+    uplink = replace(SNAPSHOT.uplink, mtu=1300)
+    snapshot = replace(with_pod(wishes=Wishes(mtu=1400)), place=replace(SNAPSHOT.place, uplink=uplink))
+    link = plan(snapshot, POD.id).links[POD.id]
+    assert link is not None
+    assert link.mtu == 1300
+
+
 def test_a_leaving_pod_keeps_its_plugged_slot_and_nothing_else() -> None:
     intent = plan(with_pod(leaving=True), POD.id)
     assert intent.wires == {}
@@ -114,7 +143,7 @@ def test_the_host_needs_only_flows_and_follows_the_gateway() -> None:
     after = plan(replace(SNAPSHOT, place=place), Standing.HOST)
     assert list(before.flows) == [cookie(0)]
     assert before.flows != after.flows
-    assert [bool(objects) for objects in before] == [False, False, False, True, False]
+    assert [name for name, objects in zip(PLANES, before, strict=True) if objects] == ["flows"]
 
 
 def test_an_unknown_owner_wants_nothing() -> None:

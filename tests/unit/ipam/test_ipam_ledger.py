@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
@@ -111,6 +112,18 @@ def test_506_of_506_and_then_a_clear_refusal(path: Path) -> None:
             put(ledger, "late", now=NOW + 147.5)
         assert raised.value.retry_s == 12.5
         assert addresses(put(ledger, "late", now=NOW + 160)) == ["10.101.0.9"]
+
+
+def test_whoever_comes_back_need_not_wait_until_the_address_has_cooled_down(ledger: Ledger) -> None:
+    put(ledger, "web-0")
+    put(ledger, "cart")
+    drop(ledger, "web-0")
+    again = replace(request("web-0", "10.0.0.2"), returning=True)
+    (record,) = ledger.put([again], NOW)
+    assert isinstance(record, Record)
+    assert addresses(record) == ["10.0.0.2"]
+    (answer,) = ledger.put([replace(request("late", "10.0.0.3"), returning=True)], NOW)
+    assert isinstance(answer, AddressRefused), "a pod has it"
 
 
 def test_dual_stack_is_all_or_nothing(path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -7,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routed.kube.annotations import EGRESS, INGRESS, IP, MTU, ROUTES, STICKY, StaticRoute, Wishes, wishes
+from routed.domain.rack import Rack, Subnet
+from routed.domain.workload import StaticRoute, Wishes
+from routed.kube.annotations import EGRESS, INGRESS, IP, MTU, ROUTES, STICKY, check, wishes
 from routed.kube.errors import Malformed
 
 SET = {"kind": "StatefulSet", "name": "web", "controller": True}
@@ -63,6 +66,9 @@ def test_a_pod_may_ask_for_all_of_it() -> None:
         (ROUTES, '[{"dst": "10.50.0.1/16"}]', "has host bits set"),
         (ROUTES, '[{"dst": "10.50.0.0/16", "via": "10.101.0.1"}]', "unknown key via"),
         (ROUTES, '[{"dst": "10.50.0.0/16", "gw": "fd00::1"}]', "10.50.0.0/16 cannot have the gateway fd00::1"),
+        (ROUTES, '[{"dst": "0.0.0.0/0"}]', "every pod has a default route already"),
+        (ROUTES, '[{"dst": "10.50.0.0/16"}, {"dst": "10.50.0.0/16", "gw": "10.101.0.1"}]', "each destination once"),
+        (ROUTES, json.dumps([{"dst": f"10.50.{number}.0/24"} for number in range(33)]), "at most 32 routes"),
     ],
 )
 def test_what_makes_no_sense_fails_the_pod_and_says_why(key: str, text: str, complaint: str) -> None:
@@ -70,6 +76,32 @@ def test_what_makes_no_sense_fails_the_pod_and_says_why(key: str, text: str, com
         wishes(pod(**{key: text}))
     assert f"annotation {key}: {text!r}: " in str(caught.value)
     assert complaint in str(caught.value)
+
+
+RACK = Rack("r1", (), (), (Subnet(ip_network("10.101.0.0/24"), ip_address("10.101.0.1")),))
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "complaint"),
+    [
+        (MTU, "1501", "the uplink of this server takes 1500 bytes; write at most that"),
+        (ROUTES, '[{"dst": "fd00:50::/48"}]', "this rack has no IPv6 pool"),
+        (ROUTES, '[{"dst": "10.50.0.0/16", "gw": "10.101.0.9"}]', r"nothing but the rack's gateway (10.101.0.1)"),
+        (ROUTES, '[{"dst": "10.101.0.1/32"}]', "a gateway is reached without a route"),
+    ],
+)
+def test_what_this_server_cannot_do_is_refused_and_says_what_to_write(key: str, text: str, complaint: str) -> None:
+    asked = wishes(pod(**{key: text}))
+    with pytest.raises(Malformed) as caught:
+        check(asked, RACK, 1500)
+    assert str(caught.value).startswith(f"annotation {key}: ")
+    assert complaint in str(caught.value)
+
+
+def test_what_this_server_can_do_is_no_matter() -> None:
+    routes = '[{"dst": "10.50.0.0/16"}, {"dst": "10.60.0.0/16", "gw": "10.101.0.1"}, {"dst": "10.101.0.0/24"}]'
+    check(wishes(pod(**{MTU: "1500", ROUTES: routes, IP: "192.0.2.1"})), RACK, 1500)
+    check(Wishes(), RACK, 1280)
 
 
 def test_an_address_is_fixed_or_sticky() -> None:

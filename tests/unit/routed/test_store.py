@@ -16,7 +16,7 @@ from ipam.ledger import Ledger
 from ipam.model import Holder, Pool
 from routed.domain.intent import Owner, Standing
 from routed.domain.rack import Rack, Server, Subnet, Uplink
-from routed.domain.workload import AttachmentId, PodRef
+from routed.domain.workload import AttachmentId, PodRef, StaticRoute, Wishes
 from routed.store import _QUIET_S, Store
 
 PREFIX, GATEWAY = ip_network("10.101.0.0/26"), ip_address("10.101.0.1")
@@ -93,6 +93,20 @@ async def test_everything_survives_a_restart(opened: Callable[[], Rig]) -> None:
     assert again.attachments[key(1)] == staying
     assert again.attachments[key(2)].leaving
     assert again.slots == 2 + 4
+
+
+async def test_what_a_pod_asked_for_survives_a_restart(opened: Callable[[], Rig]) -> None:
+    routes = (StaticRoute(ip_network("10.50.0.0/16")), StaticRoute(ip_network("fd00:50::/48"), ip_address("fd00::1")))
+    wishes = Wishes(
+        addresses=(ip_address("10.101.0.9"),), sticky=True, mtu=1400, ingress_bps=10**6, egress_bps=10**9, routes=routes
+    )
+    rig = opened()
+    asked = await rig.store.put(key(1), POD, "/run/netns/web", wishes)
+    plain = await rig.store.put(key(2), POD, "/run/netns/web")
+    assert (asked.wishes, plain.wishes) == (wishes, Wishes())
+    assert asked.addresses == wishes.addresses
+    again = opened().store.snapshot
+    assert again.attachments == {key(1): asked, key(2): plain}
 
 
 async def test_leaving_is_not_gone_until_forgotten(opened: Callable[[], Rig]) -> None:
