@@ -14,29 +14,24 @@ import pytest
 
 from containerlab.errors import CommandError
 from containerlab.lab import Lab
-from containerlab.node import Node
 from containerlab.topology import TWO_RACKS
-from routed.audit.model import Audit, Kind, Route, ServerView, SwitchView
+from routed.audit.model import Audit, Route, ServerView, SwitchView
 from routed.audit.run import run
 from routed.audit.settings import load
 from routed.audit.sources import CouldNotObserve
 from routed.audit.sources.agent import AgentByCommand
 from routed.audit.sources.command import Command
 from routed.audit.sources.frr import Frr
+from tests.auditing import entering
 from tests.collecting import collected
 from tests.fabric import eventually
-from tests.servers import Pod, Residents, Server
+from tests.servers import Residents, Server
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(240)]
 
 SWITCHES = ("r1a", "sp1")
 SERVERS = ("s11", "s12")
 STEERING = "65000:911"
-
-
-def entering(node: Node, *command: str) -> tuple[str, ...]:
-    environment = (f"{key}={value}" for key, value in node._environment(None).items())
-    return ("env", *environment, *node._entering(command))
 
 
 def seen(lab: Lab, name: str) -> SwitchView:
@@ -195,39 +190,6 @@ def test_a_healthy_fabric_has_no_findings(lab: Lab, residents: Residents, s11: S
     found = audit(lab, tmp_path)
     assert [finding.text for finding in found.findings] == []
     assert found.observed == 7  # the racks, two ToRs, two spines, two agents
-
-
-def test_a_route_that_a_tor_refuses_is_found_missing(
-    lab: Lab, residents: Residents, s11: Server, tmp_path: Path
-) -> None:
-    pod: Pod = residents.one
-    with refused(lab, "r1a", f"{pod.address(4)}/32", s11):
-        found = audit(lab, tmp_path)
-        assert [(finding.kind, finding.subject, finding.where) for finding in found.findings] == [
-            (Kind.MISSING, pod.address(4), ("r1a",))
-        ]
-    assert audit(lab, tmp_path).findings == ()
-
-
-@contextlib.contextmanager
-def refused(lab: Lab, tor: str, prefix: str, server: Server) -> Iterator[None]:
-    """Let a ToR filter one route of a server."""
-    lab.vtysh(
-        tor, "configure", f"ip prefix-list refused seq 1 deny {prefix}", "ip prefix-list refused seq 2 permit any"
-    )
-    neighbor = server.rack.servers[server.name].addresses[0]
-    group = f"neighbor {neighbor} prefix-list refused in"
-    asn = next(one.asn for one in server.rack.tors if one.name == tor)
-    try:
-        lab.vtysh(tor, "configure", f"router bgp {asn}", "address-family ipv4 unicast", group)
-        lab.vtysh(tor, f"clear bgp ipv4 unicast {neighbor} soft in")
-        eventually(lambda: not paths(lab, tor, prefix), f"{prefix} refused")
-        yield
-    finally:
-        lab.vtysh(tor, "configure", f"router bgp {asn}", "address-family ipv4 unicast", f"no {group}")
-        lab.vtysh(tor, "configure", "no ip prefix-list refused")
-        lab.vtysh(tor, f"clear bgp ipv4 unicast {neighbor} soft in")
-        eventually(lambda: best(lab, tor, prefix), f"{prefix} taken again")
 
 
 # ---- over BGP
