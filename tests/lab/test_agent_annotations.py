@@ -22,7 +22,11 @@ from tests.kube.installation import racks
 from tests.kube.installed import NODES, agent_of, install
 from tests.servers import Pod, Server, failure
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.timeout(300),
+    pytest.mark.netns_only("the nodes' image has no client of the Kubernetes API"),
+]
 
 CONTROL = "s22"
 SLOTS = "/run/routed/slots"

@@ -215,6 +215,7 @@ def collector_allowed(lab: Lab) -> Iterator[None]:
         lab.vtysh("r1a", "configure", "router bgp 65011", f"no neighbor {ipv4}", f"no neighbor {ipv6}")
 
 
+@pytest.mark.netns_only("the collector runs this checkout's Python inside a switch")
 def test_a_collector_hears_what_vtysh_shows(lab: Lab, residents: Residents) -> None:
     with collector_allowed(lab):
         heard = collected(lab.node("sp1"), "r1a", 65011, *COLLECTING)
@@ -230,6 +231,7 @@ def test_a_collector_hears_what_vtysh_shows(lab: Lab, residents: Residents) -> N
             collected(lab.node("sp1"), "r1a", 65011, *COLLECTING[:2])
 
 
+@pytest.mark.netns_only("the collector runs this checkout's Python inside a switch")
 def test_a_switch_that_does_not_know_the_collector_could_not_be_observed(lab: Lab) -> None:
     with pytest.raises(CommandError, match="BGP session with r1a: no session"):
         collected(lab.node("sp1"), "r1a", 65011, *COLLECTING, timeout_s=3)

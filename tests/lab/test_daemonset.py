@@ -22,7 +22,12 @@ from tests.fabric import eventually
 from tests.manifests import container
 from tests.servers import RACK, Residents, RouteWatch, Server, losses
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(300), pytest.mark.usefixtures("servers")]
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.timeout(300),
+    pytest.mark.usefixtures("servers"),
+    pytest.mark.netns_only("the DaemonSet's container is made in a mount namespace of the test's own"),
+]
 """After the tests that need the other server of the rack as nobody has touched it."""
 
 CONFIGURATION = Path("/etc/cni/net.d/10-routed.conflist")
