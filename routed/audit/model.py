@@ -224,6 +224,9 @@ class Finding:
     next: str
     """The command to run next, or what to do."""
     evidence: tuple[Evidence, ...] = ()
+    parts: frozenset[str] = frozenset()
+    """The single faults that it stands for, place by place. Another look may group them otherwise, so that keys
+    differ; empty: it stands for itself."""
 
     @property
     def key(self) -> str:

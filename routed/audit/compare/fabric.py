@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipam.model import IPAddress, IPNetwork
 from routed.audit.compare import commands
 from routed.audit.compare.evidence import describe
-from routed.audit.compare.faults import MANY, Fault, findings
+from routed.audit.compare.faults import MANY, Fault, findings, parts
 from routed.audit.compare.plan import plan_conflicts
 from routed.audit.compare.poolmap import PoolMap, key
 from routed.audit.compare.rack import Beyond, RackResult, by_hand, unobserved
@@ -157,6 +157,7 @@ def _switch_lacks(switch: str, missing: Iterable[IPNetwork]) -> Finding:
         f"{switch} has lost its links or sessions with the fabric",
         commands.on_switch(switch, "show bgp summary"),
         tuple(Evidence("beyond", switch, f"no route to {pool}") for pool in ordered[:MANY]),
+        frozenset(part for pool in ordered for part in parts(Kind.AGGREGATE_MISSING, str(pool), (switch,))),
     )
 
 
@@ -172,6 +173,7 @@ def _pool_lacks(rack: str, pool: IPNetwork, switches: Sequence[str]) -> Finding:
         "the rack's ToRs do not originate it, or a policy on the way refuses it",
         commands.on_switch(where[0], commands.show(pool)),
         tuple(Evidence("beyond", switch, "no route") for switch in where),
+        frozenset(parts(Kind.AGGREGATE_MISSING, str(pool), where)),
     )
 
 

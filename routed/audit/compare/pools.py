@@ -31,11 +31,12 @@ def fullness(whose: str, rack: str, pools: Sequence[PoolSummary], low: float) ->
         if not capacity or any(pool.used is None for pool in family) or used < low * capacity:
             continue
         full = used >= capacity
+        prefixes = ",".join(str(pool.prefix) for pool in family)
         yield Finding(
             Kind.POOL_EXHAUSTED if full else Kind.POOL_LOW,
             Severity.CRITICAL if full else Severity.WARNING,
             rack,
-            ",".join(str(pool.prefix) for pool in family),
+            prefixes,
             () if whose == rack else (whose,),
             f"{whose}: {used} of {capacity} IPv{version} addresses are used"
             + (", no pod can start" if full else f", {capacity - used} are left"),
@@ -45,6 +46,7 @@ def fullness(whose: str, rack: str, pools: Sequence[PoolSummary], low: float) ->
                 Evidence("plan", str(pool.prefix), f"{pool.used} of {pool.capacity} addresses are used")
                 for pool in family
             ),
+            frozenset({f"full {prefixes}"}),  # a pool that fills up between two looks was low in the first
         )
 
 
