@@ -40,10 +40,8 @@ class Collector:
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._routes(*session)) for session in self.sessions]
-        except* BgpError as errors:
+        except* (BgpError, CouldNotObserve) as errors:
             raise CouldNotObserve(f"BGP session with {self.name}: {errors.exceptions[0]}") from errors
-        except* CouldNotObserve as errors:
-            raise errors.exceptions[0] from None
         return SwitchView(self.name, tuple(route for task in tasks for route in task.result()))
 
     async def _routes(self, switch: IPAddress, local: IPAddress) -> tuple[Route, ...]:
@@ -67,7 +65,7 @@ class Collector:
             for hop in path.next_hops:
                 if not own and isinstance(hop, IPv6Address) and hop.ipv4_mapped is not None:
                     raise CouldNotObserve(
-                        f"BGP session with {self.name}: it replaces IPv6 next hops by {hop}: add a session over IPv6"
+                        f"it replaces IPv6 next hops by {hop}: add a session over IPv6"
                     )
             hops = () if own else path.next_hops
             yield Route(prefix, hops, path.as_path, path.communities)
