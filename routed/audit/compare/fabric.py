@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
 from ipam.model import IPAddress, IPNetwork
 from routed.audit.compare import commands
@@ -47,16 +48,19 @@ def _host_routes(
     plans: Iterable[RackPlan], compared: Mapping[str, RackResult], pools: PoolMap, on_spines: Iterable[Beyond]
 ) -> Iterator[Finding]:
     """Report host routes outside their rack that no failure explains, each address once for all switches."""
-    asns = {tor.asn: tor.name for plan in plans for tor in plan.rack.tors}
+    asns: dict[int, set[str]] = defaultdict(set)
+    for plan in plans:
+        for tor in plan.rack.tors:
+            asns[tor.asn].add(tor.name)  # a pair, or racks that never meet in one AS path, may share a number
     own_tors = {plan.rack.name: {tor.name for tor in plan.rack.tors} for plan in plans}
-    every_tor = set(asns.values())
+    every_tor = set[str]().union(*own_tors.values())
     seen: dict[str, dict[IPAddress, dict[str, list[Route]]]] = defaultdict(lambda: defaultdict(dict))
     ends = [one for result in compared.values() for one in result.beyond]
     for one in (*on_spines, *ends):
         pool = pools.find(one.address)
         rack = "" if pool is None else pools.racks[pool]
         allowed = compared[rack].steered.get(one.address, frozenset()) if rack in compared else frozenset()
-        through = {asns[asn] for asn in one.path.as_path if asn in asns}
+        through = _through(one.path, asns)
         explained = bool(through & allowed)
         at_home = one.switch in own_tors.get(rack, ()) or one.switch not in every_tor
         if not (explained and at_home):
@@ -65,9 +69,13 @@ def _host_routes(
         yield from findings(rack, (_escaped(address, at, asns) for address, at in addresses.items()))
 
 
-def _escaped(address: IPAddress, at: Mapping[str, Sequence[Route]], asns: Mapping[int, str]) -> Fault:
-    paths = [path for found in at.values() for path in found]
-    exits = sorted({asns[asn] for path in paths for asn in path.as_path if asn in asns})
+def _through(path: Route, asns: Mapping[int, AbstractSet[str]]) -> set[str]:
+    """Return the ToRs that a path may have passed, by the AS numbers in it."""
+    return {tor for asn in path.as_path if asn in asns for tor in asns[asn]}
+
+
+def _escaped(address: IPAddress, at: Mapping[str, Sequence[Route]], asns: Mapping[int, AbstractSet[str]]) -> Fault:
+    exits = sorted({tor for paths in at.values() for path in paths for tor in _through(path, asns)})
     leak = exits[0] if exits else ""
     where = tuple(sorted(at))
     return Fault(
