@@ -158,7 +158,8 @@ async def _connected(
     """Return the way to ExaBGP; UnavailableError when it ends before it has opened one."""
     ended = asyncio.create_task(process.ended())
     try:
-        await asyncio.wait({ended, heard}, return_when=asyncio.FIRST_COMPLETED)
+        waited: set[asyncio.Future[Any]] = {ended, heard}
+        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
     finally:
         ended.cancel()
     if not heard.done():
