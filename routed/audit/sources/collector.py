@@ -64,8 +64,6 @@ class Collector:
             own = not path.as_path
             for hop in path.next_hops:
                 if not own and isinstance(hop, IPv6Address) and hop.ipv4_mapped is not None:
-                    raise CouldNotObserve(
-                        f"it replaces IPv6 next hops by {hop}: add a session over IPv6"
-                    )
+                    raise CouldNotObserve(f"it replaces IPv6 next hops by {hop}: add a session over IPv6")
             hops = () if own else path.next_hops
             yield Route(prefix, hops, path.as_path, path.communities)
