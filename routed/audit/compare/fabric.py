@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 from ipam.model import IPAddress, IPNetwork
-from routed.audit.compare import commands
+from routed.audit.compare.commands import Switches
 from routed.audit.compare.evidence import describe
 from routed.audit.compare.faults import MANY, Fault, findings, parts
 from routed.audit.compare.plan import plan_conflicts
@@ -27,10 +27,12 @@ def compare_fabric(
         if isinstance(seen, Unobserved):
             yield unobserved("", name, "beyond", seen, by_hand(name))
     seen_spines = {name: seen for name, seen in spines.items() if isinstance(seen, SwitchView)}
+    shells = {tor: shell for result in compared.values() for tor, shell in result.shells.items()}
+    switches = Switches(shells | {name: seen.shell for name, seen in seen_spines.items()})
     hosts = {name: list(_hosts(name, seen, pools)) for name, seen in seen_spines.items()}
-    yield from _host_routes(plans, compared, pools, [one for beyond in hosts.values() for one in beyond])
-    yield from _unheard(plans, compared, seen_spines, hosts)
-    yield from _aggregates(compared, pools, seen_spines)
+    yield from _host_routes(plans, compared, pools, [one for beyond in hosts.values() for one in beyond], switches)
+    yield from _unheard(plans, compared, seen_spines, hosts, switches)
+    yield from _aggregates(compared, pools, seen_spines, switches)
 
 
 def _hosts(name: str, seen: SwitchView, pools: PoolMap) -> Iterator[Beyond]:
@@ -45,7 +47,11 @@ def _hosts(name: str, seen: SwitchView, pools: PoolMap) -> Iterator[Beyond]:
 
 
 def _host_routes(
-    plans: Iterable[RackPlan], compared: Mapping[str, RackResult], pools: PoolMap, on_spines: Iterable[Beyond]
+    plans: Iterable[RackPlan],
+    compared: Mapping[str, RackResult],
+    pools: PoolMap,
+    on_spines: Iterable[Beyond],
+    switches: Switches,
 ) -> Iterator[Finding]:
     """Report host routes outside their rack that no failure explains, each address once for all switches."""
     asns: dict[int, set[str]] = defaultdict(set)
@@ -66,7 +72,7 @@ def _host_routes(
         if not (explained and at_home):
             seen[rack][one.address].setdefault(one.switch, []).append(one.path)
     for rack, addresses in seen.items():
-        yield from findings(rack, (_escaped(address, at, asns) for address, at in addresses.items()))
+        yield from findings(rack, (_escaped(address, at, asns, switches) for address, at in addresses.items()))
 
 
 def _through(path: Route, asns: Mapping[int, AbstractSet[str]]) -> set[str]:
@@ -74,7 +80,9 @@ def _through(path: Route, asns: Mapping[int, AbstractSet[str]]) -> set[str]:
     return {tor for asn in path.as_path if asn in asns for tor in asns[asn]}
 
 
-def _escaped(address: IPAddress, at: Mapping[str, Sequence[Route]], asns: Mapping[int, AbstractSet[str]]) -> Fault:
+def _escaped(
+    address: IPAddress, at: Mapping[str, Sequence[Route]], asns: Mapping[int, AbstractSet[str]], switches: Switches
+) -> Fault:
     exits = sorted({tor for paths in at.values() for path in paths for tor in _through(path, asns)})
     leak = exits[0] if exits else ""
     where = tuple(sorted(at))
@@ -82,7 +90,7 @@ def _escaped(address: IPAddress, at: Mapping[str, Sequence[Route]], asns: Mappin
         *(Kind.BEYOND_RACK, Severity.WARNING, address, ", ".join(exits), where),
         f"a host route beyond its rack, on {', '.join(where)}, without a failure that explains it",
         f"{leak}'s policy towards the spines lets it out" if leak else "another speaker announces it to the fabric",
-        commands.on_switch(leak or where[0], commands.show(address)),
+        switches.paths(leak or where[0], address),
         evidence=tuple(Evidence("beyond", switch, describe(path)) for switch in where for path in at[switch]),
     )
 
@@ -92,6 +100,7 @@ def _unheard(
     compared: Mapping[str, RackResult],
     spines: Mapping[str, SwitchView],
     hosts: Mapping[str, Sequence[Beyond]],
+    switches: Switches,
 ) -> Iterator[Finding]:
     """Report steered addresses that a spine does not hear of from a ToR that it hears of the pools from."""
     steering = {plan.rack.name: plan for plan in plans if plan.rack.name in compared}
@@ -106,11 +115,16 @@ def _unheard(
             if route.as_path and route.prefix.prefixlen < route.prefix.max_prefixlen
         }
         for name, plan in steering.items():
-            yield from findings(name, _deaf(plan, compared[name], spine, heard, neighbours))
+            yield from findings(name, _deaf(plan, compared[name], spine, heard, neighbours, switches))
 
 
-def _deaf(
-    plan: RackPlan, result: RackResult, spine: str, heard: set[IPAddress], neighbours: set[tuple[IPNetwork, int]]
+def _deaf(  # noqa: PLR0913, PLR0917 - all that is known of one rack and one spine
+    plan: RackPlan,
+    result: RackResult,
+    spine: str,
+    heard: set[IPAddress],
+    neighbours: set[tuple[IPNetwork, int]],
+    switches: Switches,
 ) -> Iterator[Fault]:
     asns = {tor.name: tor.asn for tor in plan.rack.tors}
     live = {holding.address: holding for holding in result.summary.holdings if holding.announce}
@@ -124,7 +138,7 @@ def _deaf(
             *(Kind.MISSING, Severity.CRITICAL, address, holding.server, (spine,)),
             f"no host route on {spine}, though {exits[0]} is asked to steer: half of its traffic goes the broken way",
             f"{exits[0]}'s policy towards the spines does not let the steering community out",
-            commands.on_switch(exits[0], commands.show(address)),
+            switches.paths(exits[0], address),
             f"{holding.pod or 'a pod'} on {holding.server}",
             (Evidence("learned", exits[0], "asked to steer"), Evidence("beyond", spine, "no host route")),
         )
@@ -134,7 +148,7 @@ def _deaf(
 
 
 def _aggregates(
-    compared: Mapping[str, RackResult], pools: PoolMap, spines: Mapping[str, SwitchView]
+    compared: Mapping[str, RackResult], pools: PoolMap, spines: Mapping[str, SwitchView], switches: Switches
 ) -> Iterator[Finding]:
     """Report pools with pods that a switch has no route to: by switch when it lacks many, else by pool."""
     inhabited = {pool for result in compared.values() for pool in result.inhabited}
@@ -145,15 +159,15 @@ def _aggregates(
     by_pool: dict[IPNetwork, list[str]] = defaultdict(list)
     for switch, missing in sorted(lacking.items()):
         if len(missing) > MANY:
-            yield _switch_lacks(switch, missing)
+            yield _switch_lacks(switch, missing, switches)
         else:
             for pool in missing:
                 by_pool[pool].append(switch)
-    for pool, switches in by_pool.items():
-        yield _pool_lacks(pools.racks[pool], pool, switches)
+    for pool, lacking_it in by_pool.items():
+        yield _pool_lacks(pools.racks[pool], pool, lacking_it, switches)
 
 
-def _switch_lacks(switch: str, missing: Iterable[IPNetwork]) -> Finding:
+def _switch_lacks(switch: str, missing: Iterable[IPNetwork], switches: Switches) -> Finding:
     ordered = sorted(missing, key=lambda pool: (pool.version, pool))
     return Finding(
         Kind.AGGREGATE_MISSING,
@@ -163,14 +177,14 @@ def _switch_lacks(switch: str, missing: Iterable[IPNetwork]) -> Finding:
         (switch,),
         f"{switch}: no route to {len(ordered)} pools with pods ({', '.join(map(str, ordered[:MANY]))}, ...)",
         f"{switch} has lost its links or sessions with the fabric",
-        commands.on_switch(switch, "show bgp summary"),
+        switches.sessions(switch),
         tuple(Evidence("beyond", switch, f"no route to {pool}") for pool in ordered[:MANY]),
         frozenset(part for pool in ordered for part in parts(Kind.AGGREGATE_MISSING, str(pool), (switch,))),
     )
 
 
-def _pool_lacks(rack: str, pool: IPNetwork, switches: Sequence[str]) -> Finding:
-    where = tuple(sorted(switches))
+def _pool_lacks(rack: str, pool: IPNetwork, lacking_it: Sequence[str], switches: Switches) -> Finding:
+    where = tuple(sorted(lacking_it))
     return Finding(
         Kind.AGGREGATE_MISSING,
         Severity.CRITICAL,
@@ -179,7 +193,7 @@ def _pool_lacks(rack: str, pool: IPNetwork, switches: Sequence[str]) -> Finding:
         where,
         f"{pool}: no route to it on {', '.join(where)}, and pods have addresses of it",
         "the rack's ToRs do not originate it, or a policy on the way refuses it",
-        commands.on_switch(where[0], commands.show(pool)),
+        switches.paths(where[0], pool),
         tuple(Evidence("beyond", switch, "no route") for switch in where),
         frozenset(parts(Kind.AGGREGATE_MISSING, str(pool), where)),
     )

@@ -14,6 +14,7 @@ from routed.audit.compare import commands
 from routed.audit.compare.address import judge
 from routed.audit.compare.announced import announcements
 from routed.audit.compare.claims import claims
+from routed.audit.compare.commands import Switches
 from routed.audit.compare.evidence import describe
 from routed.audit.compare.faults import Fault, findings, worst_first
 from routed.audit.compare.learned import Sorter
@@ -32,6 +33,7 @@ from routed.audit.model import (
     Route,
     ServerView,
     Severity,
+    Shell,
     SwitchView,
     Unobserved,
 )
@@ -64,6 +66,8 @@ class RackResult:
     """By ToR, pools of any rack that it has no route to; ToRs that no server relies on are left out."""
     inhabited: frozenset[IPNetwork] = frozenset()
     """Pools of this rack with a pod that should be reached, or with host routes where nobody could say."""
+    shells: Mapping[str, Shell] = field(default_factory=dict)
+    """By ToR that answered."""
 
 
 def compare_rack(view: RackView, pools: PoolMap | None = None, *, low: float = LOW) -> RackResult:
@@ -94,6 +98,7 @@ def compare_rack(view: RackView, pools: PoolMap | None = None, *, low: float = L
         _steered(planes),
         _lacking(planes, everywhere),
         _inhabited(planes),
+        planes.switches.shells,
     )
 
 
@@ -123,7 +128,11 @@ def _planes(view: RackView, everywhere: PoolMap) -> Planes:
     sorter = Sorter(plan, everywhere)
     learned = {name: sorter.sort(seen) for name, seen in sorted(view.tors.items()) if isinstance(seen, SwitchView)}
     sides = standings(plan, claimed, learned, sorter)
-    return Planes(plan, claimed, announcements(claimed.agents), learned, sorter, sides)
+    return Planes(plan, claimed, announcements(claimed.agents), learned, sorter, sides, Switches(_shells(view.tors)))
+
+
+def _shells(switches: Mapping[str, SwitchView | Unobserved]) -> dict[str, Shell]:
+    return {name: seen.shell for name, seen in switches.items() if isinstance(seen, SwitchView)}
 
 
 def _faults(planes: Planes) -> Iterator[Fault]:
@@ -196,7 +205,7 @@ def _foreign(planes: Planes) -> Iterator[Fault]:
             where,
             f"{' and '.join(where)} took it from {teller}, and it is no address of the rack's pools",
             f"something on {teller} announces it, and the ToR's policy does not refuse it",
-            commands.on_switch(where[0], commands.show(prefix)),
+            planes.switches.paths(where[0], prefix),
             evidence=tuple(Evidence("learned", tor, describe(paths[tor])) for tor in where),
         )
     for server, route in planes.announced.wide:

@@ -18,7 +18,7 @@ from bgp.config import read_password
 from bgp.errors import BgpError
 from bgp.model import Neighbor, SpeakerConfig
 from ipam.model import IPAddress, IPNetwork
-from routed.audit.model import Route, SwitchView
+from routed.audit.model import Route, Shell, SwitchView
 from routed.audit.sources import CouldNotObserve
 
 
@@ -42,7 +42,8 @@ class Collector:
                 tasks = [group.create_task(self._routes(*session)) for session in self.sessions]
         except* (BgpError, CouldNotObserve) as errors:
             raise CouldNotObserve(f"BGP session with {self.name}: {errors.exceptions[0]}") from errors
-        return SwitchView(self.name, tuple(route for task in tasks for route in task.result()))
+        routes = tuple(route for task in tasks for route in task.result())
+        return SwitchView(self.name, routes, Shell.OTHER)
 
     async def _routes(self, switch: IPAddress, local: IPAddress) -> tuple[Route, ...]:
         versions = frozenset({4, 6}) if len(self.sessions) == 1 else frozenset({switch.version})
