@@ -10,9 +10,10 @@ from ipam.model import IPAddress, IPNetwork
 from routed.audit.compare.commands import Switches
 from routed.audit.compare.evidence import describe
 from routed.audit.compare.faults import MANY, Fault, findings, parts
+from routed.audit.compare.handed_on import Beyond
 from routed.audit.compare.plan import plan_conflicts
 from routed.audit.compare.poolmap import PoolMap, key
-from routed.audit.compare.rack import Beyond, RackResult, by_hand, unobserved
+from routed.audit.compare.rack import RackResult, by_hand, unobserved
 from routed.audit.model import Evidence, Finding, Kind, RackPlan, Route, Severity, SwitchView, Unobserved
 
 
