@@ -66,9 +66,10 @@ def _host_routes(
     for one in (*on_spines, *ends):
         pool = pools.find(one.address)
         rack = "" if pool is None else pools.racks[pool]
-        allowed = compared[rack].steered.get(one.address, frozenset()) if rack in compared else frozenset()
-        through = _through(one.path, asns)
-        explained = bool(through & allowed)
+        allowed: AbstractSet[str] = frozenset()
+        if rack in compared:
+            allowed = compared[rack].steered.get(one.address, frozenset()) | compared[rack].dark
+        explained = not allowed.isdisjoint(_through(one.path, asns))
         at_home = one.switch in own_tors.get(rack, ()) or one.switch not in every_tor
         if not (explained and at_home):
             seen[rack][one.address].setdefault(one.switch, []).append(one.path)

@@ -56,6 +56,13 @@ def _is_drawn(planes: Planes, address: IPAddress, tor: str) -> bool:
     )
 
 
+def dark(planes: Planes) -> frozenset[str]:
+    """Return the ToRs that may be asked to steer unseen: neither they nor every agent answered."""
+    if not planes.plan.rack.steering or planes.claims.agents.keys() >= planes.plan.servers.keys():
+        return frozenset()
+    return frozenset(tor.name for tor in planes.plan.rack.tors) - planes.learned.keys()
+
+
 def beyond(planes: Planes) -> Iterator[Beyond]:
     """Yield the host routes of any rack's pools that the ToRs have from the fabric."""
     for tor, table in planes.learned.items():

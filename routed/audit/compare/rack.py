@@ -17,7 +17,7 @@ from routed.audit.compare.claims import claims
 from routed.audit.compare.commands import Switches
 from routed.audit.compare.evidence import describe
 from routed.audit.compare.faults import Fault, findings, worst_first
-from routed.audit.compare.handed_on import Beyond, beyond, inhabited, lacking, steered
+from routed.audit.compare.handed_on import Beyond, beyond, dark, inhabited, lacking, steered
 from routed.audit.compare.learned import Sorter
 from routed.audit.compare.planes import Planes
 from routed.audit.compare.poolmap import PoolMap
@@ -54,6 +54,8 @@ class RackResult:
     """Host routes of any rack's pools that this rack's ToRs have from the fabric."""
     steered: Mapping[IPAddress, frozenset[str]] = field(default_factory=dict)
     """Addresses whose host routes a failure lets out of the rack, and the ToRs that do it."""
+    dark: frozenset[str] = frozenset()
+    """ToRs of which nobody could say whether they let host routes out for a failure."""
     lacking: Mapping[str, frozenset[IPNetwork]] = field(default_factory=dict)
     """By ToR, pools of any rack that it has no route to; ToRs that no server relies on are left out."""
     inhabited: frozenset[IPNetwork] = frozenset()
@@ -88,6 +90,7 @@ def compare_rack(view: RackView, pools: PoolMap | None = None, *, low: float = L
         tuple(sorted(found, key=worst_first)),
         tuple(beyond(planes)),
         steered(planes),
+        dark(planes),
         lacking(planes, everywhere),
         inhabited(planes),
         planes.switches.shells,

@@ -96,6 +96,21 @@ def test_a_host_route_in_another_rack_is_found_even_while_steering(
     assert kinds(views, spines) == [(Kind.BEYOND_RACK, str(ONE), ("r2a",))]
 
 
+@pytest.mark.parametrize("silent", [(S1, B), (S1,), (B,)])
+def test_steering_that_nobody_could_see_is_not_taken_for_none(
+    views: list[RackView], spines: dict[str, SwitchView | Unobserved], silent: tuple[str, ...]
+) -> None:
+    """The agent says it, or the ToR's own routes; a leak by a ToR that no failure concerns is found all the same."""
+    views[0] = audits.with_silent(audits.cut(views[0], S1, A), *silent)
+    for spine in spines:
+        hear(spines, *(audits.escaped(FIRST, address, B) for address in (ONE, THREE, FIVE)), spine=spine)
+    pools = PoolMap(PLANS)
+    results = [compare_rack(view, pools) for view in views]
+    assert [one.kind for one in compare_fabric(PLANS, results, spines)] == []
+    hear(spines, audits.escaped(FIRST, ONE, A))
+    assert [one.kind for one in compare_fabric(PLANS, results, spines)] == [Kind.BEYOND_RACK]
+
+
 @pytest.mark.parametrize(("drawn", "found_kinds"), [(True, []), (False, [Kind.BEYOND_RACK] * 3)])
 def test_two_tors_may_share_an_as_number(*, drawn: bool, found_kinds: list[Kind]) -> None:
     """Both ToRs of a pair do in many fabrics; the second one must not hide the first."""
