@@ -15,6 +15,7 @@ from routed.audit.compare.plan import plan_conflicts
 from routed.audit.compare.poolmap import PoolMap, key
 from routed.audit.compare.rack import RackResult, by_hand, unobserved
 from routed.audit.model import Evidence, Finding, Kind, RackPlan, Route, Severity, SwitchView, Unobserved
+from routed.audit.places import is_inside
 
 
 def compare_fabric(
@@ -132,7 +133,7 @@ def _deaf(  # noqa: PLR0913, PLR0917 - all that is known of one rack and one spi
     live = {holding.address: holding for holding in result.summary.holdings if holding.announce}
     for address, tors in result.steered.items():
         holding = live.get(address)
-        pool = next((pool.prefix for pool in plan.pools if _within(address, pool.prefix)), None)
+        pool = next((pool.prefix for pool in plan.pools if is_inside(address, pool.prefix)), None)
         exits = sorted(tor for tor in tors if (pool, asns[tor]) in neighbours)
         if holding is None or not exits or address in heard:
             continue
@@ -199,7 +200,3 @@ def _pool_lacks(rack: str, pool: IPNetwork, lacking_it: Sequence[str], switches:
         tuple(Evidence("beyond", switch, "no route") for switch in where),
         frozenset(parts(Kind.AGGREGATE_MISSING, str(pool), where)),
     )
-
-
-def _within(address: IPAddress, prefix: IPNetwork) -> bool:
-    return address.version == prefix.version and address in prefix

@@ -10,6 +10,7 @@ from routed.audit.compare.planes import Planes
 from routed.audit.compare.poolmap import PoolMap
 from routed.audit.compare.standing import steered_to
 from routed.audit.model import Route
+from routed.audit.places import is_inside
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,5 @@ def inhabited(planes: Planes) -> frozenset[IPNetwork]:
         for table in planes.learned.values():
             addresses.update(table.pods)
     return frozenset(
-        pool.prefix
-        for pool in planes.plan.pools
-        if any(address.version == pool.prefix.version and address in pool.prefix for address in addresses)
+        pool.prefix for pool in planes.plan.pools if any(is_inside(address, pool.prefix) for address in addresses)
     )

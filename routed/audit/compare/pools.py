@@ -8,6 +8,7 @@ from itertools import islice
 from ipam.model import IPAddress, IPNetwork, Pool
 from routed.audit.compare.claims import Claims
 from routed.audit.model import Evidence, Finding, Kind, PoolSummary, RackPlan, Severity
+from routed.audit.places import is_inside
 
 MAPPED = 256
 """Addresses that a map of a pool shows."""
@@ -51,7 +52,7 @@ def fullness(whose: str, rack: str, pools: Sequence[PoolSummary], low: float) ->
 
 
 def _summary(pool: Pool, claims: Claims | None) -> PoolSummary:
-    used = None if claims is None else sum(1 for address in claims.holdings if _holds(pool, address))
+    used = None if claims is None else sum(1 for address in claims.holdings if is_inside(address, pool.prefix))
     return PoolSummary(pool.prefix, pool.usable().size, used, _unusable(pool))
 
 
@@ -62,7 +63,3 @@ def _unusable(pool: Pool) -> tuple[IPAddress, ...]:
         found.update(islice(reserved, MAPPED) if isinstance(reserved, IPNetwork) else (reserved,))
     last = int(pool.prefix.network_address) + MAPPED
     return tuple(sorted(address for address in found if int(address) < last))
-
-
-def _holds(pool: Pool, address: IPAddress) -> bool:
-    return address.version == pool.prefix.version and address in pool.prefix
