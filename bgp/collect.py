@@ -47,18 +47,19 @@ async def collect(speaker: SpeakerConfig, versions: frozenset[int], *, timeout_s
     UnavailableError unless it has sent all of it in time, ProtocolError when it cannot be understood.
     """
     table = _Table(versions)
-    async with _running(speaker) as lines:
-        try:
-            async with asyncio.timeout(timeout_s):
-                while not table.complete:
-                    line = await lines.readline()
-                    if not line:
-                        raise UnavailableError("ExaBGP has ended")
-                    table.hear(line)
-        except TimeoutError:
-            raise UnavailableError(f"{table.lack()} within {timeout_s:g} s") from None
-        except ValueError as error:  # a line beyond the limit
-            raise ProtocolError(f"not an event: {error}") from error
+    try:
+        async with asyncio.timeout(timeout_s), _running(speaker) as lines:
+            while not table.complete:
+                line = await lines.readline()
+                if not line:
+                    raise UnavailableError("ExaBGP has ended")
+                table.hear(line)
+    except TimeoutError:
+        raise UnavailableError(f"{table.lack()} within {timeout_s:g} s") from None
+    except OSError as error:
+        raise UnavailableError(f"ExaBGP cannot be run: {error}") from error
+    except ValueError as error:  # a line beyond the limit
+        raise ProtocolError(f"not an event: {error}") from error
     return table.routes
 
 
@@ -141,9 +142,26 @@ async def _running(speaker: SpeakerConfig) -> AsyncIterator[asyncio.StreamReader
         process.write(config.sections(replace(speaker, listen_port=None)).values())
         try:
             process.spawn()
-            reader, writer = await heard
-            yield reader
-            writer.close()
+            reader, writer = await _connected(process, heard)
+            try:
+                yield reader
+            finally:
+                writer.close()
         finally:
             await process.kill()
             server.close()
+
+
+async def _connected(
+    process: Process, heard: asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]]
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Return the way to ExaBGP; UnavailableError when it ends before it has opened one."""
+    ended = asyncio.create_task(process.ended())
+    try:
+        waited: set[asyncio.Future[Any]] = {ended, heard}
+        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        ended.cancel()
+    if not heard.done():
+        raise UnavailableError("ExaBGP has ended before it could be asked")
+    return heard.result()

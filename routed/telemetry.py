@@ -31,7 +31,10 @@ L = TypeVar("L", bound=tuple[str, ...])
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _CNI_BUCKETS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)
 
-_OWN_FINDINGS = (Kind.UNANNOUNCED, Kind.LEAKED, Kind.PLAN_CONFLICT, Kind.POOL_LOW, Kind.POOL_EXHAUSTED)
+_OWN_FINDINGS = (
+    *(Kind.UNANNOUNCED, Kind.LEAKED, Kind.FOREIGN, Kind.PLAN_CONFLICT, Kind.POOL_LOW, Kind.POOL_EXHAUSTED),
+    Kind.UNOBSERVED,
+)
 """What an agent can find by itself."""
 
 

@@ -66,7 +66,7 @@ class Story:
     """Servers of the rack, and `holdings`, that could not be asked, with the reason."""
     tors: tuple[Seen, ...] = ()
     beyond: tuple[Seen, ...] = ()
-    """Spines, and other racks' ToRs that have the host route."""
+    """The spines."""
     notes: tuple[str, ...] = ()
     """What looks wrong and is not: a failure explains it."""
     findings: tuple[Finding, ...] = ()

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from routed.audit.model import Holding, RackPlan, RackView, ServerView, SwitchView, Unobserved
-from routed.audit.settings import AuditSettings
+from routed.audit.settings import AgentsSettings, AuditSettings
 from routed.audit.sources import (
     CouldNotObserve,
     HoldingSource,
@@ -68,16 +69,20 @@ class Looker:
     async def rack(self, plan: RackPlan, holdings: Mapping[str, Sequence[Holding]] | Unobserved | None) -> RackView:
         """Look at the ToRs and agents of a rack, all at once. `holdings` is what the method of that name returned."""
         async with asyncio.TaskGroup() as looks:
-            tors = {tor.name: looks.create_task(self._look(self._switch(tor.name))) for tor in plan.rack.tors}
+            tors = {
+                tor.name: looks.create_task(self._look(tor.name, partial(self._switch, tor.name)))
+                for tor in plan.rack.tors
+            }
+            said = self._settings.agents
             servers = {
-                name: looks.create_task(self._look(source))
+                name: looks.create_task(self._look(name, partial(self._agent, said, name, plan.rack.name)))
                 for name in plan.servers
-                if (source := self._agent(name, plan.rack.name)) is not None
+                if said is not None
             }
         agents = {name: look.result() for name, look in servers.items()}
         return RackView(
             plan,
-            _of_rack(plan.rack.name, holdings, agents.values()),
+            self._held(plan.rack.name, holdings, agents.values()),
             agents,
             {name: look.result() for name, look in tors.items()},
         )
@@ -85,22 +90,42 @@ class Looker:
     async def spines(self) -> Mapping[str, SwitchView | Unobserved]:
         """Look at the spines, all at once."""
         async with asyncio.TaskGroup() as looks:
-            tasks = {name: looks.create_task(self._look(self._switch(name))) for name in self._settings.switches.spines}
+            tasks = {
+                name: looks.create_task(self._look(name, partial(self._switch, name)))
+                for name in self._settings.switches.spines
+            }
         return {name: look.result() for name, look in tasks.items()}
 
     def sources(self, plan: RackPlan) -> int:
         """Return how many are asked about a rack."""
         return len(plan.rack.tors) + (len(plan.servers) if self._settings.agents is not None else 0)
 
-    async def _look(self, source: ServerSource | SwitchSource) -> Any:
+    async def _look(self, name: str, source: Callable[[], ServerSource | SwitchSource]) -> Any:
         async with self._room:
             try:
-                view = await source.observe()
+                view = await source().observe()
             except CouldNotObserve as error:
-                self._heard(source.name, False)
+                self._heard(name, False)
                 return Unobserved(str(error))
-        self._heard(source.name, True)
+        self._heard(name, True)
         return view
+
+    def _held(
+        self,
+        rack: str,
+        holdings: Mapping[str, Sequence[Holding]] | Unobserved | None,
+        agents: Iterable[ServerView | Unobserved],
+    ) -> tuple[Holding, ...] | Unobserved:
+        """Return a rack's holdings; the agents' own where nobody else was there to ask."""
+        if isinstance(holdings, Unobserved):
+            return holdings
+        if holdings is not None:
+            path = self._settings.holdings
+            if path is not None and rack not in holdings:
+                return Unobserved(f"{self._settings.path(path)} says nothing about rack {rack}; not even []")
+            return tuple(holdings.get(rack, ()))
+        heard = [agent for agent in agents if isinstance(agent, ServerView)]
+        return tuple(one for agent in heard for one in agent.holdings) if heard else Unobserved(NOBODY)
 
     def _api(self) -> KubernetesPlan | None:
         said, timeout_s = self._settings.kubernetes, self._settings.timeout_s
@@ -125,24 +150,8 @@ class Looker:
         command = Command(filled(said.command or (), {"name": name}), timeout_s)
         return Bird(name, command) if said.source == "bird" else Frr(name, command)
 
-    def _agent(self, server: str, rack: str) -> ServerSource | None:
-        said, values = self._settings.agents, {"server": server, "rack": rack}
-        if said is None:
-            return None
+    def _agent(self, said: AgentsSettings, server: str, rack: str) -> ServerSource:
+        values = {"server": server, "rack": rack}
         if said.command is not None:
             return AgentByCommand(server, Command(filled(said.command, values), self._settings.timeout_s))
         return AgentByFile(server, self._settings.path(*filled((said.file or "",), values)))
-
-
-def _of_rack(
-    rack: str,
-    holdings: Mapping[str, Sequence[Holding]] | Unobserved | None,
-    agents: Iterable[ServerView | Unobserved],
-) -> tuple[Holding, ...] | Unobserved:
-    """Return a rack's holdings; the agents' own where nobody else was there to ask."""
-    if isinstance(holdings, Unobserved):
-        return holdings
-    if holdings is not None:
-        return tuple(holdings.get(rack, ()))
-    heard = [agent for agent in agents if isinstance(agent, ServerView)]
-    return tuple(one for agent in heard for one in agent.holdings) if heard else Unobserved(NOBODY)

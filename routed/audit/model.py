@@ -124,12 +124,22 @@ class Route:
     """The BGP neighbour that told us; None for the switch's own routes."""
 
 
+class Shell(StrEnum):
+    """In which words people ask a switch."""
+
+    VTYSH = "vtysh"
+    BIRDC = "birdc"
+    OTHER = "other"
+    """Only BGP was spoken with it."""
+
+
 @dataclass(frozen=True, slots=True)
 class SwitchView:
     """All unicast BGP paths of one switch, both families."""
 
     switch: str
     routes: tuple[Route, ...]
+    shell: Shell = Shell.VTYSH
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +234,9 @@ class Finding:
     next: str
     """The command to run next, or what to do."""
     evidence: tuple[Evidence, ...] = ()
+    parts: frozenset[str] = frozenset()
+    """The single faults that it stands for, place by place. Another look may group them otherwise, so that keys
+    differ; empty: it stands for itself."""
 
     @property
     def key(self) -> str:

@@ -110,12 +110,20 @@ class _Run:
 def confirmed(before: Iterable[Finding], now: Iterable[Finding]) -> list[Finding]:
     """Return the findings of two looks that hold.
 
-    What could not be observed in either look was not observed; everything else has to be seen twice.
+    What could not be observed in either look was not observed; of everything else, some part has to be seen twice: how
+    many other faults there are decides how they are grouped, and that may change from look to look.
     """
-    earlier = {finding.key: finding for finding in before}
-    later = {finding.key: finding for finding in now}
-    unseen = [one for key, one in earlier.items() if one.kind is Kind.UNOBSERVED and key not in later]
-    return [*(one for key, one in later.items() if key in earlier or one.kind is Kind.UNOBSERVED), *unseen]
+    earlier, later = list(before), list(now)
+    known = frozenset(part for finding in earlier for part in _parts(finding))
+    blind = _blind(later)
+    return [
+        *(one for one in later if one.kind is Kind.UNOBSERVED or not known.isdisjoint(_parts(one))),
+        *(one for one in earlier if one.kind is Kind.UNOBSERVED and one.key not in blind),
+    ]
+
+
+def _parts(finding: Finding) -> frozenset[str]:
+    return finding.parts or frozenset({finding.key})
 
 
 def _concerned(plans: Iterable[RackPlan], findings: Iterable[Finding]) -> list[RackPlan]:

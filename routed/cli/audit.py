@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from enum import StrEnum
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console, RenderableType
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bar
 
 from routed.audit.model import Audit, Finding
 from routed.audit.report import baseline as baselines
 from routed.audit.report import tables
 from routed.audit.report.changes import changes
-from routed.audit.report.summary import EXIT_STATUS, Verdict, judge, printable, summarize
-from routed.audit.settings import DEFAULT, load
+from routed.audit.report.summary import EXIT_STATUS, judge, summarize
+from routed.audit.settings import DEFAULT
 from routed.cli import export
+from routed.cli.looking import asked, audited
 from routed.settings import SettingsError
-
-if TYPE_CHECKING:
-    from routed.audit.run import Progress
 
 HELP = """\
 Is every pod's route on both ToRs of its rack, with the right next hop, and nothing else?
@@ -116,7 +109,7 @@ def audit(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     if context.invoked_subcommand is not None:
         return
     known = () if baseline is None else baselines.read(baseline)
-    found = baselines.accept(_look(_file(context, config)), known)
+    found = baselines.accept(audited(_file(context, config)), known)
     _print_audit(found, output, verbose=verbose)
     _tell_missed(known, found)
     if html is not None:
@@ -139,16 +132,13 @@ def explain(
 
     Exit status: 0 nothing is wrong with it, 1 something is, 2 usage, 3 something could not be observed.
     """
-    from routed.audit.ask import ask  # noqa: PLC0415 - slow to import, and other commands need none of it
-    from routed.audit.report.story import story  # noqa: PLC0415 - see above
+    from routed.audit.report.story import story  # noqa: PLC0415 - slow to import, and other commands need none of it
 
     try:
         what = ip_address(address)
     except ValueError:
         raise SettingsError(f"{address!r} is no IP address") from None
-    settings = load(_file(context, config))
-    with _waiting() as progress:
-        told = asyncio.run(ask(what, settings, progress))
+    told = asked(what, _file(context, config))
     _show(story(told))
     raise typer.Exit(EXIT_STATUS[judge(told.findings)])
 
@@ -166,7 +156,7 @@ def racks(
 
     Findings show on the map, and the exit status is that of `routed audit`.
     """
-    found = _only(_look(_file(context, config)), names or [])
+    found = _only(audited(_file(context, config)), names or [])
     if output is RacksOutput.TABLE:
         _show(tables.racks(found))
     else:
@@ -197,7 +187,7 @@ def watch(
     try:
         while True:
             try:
-                found = baselines.accept(_look(file), known)
+                found = baselines.accept(audited(file), known)
             except typer.Exit as blind:
                 status = blind.exit_code
             else:
@@ -216,36 +206,6 @@ def _file(context: typer.Context, config: Path | None) -> Path:
     """Return the audit file, which may be named before the subcommand or behind it."""
     named: Path | None = config or context.obj
     return named or DEFAULT
-
-
-def _look(file: Path) -> Audit:
-    """Audit once, with a bar on standard error while people wait; exit status 3 when not even the racks are known."""
-    from routed.audit.run import run  # noqa: PLC0415 - slow to import, and other commands need none of it
-
-    settings = load(file)
-    with _waiting() as progress:
-        return asyncio.run(run(settings, progress))
-
-
-@contextmanager
-def _waiting() -> Iterator[Callable[[Progress], None]]:
-    """Show who answered; the bar is gone when all is done, and there is none where nobody looks."""
-    from routed.audit.sources import CouldNotObserve  # noqa: PLC0415 - see above
-
-    console = Console(stderr=True)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("racks", total=None)
-
-        def show(now: Progress) -> None:
-            again = "" if now.look == 1 else f"look {now.look}, "
-            bar.update(task, completed=now.done, total=now.of, description=escape(printable(again + now.looked_at)))
-
-        try:
-            yield show
-        except CouldNotObserve as error:
-            typer.echo(f"routed: could not observe: {printable(str(error))}", err=True)
-            raise typer.Exit(EXIT_STATUS[Verdict.BLIND]) from error
 
 
 def _only(audit: Audit, names: Sequence[str]) -> Audit:

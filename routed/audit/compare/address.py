@@ -151,7 +151,7 @@ class _Case:
             then = commands.on(server, "routed show neighbors")
         else:
             cause = f"{tors[0]} refused it: its policy, or its limit of prefixes"
-            then = commands.received(tors[0], self._plan.servers[server], self._subject.address)
+            then = self._planes.switches.received(tors[0], self._plan.servers[server], self._subject.address)
         return self._subject.fault(
             Kind.MISSING,
             Severity.WARNING if detour else Severity.CRITICAL,
@@ -209,7 +209,7 @@ class _Case:
             + (f", instead of {server}" if server else ""),
             (
                 "another speaker announces it, or the rack file misses a server",
-                commands.on_switch(where[0], commands.show(self._subject.address)),
+                self._planes.switches.paths(where[0], self._subject.address),
             ),
         )
 
@@ -226,7 +226,7 @@ class _Case:
         else:
             cause = f"{server or 'the switch'} kept it when its pod went away"
         where = self._subject.tors() or [server]
-        then = commands.on_switch(where[0], commands.show(self._subject.address))
+        then = self._planes.switches.paths(where[0], self._subject.address)
         return self._subject.fault(
             Kind.LEAKED,
             Severity.CRITICAL if reserved else Severity.WARNING,

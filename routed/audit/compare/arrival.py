@@ -38,7 +38,7 @@ class Arrival:
         if not any(path.best for path in paths):
             hop = self.subject.plan.servers[self.server].address(address.version)
             cause = f"{self.tor} cannot resolve the next hop: {self.server} is not in its neighbour table"
-            then = commands.on_switch(self.tor, f"show {commands.ip(address)} nht | include {hop}")
+            then = self.subject.planes.switches.next_hop(self.tor, hop)
             yield self._fault(
                 Kind.NOT_INSTALLED,
                 Severity.CRITICAL,
@@ -47,7 +47,7 @@ class Arrival:
             )
         elif any(path.best and path.installed is False for path in paths):
             cause = "the forwarding table is full, or the switch could not write it"
-            then = commands.on_switch(self.tor, f"show {commands.ip(address)} route {address}")
+            then = self.subject.planes.switches.forwarding(self.tor, address)
             yield self._fault(
                 Kind.NOT_INSTALLED,
                 Severity.CRITICAL,
@@ -66,7 +66,7 @@ class Arrival:
                 (cause, commands.on(server, "routed doctor")),
             )
         elif self.standing.excused and self.standing.session_up and self._is_withdrawn():
-            then = commands.received(tor, self.subject.plan.servers[server], self.subject.address)
+            then = self.subject.planes.switches.received(tor, self.subject.plan.servers[server], self.subject.address)
             yield self._fault(
                 Kind.STALE,
                 Severity.WARNING,
@@ -112,7 +112,7 @@ class Arrival:
         return seen == {self.subject.plan.rack.steering} and not asked and not everywhere
 
     def _attribute(self, severity: Severity, says: str, cause: str) -> Fault:
-        then = commands.on_switch(self.tor, commands.show(self.subject.address))
+        then = self.subject.planes.switches.paths(self.tor, self.subject.address)
         return self._fault(Kind.ATTRIBUTES, severity, says, (cause, then))
 
     def _fault(self, kind: Kind, severity: Severity, says: str, advice: tuple[str, str]) -> Fault:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from ipam.model import IPAddress, IPNetwork
+from routed.audit.model import Shell
 from routed.domain.rack import Server
+from routed.domain.workload import host_network
 
 
 def on(server: str, command: str) -> str:
@@ -11,23 +16,67 @@ def on(server: str, command: str) -> str:
     return f"on {server}: {command}"
 
 
-def on_switch(switch: str, command: str) -> str:
-    """Return a command for a switch's shell."""
-    return f"on {switch}: vtysh -c '{command}'"
+@dataclass(frozen=True, slots=True)
+class Switches:
+    """What to ask switches, in the words of each."""
+
+    shells: Mapping[str, Shell]
+    """By switch; FRR's where nothing is said."""
+
+    def paths(self, switch: str, to: IPAddress | IPNetwork) -> str:
+        """Return how a switch shows all paths to an address or prefix."""
+        prefix = _prefix(to)
+        return self._ask(
+            switch,
+            f"show bgp ipv{to.version} unicast {prefix}",
+            f"birdc 'show route {prefix} all'",
+            f"look at all its BGP paths to {prefix}",
+        )
+
+    def received(self, switch: str, server: Server, address: IPAddress) -> str:
+        """Return how it shows what it received of a server, before its policy."""
+        neighbor, prefix = server.addresses[0], _prefix(address)
+        return self._ask(
+            switch,
+            f"show bgp ipv{address.version} unicast neighbors {neighbor} received-routes",
+            f"birdc 'show route {prefix} filtered all'",
+            f"look at what its neighbor {neighbor} sent for {prefix}, before its policy",
+        )
+
+    def next_hop(self, switch: str, hop: IPAddress | None) -> str:
+        """Return how it shows the way to a next hop."""
+        if hop is None:
+            return f"on {switch}: look at how it reaches its next hops"
+        ip = _family(hop)
+        return self._ask(
+            switch,
+            f"show {ip} nht | include {hop}",
+            f"birdc 'show route for {hop} all'",
+            f"look at how it reaches {hop}",
+        )
+
+    def forwarding(self, switch: str, address: IPAddress) -> str:
+        """Return how it shows what it does with packets to an address."""
+        return self._ask(
+            switch,
+            f"show {_family(address)} route {address}",
+            f"ip route get {address}",
+            f"look for {address} in its forwarding table",
+        )
+
+    def sessions(self, switch: str) -> str:
+        """Return how it shows all its sessions."""
+        return self._ask(switch, "show bgp summary", "birdc 'show protocols'", "look at its BGP sessions")
+
+    def _ask(self, switch: str, frr: str, bird: str, other: str) -> str:
+        words = {Shell.VTYSH: f"vtysh -c '{frr}'", Shell.BIRDC: bird, Shell.OTHER: other}
+        return f"on {switch}: {words[self.shells.get(switch, Shell.VTYSH)]}"
 
 
-def ip(what: IPAddress | IPNetwork) -> str:
-    """Return how switches name the address family of routes."""
-    return "ip" if what.version == 4 else "ipv6"
+def _prefix(what: IPAddress | IPNetwork) -> IPNetwork:
+    return what if isinstance(what, IPNetwork) else host_network(what)
 
 
-def show(what: IPAddress | IPNetwork) -> str:
-    """Return the switch's command that shows all paths to an address or prefix."""
-    prefix = what if isinstance(what, IPNetwork) else f"{what}/{what.max_prefixlen}"
-    return f"show bgp ipv{what.version} unicast {prefix}"
-
-
-def received(switch: str, server: Server, address: IPAddress) -> str:
-    """Return the command that shows what a switch received of a server, before its policy."""
-    neighbor = server.addresses[0]
-    return on_switch(switch, f"show bgp ipv{address.version} unicast neighbors {neighbor} received-routes")
+def _family(address: IPAddress) -> str:
+    """Return how FRR names the address family of routes."""
+    return "ip" if address.version == 4 else "ipv6"

@@ -37,6 +37,15 @@ class Fault:
     """Pod and server, for people."""
     evidence: tuple[Evidence, ...] = ()
 
+    def parts(self) -> Iterator[str]:
+        """Name it place by place."""
+        return parts(self.kind, str(self.subject), self.where)
+
+
+def parts(kind: Kind, subject: str, where: Iterable[str]) -> Iterator[str]:
+    """Name what is wrong with one subject, place by place, however it is grouped."""
+    return (f"{kind} {subject} {place}" for place in where)
+
 
 def findings(rack: str, faults: Iterable[Fault]) -> Iterator[Finding]:
     """Group the faults of a rack into findings."""
@@ -72,6 +81,7 @@ def _single(rack: str, fault: Fault) -> Finding:
         fault.cause,
         fault.next,
         fault.evidence,
+        frozenset(fault.parts()),
     )
 
 
@@ -91,4 +101,5 @@ def _grouped(rack: str, subject: str, of_whom: str, group: Sequence[Fault]) -> F
         tuple(
             Evidence(one.plane, one.where, f"{fault.subject}: {one.says}") for fault in shown for one in fault.evidence
         ),
+        frozenset(part for fault in group for part in fault.parts()),
     )

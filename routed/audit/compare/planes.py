@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ipam.model import IPAddress
 from routed.audit.compare.announced import Announcements
 from routed.audit.compare.claims import Claims
+from routed.audit.compare.commands import Switches
 from routed.audit.compare.evidence import evidence
 from routed.audit.compare.faults import Fault
 from routed.audit.compare.learned import Learned, Sorter
@@ -28,6 +29,7 @@ class Planes:
     """By ToR, those that answered."""
     sorter: Sorter
     standings: Standings
+    switches: Switches
 
     def is_sound(self, address: IPAddress) -> bool:
         """Whether an address is plainly as it should be; False says only that it takes a closer look."""

@@ -8,6 +8,7 @@ from itertools import islice
 from ipam.model import IPAddress, IPNetwork, Pool
 from routed.audit.compare.claims import Claims
 from routed.audit.model import Evidence, Finding, Kind, PoolSummary, RackPlan, Severity
+from routed.audit.places import is_inside
 
 MAPPED = 256
 """Addresses that a map of a pool shows."""
@@ -31,11 +32,12 @@ def fullness(whose: str, rack: str, pools: Sequence[PoolSummary], low: float) ->
         if not capacity or any(pool.used is None for pool in family) or used < low * capacity:
             continue
         full = used >= capacity
+        prefixes = ",".join(str(pool.prefix) for pool in family)
         yield Finding(
             Kind.POOL_EXHAUSTED if full else Kind.POOL_LOW,
             Severity.CRITICAL if full else Severity.WARNING,
             rack,
-            ",".join(str(pool.prefix) for pool in family),
+            prefixes,
             () if whose == rack else (whose,),
             f"{whose}: {used} of {capacity} IPv{version} addresses are used"
             + (", no pod can start" if full else f", {capacity - used} are left"),
@@ -45,11 +47,12 @@ def fullness(whose: str, rack: str, pools: Sequence[PoolSummary], low: float) ->
                 Evidence("plan", str(pool.prefix), f"{pool.used} of {pool.capacity} addresses are used")
                 for pool in family
             ),
+            frozenset({f"full {prefixes}"}),  # a pool that fills up between two looks was low in the first
         )
 
 
 def _summary(pool: Pool, claims: Claims | None) -> PoolSummary:
-    used = None if claims is None else sum(1 for address in claims.holdings if _holds(pool, address))
+    used = None if claims is None else sum(1 for address in claims.holdings if is_inside(address, pool.prefix))
     return PoolSummary(pool.prefix, pool.usable().size, used, _unusable(pool))
 
 
@@ -60,7 +63,3 @@ def _unusable(pool: Pool) -> tuple[IPAddress, ...]:
         found.update(islice(reserved, MAPPED) if isinstance(reserved, IPNetwork) else (reserved,))
     last = int(pool.prefix.network_address) + MAPPED
     return tuple(sorted(address for address in found if int(address) < last))
-
-
-def _holds(pool: Pool, address: IPAddress) -> bool:
-    return address.version == pool.prefix.version and address in pool.prefix

@@ -14,13 +14,15 @@ from routed.audit.compare import commands
 from routed.audit.compare.address import judge
 from routed.audit.compare.announced import announcements
 from routed.audit.compare.claims import claims
+from routed.audit.compare.commands import Switches
 from routed.audit.compare.evidence import describe
 from routed.audit.compare.faults import Fault, findings, worst_first
+from routed.audit.compare.handed_on import Beyond, beyond, dark, inhabited, lacking, steered
 from routed.audit.compare.learned import Sorter
 from routed.audit.compare.planes import Planes
 from routed.audit.compare.poolmap import PoolMap
 from routed.audit.compare.pools import fullness, summaries
-from routed.audit.compare.standing import standings, steered_to
+from routed.audit.compare.standing import standings
 from routed.audit.model import (
     Evidence,
     Finding,
@@ -32,6 +34,7 @@ from routed.audit.model import (
     Route,
     ServerView,
     Severity,
+    Shell,
     SwitchView,
     Unobserved,
 )
@@ -39,15 +42,6 @@ from routed.domain.workload import host_network
 
 LOW = 0.9
 """Share of a family's addresses from which on they run low."""
-
-
-@dataclass(frozen=True, slots=True)
-class Beyond:
-    """A path by way of the fabric to a single address of a pool, on a switch that is not its rack's only way to it."""
-
-    address: IPAddress
-    switch: str
-    path: Route
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +54,14 @@ class RackResult:
     """Host routes of any rack's pools that this rack's ToRs have from the fabric."""
     steered: Mapping[IPAddress, frozenset[str]] = field(default_factory=dict)
     """Addresses whose host routes a failure lets out of the rack, and the ToRs that do it."""
+    dark: frozenset[str] = frozenset()
+    """ToRs of which nobody could say whether they let host routes out for a failure."""
     lacking: Mapping[str, frozenset[IPNetwork]] = field(default_factory=dict)
     """By ToR, pools of any rack that it has no route to; ToRs that no server relies on are left out."""
     inhabited: frozenset[IPNetwork] = frozenset()
     """Pools of this rack with a pod that should be reached, or with host routes where nobody could say."""
+    shells: Mapping[str, Shell] = field(default_factory=dict)
+    """By ToR that answered."""
 
 
 def compare_rack(view: RackView, pools: PoolMap | None = None, *, low: float = LOW) -> RackResult:
@@ -90,10 +88,12 @@ def compare_rack(view: RackView, pools: PoolMap | None = None, *, low: float = L
     return RackResult(
         summary,
         tuple(sorted(found, key=worst_first)),
-        tuple(_beyond(planes)),
-        _steered(planes),
-        _lacking(planes, everywhere),
-        _inhabited(planes),
+        tuple(beyond(planes)),
+        steered(planes),
+        dark(planes),
+        lacking(planes, everywhere),
+        inhabited(planes),
+        planes.switches.shells,
     )
 
 
@@ -123,7 +123,11 @@ def _planes(view: RackView, everywhere: PoolMap) -> Planes:
     sorter = Sorter(plan, everywhere)
     learned = {name: sorter.sort(seen) for name, seen in sorted(view.tors.items()) if isinstance(seen, SwitchView)}
     sides = standings(plan, claimed, learned, sorter)
-    return Planes(plan, claimed, announcements(claimed.agents), learned, sorter, sides)
+    return Planes(plan, claimed, announcements(claimed.agents), learned, sorter, sides, Switches(_shells(view.tors)))
+
+
+def _shells(switches: Mapping[str, SwitchView | Unobserved]) -> dict[str, Shell]:
+    return {name: seen.shell for name, seen in switches.items() if isinstance(seen, SwitchView)}
 
 
 def _faults(planes: Planes) -> Iterator[Fault]:
@@ -196,7 +200,7 @@ def _foreign(planes: Planes) -> Iterator[Fault]:
             where,
             f"{' and '.join(where)} took it from {teller}, and it is no address of the rack's pools",
             f"something on {teller} announces it, and the ToR's policy does not refuse it",
-            commands.on_switch(where[0], commands.show(prefix)),
+            planes.switches.paths(where[0], prefix),
             evidence=tuple(Evidence("learned", tor, describe(paths[tor])) for tor in where),
         )
     for server, route in planes.announced.wide:
@@ -220,9 +224,7 @@ def _unobserved(view: RackView) -> Iterator[Finding]:
             yield unobserved(rack, server, "announced", agent, commands.on(server, "routed doctor"))
     for tor, switch in view.tors.items():
         if isinstance(switch, Unobserved):
-            yield unobserved(
-                rack, tor, "learned", switch, f"try by hand: can you log in to {tor}, and show its routes?"
-            )
+            yield unobserved(rack, tor, "learned", switch, by_hand(tor))
 
 
 def by_hand(switch: str) -> str:
@@ -242,75 +244,4 @@ def unobserved(rack: str, subject: str, plane: str, why: Unobserved, then: str) 
         "",
         then,
         (Evidence(plane, subject, why.reason),),
-    )
-
-
-# ---- for the fabric's comparison
-
-
-def _steered(planes: Planes) -> dict[IPAddress, frozenset[str]]:
-    """Return the addresses that a failure lets out of the rack: those that a steering ToR has and is asked to draw."""
-    agents = planes.claims.agents
-    by_server = {
-        server: tors
-        for server, standing in planes.standings.items()
-        if (tors := steered_to(standing)) and not (server in agents and agents[server].draining)
-    }
-    candidates = {
-        (holding.address, holding.server)
-        for holdings in planes.claims.holdings.values()
-        for holding in holdings
-        if holding.server in by_server
-    }
-    for table in planes.learned.values() if by_server else ():
-        for address, paths in table.pods.items():
-            servers = {planes.sorter.servers.get(hop, "") for path in paths for hop in path.next_hops}
-            candidates.update((address, server) for server in servers & by_server.keys())
-    found: dict[IPAddress, frozenset[str]] = {}
-    for address, server in candidates:
-        tors = frozenset(tor for tor in by_server[server] if _is_drawn(planes, address, tor))
-        if tors:
-            found[address] = tors
-    return found
-
-
-def _is_drawn(planes: Planes, address: IPAddress, tor: str) -> bool:
-    """Whether a ToR lets an address out, as far as is known."""
-    table = planes.learned.get(tor)
-    return table is None or any(
-        planes.sorter.is_local(path) and (path.communities is None or planes.plan.rack.steering in path.communities)
-        for path in table.pods.get(address, ())
-    )
-
-
-def _beyond(planes: Planes) -> Iterator[Beyond]:
-    for tor, table in planes.learned.items():
-        for path in table.distant:
-            yield Beyond(path.prefix.network_address, tor, path)
-        for address, paths in table.pods.items():
-            for path in paths:
-                if not planes.sorter.is_local(path):
-                    yield Beyond(address, tor, path)
-
-
-def _lacking(planes: Planes, everywhere: PoolMap) -> dict[str, frozenset[IPNetwork]]:
-    found = {}
-    for tor, table in planes.learned.items():
-        relied_on = not planes.standings or any(not side[tor].excused for side in planes.standings.values())
-        missing = everywhere.unreached(table.networks)
-        if missing and relied_on:
-            found[tor] = missing
-    return found
-
-
-def _inhabited(planes: Planes) -> frozenset[IPNetwork]:
-    claimed = planes.claims
-    addresses = {address for address, holdings in claimed.holdings.items() if any(one.announce for one in holdings)}
-    if not claimed.known >= planes.plan.servers.keys():
-        for table in planes.learned.values():
-            addresses.update(table.pods)
-    return frozenset(
-        pool.prefix
-        for pool in planes.plan.pools
-        if any(address.version == pool.prefix.version and address in pool.prefix for address in addresses)
     )

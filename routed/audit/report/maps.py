@@ -9,6 +9,7 @@ from ipaddress import ip_network
 
 from ipam.model import IPAddress
 from routed.audit.model import Finding, Holding, PoolSummary, RackSummary, Severity
+from routed.audit.places import is_inside
 
 CELLS = 256
 MOST_BLOCKS = 8
@@ -74,8 +75,8 @@ def subject(finding: Finding) -> IPAddress | None:
 def pool_map(pool: PoolSummary, rack: RackSummary, worst: Mapping[IPAddress, Finding]) -> PoolMap:
     """Return the first 256 addresses of a small pool; of a large one, each 256 that have something in them."""
     known = dict.fromkeys(pool.unusable, Cell.UNUSABLE)
-    known |= {holding.address: _held(holding) for holding in rack.holdings if _inside(holding.address, pool)}
-    known |= {address: _bad(finding) for address, finding in worst.items() if _inside(address, pool)}
+    known |= {holding.address: _held(holding) for holding in rack.holdings if is_inside(holding.address, pool.prefix)}
+    known |= {address: _bad(finding) for address, finding in worst.items() if is_inside(address, pool.prefix)}
     start = pool.prefix.network_address
     interesting = {(int(address) - int(start)) // CELLS for address in known if known[address] is not Cell.UNUSABLE}
     drawn = sorted(interesting or {0})
@@ -87,10 +88,6 @@ def pool_map(pool: PoolSummary, rack: RackSummary, worst: Mapping[IPAddress, Fin
 def _block(first: IPAddress, size: int, known: Mapping[IPAddress, Cell]) -> Block:
     cells = [known.get(first + at, Cell.FREE) for at in range(size)]
     return Block(first, (*cells, *[Cell.OUTSIDE] * (CELLS - size)))
-
-
-def _inside(address: IPAddress, pool: PoolSummary) -> bool:
-    return address.version == pool.prefix.version and address in pool.prefix
 
 
 def _held(holding: Holding) -> Cell:

@@ -49,4 +49,4 @@ class HoldingSource(Protocol):
     """Who should have which address, from somebody else than the agents."""
 
     async def holdings(self) -> Mapping[str, Sequence[Holding]]:
-        """Return them by rack; a rack that is not named has none. CouldNotObserve."""
+        """Return them by rack, as far as racks are named; CouldNotObserve."""

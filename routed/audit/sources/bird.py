@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 
 from ipam.model import IPAddress, IPNetwork
-from routed.audit.model import Route, SwitchView
+from routed.audit.model import Route, Shell, SwitchView
 from routed.audit.sources import CouldNotObserve
 from routed.audit.sources.command import Command
 
@@ -66,7 +66,7 @@ class Bird:
         protocols = await self.command.run("show", "protocols", "all")
         routes = await self.command.run("show", "route", "all")
         try:
-            return SwitchView(self.name, tuple(parse(routes, sessions(protocols))))
+            return SwitchView(self.name, tuple(parse(routes, sessions(protocols))), Shell.BIRDC)
         except (ValueError, KeyError) as error:
             raise CouldNotObserve(f"{self.command}: this is not what BIRD 2 says of its routes: {error}") from error
 

@@ -18,7 +18,7 @@ from bgp.config import read_password
 from bgp.errors import BgpError
 from bgp.model import Neighbor, SpeakerConfig
 from ipam.model import IPAddress, IPNetwork
-from routed.audit.model import Route, SwitchView
+from routed.audit.model import Route, Shell, SwitchView
 from routed.audit.sources import CouldNotObserve
 
 
@@ -40,11 +40,10 @@ class Collector:
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._routes(*session)) for session in self.sessions]
-        except* BgpError as errors:
+        except* (BgpError, CouldNotObserve) as errors:
             raise CouldNotObserve(f"BGP session with {self.name}: {errors.exceptions[0]}") from errors
-        except* CouldNotObserve as errors:
-            raise errors.exceptions[0] from None
-        return SwitchView(self.name, tuple(route for task in tasks for route in task.result()))
+        routes = tuple(route for task in tasks for route in task.result())
+        return SwitchView(self.name, routes, Shell.OTHER)
 
     async def _routes(self, switch: IPAddress, local: IPAddress) -> tuple[Route, ...]:
         versions = frozenset({4, 6}) if len(self.sessions) == 1 else frozenset({switch.version})
@@ -66,8 +65,6 @@ class Collector:
             own = not path.as_path
             for hop in path.next_hops:
                 if not own and isinstance(hop, IPv6Address) and hop.ipv4_mapped is not None:
-                    raise CouldNotObserve(
-                        f"BGP session with {self.name}: it replaces IPv6 next hops by {hop}: add a session over IPv6"
-                    )
+                    raise CouldNotObserve(f"it replaces IPv6 next hops by {hop}: add a session over IPv6")
             hops = () if own else path.next_hops
             yield Route(prefix, hops, path.as_path, path.communities)

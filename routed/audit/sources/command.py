@@ -1,13 +1,15 @@
 """Runs a command to its end: here, in a container, or on another host over ssh. Knows nothing of what it asks.
 
 There is no shell on this side. ssh hands what follows the host to a shell over there, so those words are quoted for
-it; it is told never to ask for a password (ssh_config(5), BatchMode): nobody sits at dozens of prompts at once.
+it; it is told never to ask for a password (ssh_config(5), BatchMode): nobody sits at dozens of prompts at once. It
+may use a connection that is shared already, but leaves none behind (ControlMaster): that could keep our pipes open.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shlex
 import signal
 from collections.abc import Mapping, Sequence
@@ -17,9 +19,10 @@ from pathlib import PurePath
 
 from routed.audit.sources import CouldNotObserve
 
-_SSH_QUIET = ("-o", "BatchMode=yes")
+_SSH_QUIET = ("-o", "BatchMode=yes", "-o", "ControlMaster=no")
 _SSH_FAILED = 255
 """ssh's own exit status, whatever the command's would have been (ssh(1))."""
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _REAP_S = 1.0
 _LONGEST = 200
 """Characters of a program's message that are shown."""
@@ -89,9 +92,7 @@ class Command:
         if self.is_ssh and status == _SSH_FAILED:
             how = "ssh failed"
             if "ermission denied" in text or "erification failed" in text:
-                text += (
-                    f" (it never asks here: make `{shlex.join(self.words()[:4])} true` work, by key, agent, known host)"
-                )
+                text += f" (it never asks here: make `{shlex.join(self.words())}` work, by key, agent, known host)"
         return f"{self}: {how}: {text}"
 
     def __str__(self) -> str:
@@ -109,9 +110,15 @@ async def _kill(process: asyncio.subprocess.Process) -> None:
 
 
 def filled(template: Sequence[str], values: Mapping[str, str]) -> tuple[str, ...]:
-    """Return a command with ``{key}`` replaced in every word; other braces stay as they are."""
+    """Return a command with ``{key}`` replaced in every word; other braces stay as they are.
+
+    CouldNotObserve for a value that is used and is more than a name: whoever may name a ToR must not choose ssh's
+    options, a file, or what a shell over there runs.
+    """
     words = list(template)
     for key, value in values.items():
+        if not _NAME.fullmatch(value) and any(f"{{{key}}}" in word for word in words):
+            raise CouldNotObserve(f"{value!r} is no name that can stand in a command or path")
         words = [word.replace(f"{{{key}}}", value) for word in words]
     return tuple(words)
 

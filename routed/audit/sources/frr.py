@@ -104,9 +104,14 @@ def _route(prefix: IPNetwork, path: Mapping[str, Any], entries: Sequence[Mapping
         best=best,
         installed=best and any(_leads(entry, hops) for entry in entries if _is_installed(entry)),
         stale=bool(path.get("stale")),
-        age_s=max(now - path["lastUpdate"]["epoch"], 0.0) if "lastUpdate" in path else None,
+        age_s=_age_s(path["lastUpdate"]["epoch"], now) if "lastUpdate" in path else None,
         peer=None if peer.is_unspecified else peer,
     )
+
+
+def _age_s(since: float, now: float) -> float | None:
+    """Return how old a path is; None when it is of the future: `since` is by the switch's clock, in whole seconds."""
+    return None if now - since < -1 else max(now - since, 0.0)
 
 
 def _is_installed(entry: Mapping[str, Any]) -> bool:

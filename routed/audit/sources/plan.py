@@ -100,7 +100,10 @@ class KubernetesPlan:
         return plans
 
     async def holdings(self) -> Mapping[str, Sequence[Holding]]:
-        """Return every lease; one that no pod is known to use is not to be announced. CouldNotObserve."""
+        """Return every lease: a rack that is not named has none.
+
+        One that no pod is known to use is not to be announced. CouldNotObserve.
+        """
         (documents,) = await self._lists(ADDRESSES)
         found: dict[str, list[Holding]] = {}
         for document in documents:

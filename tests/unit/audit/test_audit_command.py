@@ -182,6 +182,25 @@ def test_story_of_a_stranger(site: Site) -> None:
     assert (done.exit_code, done.stdout.splitlines()[0]) == (0, "192.0.2.1 is in no prefix of any rack's plan.")
 
 
+# ---- ending
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_audit_that_is_told_to_end_leaves_nothing(site: Site, number: signal.Signals) -> None:
+    told = site.folder / "told"
+    os.mkfifo(told)
+    command = ["sh", "-c", f"[ {{name}} = r1a ] || exit 1; echo $$ > {told}; exec sleep 1000"]
+    site.settings(switches={"defaults": {"source": "frr", "command": command}}, timeout_s=1000)
+    with subprocess.Popen([ROUTED, "audit", "--config", site.folder / "audit.yaml"]) as process:
+        try:
+            child = int(told.read_text())
+            process.send_signal(number)
+            assert process.wait(60) == 128 + number
+            assert not Path(f"/proc/{child}").exists()
+        finally:
+            process.kill()
+
+
 # ---- watching
 
 

@@ -103,6 +103,23 @@ async def test_a_file_that_says_nothing_is_not_nobody(site: Site, text: str) -> 
     assert kinds(await run(site.settings(agents=None, holdings="held.json"))) == {Kind.UNOBSERVED}
 
 
+async def test_a_rack_that_the_file_does_not_name_is_unknown_and_not_empty(site: Site) -> None:
+    (site.folder / "held.json").write_text('{"holdings": {"r2": []}}')
+    audit = await run(site.settings(agents=None, holdings="held.json"))
+    assert kinds(audit) == {Kind.UNOBSERVED}
+    assert "says nothing about rack r1" in audit.findings[0].text
+    (site.folder / "held.json").write_text('{"holdings": {"r1": []}}')
+    assert kinds(await run(site.settings(agents=None, holdings="held.json"))) == {Kind.LEAKED}
+
+
+async def test_a_tor_whose_name_is_an_option_is_not_asked(site: Site) -> None:
+    rack = site.folder / "r1.yaml"
+    rack.write_text(rack.read_text().replace("name: r1a", 'name: "-oProxyCommand=reboot"'))
+    audit = await run(site.settings(agents=None))
+    assert {finding.subject for finding in audit.findings} >= {"-oProxyCommand=reboot"}
+    assert "is no name that can stand in a command" in str(audit.findings)
+
+
 async def test_with_nobody_to_ask_that_is_said(site: Site) -> None:
     audit = await run(site.settings(agents=None))
     assert [finding.kind for finding in audit.findings] == [Kind.UNOBSERVED]

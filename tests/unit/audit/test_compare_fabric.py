@@ -9,7 +9,7 @@ import pytest
 
 from routed.audit.compare import PoolMap, compare_fabric, compare_rack
 from routed.audit.model import Finding, Kind, RackPlan, RackView, Route, SwitchView, Unobserved
-from routed.domain.rack import Subnet
+from routed.domain.rack import Rack, Subnet
 from routed.domain.workload import host_network
 from tests.fixtures import audits
 
@@ -94,6 +94,40 @@ def test_a_host_route_in_another_rack_is_found_even_while_steering(
         hear(spines, *(audits.escaped(FIRST, address, B) for address in (ONE, THREE, FIVE)), spine=spine)
     views[1] = audits.with_route(views[1], "r2a", audits.detour(views[0], ONE, B))
     assert kinds(views, spines) == [(Kind.BEYOND_RACK, str(ONE), ("r2a",))]
+
+
+@pytest.mark.parametrize("silent", [(S1, B), (S1,), (B,)])
+def test_steering_that_nobody_could_see_is_not_taken_for_none(
+    views: list[RackView], spines: dict[str, SwitchView | Unobserved], silent: tuple[str, ...]
+) -> None:
+    """The agent says it, or the ToR's own routes; a leak by a ToR that no failure concerns is found all the same."""
+    views[0] = audits.with_silent(audits.cut(views[0], S1, A), *silent)
+    for spine in spines:
+        hear(spines, *(audits.escaped(FIRST, address, B) for address in (ONE, THREE, FIVE)), spine=spine)
+    pools = PoolMap(PLANS)
+    results = [compare_rack(view, pools) for view in views]
+    assert [one.kind for one in compare_fabric(PLANS, results, spines)] == []
+    hear(spines, audits.escaped(FIRST, ONE, A))
+    assert [one.kind for one in compare_fabric(PLANS, results, spines)] == [Kind.BEYOND_RACK]
+
+
+@pytest.mark.parametrize(("drawn", "found_kinds"), [(True, []), (False, [Kind.BEYOND_RACK] * 3)])
+def test_two_tors_may_share_an_as_number(*, drawn: bool, found_kinds: list[Kind]) -> None:
+    """Both ToRs of a pair do in many fabrics; the second one must not hide the first."""
+    plans = [replace(plan, rack=_of_one_asn(plan.rack)) for plan in PLANS]
+    views = [audits.healthy(plan, others=plans) for plan in plans]
+    if drawn:
+        views[0] = audits.cut(views[0], S1, B)
+    spines: dict[str, SwitchView | Unobserved] = {name: audits.spine(name, plans) for name in ("sp1", "sp2")}
+    for spine in spines:
+        hear(spines, *(audits.escaped(plans[0], address, A) for address in (ONE, THREE, FIVE)), spine=spine)
+    pools = PoolMap(plans)
+    results = [compare_rack(view, pools) for view in views]
+    assert [one.kind for one in compare_fabric(plans, results, spines)] == found_kinds
+
+
+def _of_one_asn(rack: Rack) -> Rack:
+    return replace(rack, tors=tuple(replace(tor, asn=rack.tors[0].asn) for tor in rack.tors))
 
 
 def test_a_policy_that_lets_all_out_is_one_finding(

@@ -84,7 +84,7 @@ def _state(pid: int) -> str:
 def test_ssh_gets_words_for_a_shell_and_may_not_ask() -> None:
     command = Command(("ssh", "r1a", "sudo", "vtysh"), 5)
     assert command.words("-c", "show bgp json") == (
-        *("ssh", "-o", "BatchMode=yes", "r1a", "sudo", "vtysh", "-c", "'show bgp json'"),
+        *("ssh", "-o", "BatchMode=yes", "-o", "ControlMaster=no", "r1a", "sudo", "vtysh", "-c", "'show bgp json'"),
     )
 
 
@@ -94,8 +94,20 @@ async def test_ssh_that_would_ask_says_what_to_do(tmp_path: Path) -> None:
     fake.chmod(0o755)
     said = await failure(Command((str(fake), "r1a", "vtysh"), 5))
     assert "ssh failed: root@r1a: Permission denied" in said
-    assert "BatchMode=yes r1a true` work" in said
+    assert "ControlMaster=no r1a vtysh` work" in said
 
 
 def test_templates_leave_other_braces_alone() -> None:
     assert filled(("ssh", "root@{server}", "{name}{}"), {"server": "s11"}) == ("ssh", "root@s11", "{name}{}")
+
+
+@pytest.mark.parametrize("name", ["-oProxyCommand=reboot", "r1a; reboot", "$(reboot)", "../r1a", "", "r1a\n", "r1 a"])
+def test_what_is_no_name_stands_in_no_command(name: str) -> None:
+    with pytest.raises(CouldNotObserve, match="is no name"):
+        filled(("ssh", "{name}", "vtysh"), {"name": name})
+    assert filled(("ssh", "r1a"), {"name": name}) == ("ssh", "r1a"), "nobody asked for it"
+
+
+def test_names_as_people_give_them_do() -> None:
+    for name in ("r1a", "s11.example.org", "10.0.0.1", "rack-1_tor-A"):
+        assert filled(("{name}",), {"name": name}) == (name,)

@@ -89,6 +89,15 @@ def test_communities_large_ones_too() -> None:
     assert route.communities == frozenset({"65000:911", "no-export", "65000:1:2"})
 
 
+def test_an_age_by_a_clock_that_is_ahead_is_not_known() -> None:
+    def ahead(by: float) -> float | None:
+        since = {"epoch": NOW + by}
+        (route,) = changed("10.101.0.2/32", 0, lambda entry: entry[1].update(lastUpdate=since))
+        return route.age_s
+
+    assert [ahead(by) for by in (-5, 0.5, 3600)] == [5.0, 0.0, None]
+
+
 def test_stale() -> None:
     assert changed("10.101.0.2/32", 0, lambda entry: entry[1].update(stale=True))[0].stale
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from ipaddress import IPv4Address, ip_address, ip_network
 from typing import Any
@@ -83,8 +84,17 @@ def test_junk_is_not_silence(message: bytes) -> None:
         heard(UP, message)
 
 
+LOCAL = ip_address("127.0.0.1")
+SPEAKER = SpeakerConfig(65011, IPv4Address("127.0.0.1"), LOCAL, (Neighbor(ip_address("127.0.0.2"), 65011, "r1a"),))
+
+
 async def test_nobody_listens() -> None:
-    local = ip_address("127.0.0.1")
-    speaker = SpeakerConfig(65011, IPv4Address("127.0.0.1"), local, (Neighbor(ip_address("127.0.0.2"), 65011, "r1a"),))
     with pytest.raises(UnavailableError, match="no session"):
-        await collect(speaker, BOTH, timeout_s=3)
+        await collect(SPEAKER, BOTH, timeout_s=3)
+
+
+async def test_an_exabgp_that_dies_at_once_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONHOME", "/nonexistent")  # nothing in Python starts like this
+    async with asyncio.timeout(60):
+        with pytest.raises(UnavailableError, match="ExaBGP has ended"):
+            await collect(SPEAKER, BOTH, timeout_s=600)
