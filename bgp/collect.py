@@ -47,18 +47,17 @@ async def collect(speaker: SpeakerConfig, versions: frozenset[int], *, timeout_s
     UnavailableError unless it has sent all of it in time, ProtocolError when it cannot be understood.
     """
     table = _Table(versions)
-    async with _running(speaker) as lines:
-        try:
-            async with asyncio.timeout(timeout_s):
-                while not table.complete:
-                    line = await lines.readline()
-                    if not line:
-                        raise UnavailableError("ExaBGP has ended")
-                    table.hear(line)
-        except TimeoutError:
-            raise UnavailableError(f"{table.lack()} within {timeout_s:g} s") from None
-        except ValueError as error:  # a line beyond the limit
-            raise ProtocolError(f"not an event: {error}") from error
+    try:
+        async with asyncio.timeout(timeout_s), _running(speaker) as lines:
+            while not table.complete:
+                line = await lines.readline()
+                if not line:
+                    raise UnavailableError("ExaBGP has ended")
+                table.hear(line)
+    except TimeoutError:
+        raise UnavailableError(f"{table.lack()} within {timeout_s:g} s") from None
+    except ValueError as error:  # a line beyond the limit
+        raise ProtocolError(f"not an event: {error}") from error
     return table.routes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from ipaddress import IPv4Address, ip_address, ip_network
 from typing import Any
@@ -83,8 +84,21 @@ def test_junk_is_not_silence(message: bytes) -> None:
         heard(UP, message)
 
 
+NOWHERE = SpeakerConfig(
+    65011,
+    IPv4Address("127.0.0.1"),
+    ip_address("127.0.0.1"),
+    (Neighbor(ip_address("127.0.0.2"), 65011, "r1a"),),
+)
+
+
 async def test_nobody_listens() -> None:
-    local = ip_address("127.0.0.1")
-    speaker = SpeakerConfig(65011, IPv4Address("127.0.0.1"), local, (Neighbor(ip_address("127.0.0.2"), 65011, "r1a"),))
     with pytest.raises(UnavailableError, match="no session"):
-        await collect(speaker, BOTH, timeout_s=3)
+        await collect(NOWHERE, BOTH, timeout_s=3)
+
+
+async def test_an_exabgp_that_never_speaks_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONHOME", "/nowhere")  # its Python ends at once
+    async with asyncio.timeout(30):
+        with pytest.raises(UnavailableError, match="no session within 1 s"):
+            await collect(NOWHERE, BOTH, timeout_s=1)
