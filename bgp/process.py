@@ -120,7 +120,9 @@ class Process:
 
     async def ended(self) -> None:
         """Wait until ExaBGP has ended by itself; OSError when that cannot be told."""
-        if self.pid is not None:
+        if self.pid is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
             pidfd = os.pidfd_open(self.pid)
             try:
                 await _ended(pidfd)

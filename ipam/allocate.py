@@ -16,7 +16,7 @@ from ipam.errors import PoolExhausted
 from ipam.model import Usage, prefix_set
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from ipam.model import Holder, IPNetwork, Pool
 
@@ -69,17 +69,19 @@ def remaining(freed_at: float, now: float, cooldown_s: float) -> float:
     return min(max(freed_at + cooldown_s - now, 0.0), cooldown_s)
 
 
-def choose(family: Sequence[Share], book: Book, now: float, cooldown_s: float) -> int:
-    """Return the next address of one family; PoolExhausted when there is none now."""
+def choose(family: Sequence[Share], book: Book, now: float, cooldown_s: float, reserved: Collection[int] = ()) -> int:
+    """Return the next address of one family that is not reserved; PoolExhausted when there is none now."""
     for share in family:
         for first, last in share.ranges:
             unknown = filterfalse(book.freed.__contains__, range(first, last + 1))
-            address = next(filterfalse(book.held.__contains__, unknown), None)
+            unused = filterfalse(book.held.__contains__, unknown)
+            address = next(filterfalse(reserved.__contains__, unused), None)
             if address is not None:
                 return address
-    oldest = next((address for address in book.freed if _within(family, address)), None)
-    if oldest is None or remaining(book.freed[oldest], now, cooldown_s) > 0:
-        raise _exhausted(family, book, now, cooldown_s)
+    freed = (address for address in book.freed if address not in reserved)
+    oldest = next((address for address in freed if _within(family, address)), None)
+    if oldest is None or (wait_s := remaining(book.freed[oldest], now, cooldown_s)) > 0:
+        raise _exhausted(family, book, now, cooldown_s, retry_s=None if oldest is None else wait_s)
     return oldest
 
 
@@ -102,10 +104,10 @@ def _within(family: Iterable[Share], address: int) -> bool:
     return any(address in share for share in family)
 
 
-def _exhausted(family: Sequence[Share], book: Book, now: float, cooldown_s: float) -> PoolExhausted:
+def _exhausted(
+    family: Sequence[Share], book: Book, now: float, cooldown_s: float, *, retry_s: float | None
+) -> PoolExhausted:
     counts = [usage(share, book, now, cooldown_s) for share in family]
-    waits = [remaining(at, now, cooldown_s) for address, at in book.freed.items() if _within(family, address)]
-    retry_s = min(waits, default=None)
     advice = "an address is free when a pod ends" if retry_s is None else f"retry in {ceil(retry_s)} s"
     return PoolExhausted(
         f"no IPv{family[0].prefix.version} address is free in {', '.join(str(share.prefix) for share in family)}: "

@@ -28,6 +28,12 @@ class LeaseSource(Protocol):
         with its holder; a source gives a lease back no sooner than the ledger neither uses nor cools its address.
         """
 
+    def reserved(self) -> frozenset[IPAddress]:
+        """Return the addresses that only who asks for them by name gets, whether they are owned (yet) or not.
+
+        Asked on every allocation, after `owned`.
+        """
+
     async def more(self, pod: Pod, fixed: Sequence[IPAddress] = ()) -> bool:
         """Say that a pod found no free address, or none of those that it asks for, and try to get what it needs.
 
@@ -43,7 +49,7 @@ class LeaseSource(Protocol):
     def recall(self, pod: Pod) -> tuple[IPAddress, ...]:
         """Return the addresses that the last pod of this name had, at most one of each family.
 
-        Nothing when they are not to be waited for any more. This server's own may be handed out from now on.
+        Nothing when they are not to be waited for any more.
         """
 
 
@@ -67,6 +73,10 @@ class EmbeddedLeases:
     def owned(self) -> tuple[IPNetwork, ...]:
         """Return the share that the rack file names."""
         return self._owned
+
+    def reserved(self) -> frozenset[IPAddress]:
+        """Return nothing: who comes first is served first."""
+        return frozenset()
 
     async def more(self, _pod: Pod, _fixed: Sequence[IPAddress] = ()) -> bool:
         """Return False: the share is all that there is."""

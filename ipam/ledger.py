@@ -230,6 +230,7 @@ class Ledger:
     def _pick(self, draft: Memory, request: Request, now: float) -> tuple[IPAddress, ...]:
         """Return an address of every family; raises Refused when one of them is not to be had, and takes none."""
         families = self._families()
+        reserved = self.leases.reserved()  # asked afterwards: nothing is owned before it is reserved
         fixed = {address.version: address for address in request.addresses}
         if len(fixed) < len(request.addresses):
             raise AddressRefused(f"{request.holder} asks for several addresses of one family; it gets one of each")
@@ -238,7 +239,7 @@ class Ledger:
         return tuple(
             self._fixed(draft, family, fixed[version], now, returning=request.returning)
             if version in fixed
-            else _address(version, choose(family, draft.books[version], now, self._cooldown_s))
+            else _address(version, choose(family, draft.books[version], now, self._cooldown_s, _of(reserved, version)))
             for version, family in families.items()
         )
 
@@ -286,6 +287,10 @@ def _same(present: Record, request: Request) -> Record:
         held, wanted = (", ".join(map(str, addresses)) for addresses in (present.addresses, request.addresses))
         raise AddressRefused(f"attachment {request.holder} holds {held} and cannot change to {wanted}")
     return present
+
+
+def _of(addresses: Iterable[IPAddress], version: int) -> frozenset[int]:
+    return frozenset(int(address) for address in addresses if address.version == version)
 
 
 def _address(version: int, number: int) -> IPAddress:

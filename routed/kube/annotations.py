@@ -49,8 +49,13 @@ def wishes(pod: Document) -> Wishes:
 def check(asked: Wishes, rack: Rack, mtu: int) -> None:
     """Raise Malformed, naming the annotation, when this server cannot do it; ``mtu`` is what its uplink takes, bytes.
 
-    Whether an address can be had is not looked at: the ledger knows.
+    Whether an address of the rack can be had now is not looked at: the ledger knows.
     """
+    prefixes = [pool.prefix for pool in rack.pools]
+    for address in asked.addresses:
+        if not any(address in prefix for prefix in prefixes):
+            where = ", ".join(map(str, prefixes))
+            raise _wrong(IP, ", ".join(map(str, asked.addresses)), f"{address} is in no pool of this rack ({where})")
     if asked.mtu is not None and asked.mtu > mtu:
         why = f"the uplink of this server takes {mtu} bytes; write at most that, or raise the MTU of the uplink first"
         raise _wrong(MTU, str(asked.mtu), why)

@@ -6,7 +6,7 @@ address with one server, whatever is slow, lost or restarted:
 - An address is claimed by creating the object of its name, which only one server can do.
 - A lease counts when it is in the local file (`routed.kube.cache`), not before.
 - Giving back: out of `owned`, then ask the ledger, then out of the file, then delete what was read, if unchanged.
-- An address that waits for the next pod of a name (`routed.kube.sticky`) is ours, but not in `owned`.
+- An address that waits for the next pod of a name (`routed.kube.sticky`), or that a pod asks for, is `reserved`.
 - A delete without an answer may take effect at any time. An object of ours that memory does not know is therefore
   written once before it counts: its new resource version makes a late delete fail.
 
@@ -97,9 +97,9 @@ class KubeLeases:
         self._sticky = Sticky(patience_s)
         self._node_uid = ""
         self._mine: dict[IPAddress, Lease] = {}
-        self._free: list[IPAddress] = []
-        """What may be handed out; `owned` is the same as prefixes."""
         self._owned: tuple[IPNetwork, ...] = ()
+        """The same as prefixes."""
+        self._reserved: frozenset[IPAddress] = frozenset()
         self._taken: Mapping[IPAddress, str] = {}
         self._reachable = False
         self._look_at = 0.0
@@ -111,6 +111,10 @@ class KubeLeases:
     def owned(self) -> tuple[IPNetwork, ...]:
         """Return the leased addresses as prefixes of one address each; from any thread."""
         return self._owned
+
+    def reserved(self) -> frozenset[IPAddress]:
+        """Return the addresses that wait for a name or that pods ask for, leased or not; from any thread."""
+        return self._reserved
 
     def state(self) -> LeaseState:
         """Return how the leases are."""
@@ -126,6 +130,7 @@ class KubeLeases:
         Returns at once while the API server does not answer. Another attempt is always worthwhile.
         """
         self._asks.add(pod, self._clock(), fixed)
+        self._reserve()
         self._wake.set()
         if self._reachable:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -149,7 +154,6 @@ class KubeLeases:
         if given_up:
             log.warning("sticky.given_up", pod=pod_key(pod), addresses=sorted(map(str, found)))
             return ()
-        self._publish(self._mine)
         return found
 
     async def start(self) -> None:
@@ -211,7 +215,7 @@ class KubeLeases:
             self._view.count_used(held.used.keys())
             self._asks.review(frozenset(held.used.values()), self._clock())
             self._sticky.review(held, self._view.others.values(), self._is_scarce, self._clock())
-            self._publish(self._mine)
+            self._reserve()
             await self._keep_used(held, tenant)
             await self._claim([one for one in self._asks.fixed if one not in self._mine and self._view.is_free(one)])
             surplus = await self._balance(held)
@@ -272,7 +276,7 @@ class KubeLeases:
             (self._asks and not exists)
             or not self._mine.keys().isdisjoint(lease.wanted)
             or self._view.marks(lease.address.version, self._marks) != before
-            or (self._sticky.waiting(self._clock()) and self._is_scarce(lease.address.version))
+            or (self._sticky.waiting() and self._is_scarce(lease.address.version))
         ):
             self._wake.set()
 
@@ -283,7 +287,7 @@ class KubeLeases:
         unused = [address for address in self._mine if address not in held and address not in self._asks.fixed]
         wanted = self._view.wanted()
         surplus = [address for address in unused if self._view.pool(address) is None or address in wanted]
-        kept = self._sticky.waiting(self._clock()).union(surplus)
+        kept = self._sticky.waiting().union(surplus)
         for version in self._view.families:
             stock = [one for one in unused if one.version == version and one not in kept]
             lacking = change(len(stock), self._view.marks(version, self._marks), len(self._asks))
@@ -404,13 +408,16 @@ class KubeLeases:
         self._publish(leases)
 
     def _publish(self, leases: Mapping[IPAddress, Lease]) -> None:
-        now = self._clock()
+        has_changed = list(leases) != list(self._mine)
         self._mine = dict(leases)
-        self._sticky.adopt(self._mine, now)
-        waiting = self._sticky.waiting(now)
-        free = [address for address in leases if address not in waiting]
-        if free != self._free:  # the ledger computes its shares anew for a new tuple
-            self._free, self._owned = free, tuple(map(host_network, free))
+        self._sticky.adopt(self._mine, self._clock())
+        self._reserve()
+        if has_changed:  # the ledger computes its shares anew for a new tuple
+            self._owned = tuple(map(host_network, leases))
+
+    def _reserve(self) -> None:
+        """Keep what waits and what is asked for from everybody else; before it is owned, or it is gone at once."""
+        self._reserved = self._sticky.waiting() | self._asks.fixed
 
 
 async def _all(requests: Iterable[Awaitable[object]]) -> list[object]:

@@ -90,10 +90,9 @@ class Sticky:
         """Return whom an address of ours is kept for; empty for nobody."""
         return self._names.get(address, "")
 
-    def waiting(self, now: float) -> frozenset[IPAddress]:
-        """Return our addresses that wait, and that nobody else gets."""
-        recalled = {address for one in self._longings.values() if now < one.until for address in one.addresses}
-        return frozenset(self._idle_since.keys() - recalled)
+    def waiting(self) -> frozenset[IPAddress]:
+        """Return our addresses that wait, and that no pod gets which does not ask for them."""
+        return frozenset(self._idle_since)
 
     def _forget(self, address: IPAddress) -> None:
         self._names.pop(address, None)

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -19,11 +21,13 @@ from random import Random
 import pytest
 
 from ipam.errors import PoolExhausted
+from ipam.model import Holder, Holdings, Pod, Record, Request
 from routed.kube.addresses import Lease
 from routed.kube.api import Api, Document, Transport
 from routed.kube.client import connect
 from routed.kube.errors import KubeError, Unreachable
 from routed.kube.registry import Registry
+from routed.kube.sticky import KEPT_S
 from routed.kube.stock import Marks
 from tests.fixtures.pools import pool
 from tests.kube.control_plane import ControlPlane
@@ -31,7 +35,10 @@ from tests.kube.installed import ADDRESSES
 from tests.kube.servants import Servant, owners, twice
 
 POOL = pool("10.5.0.0/28", "10.5.0.1")
+LARGER = pool("10.5.0.0/25", "10.5.0.1")
+"""Where addresses are not so scarce that none waits for a pod that may come back."""
 SERVERS, LIVES = 4, 40
+WEB = tuple(f"web-{number}" for number in range(16))
 _RACKS = count()
 
 
@@ -99,13 +106,46 @@ class Mortal(Servant):
             self.leases._marks = Marks(0, 0)
             for record in self.ledger.records():
                 self.delete(record)
-            for _ in range(3):
+            for day in range(4):
+                self.leases._clock = lambda day=day: time.monotonic() + day * (KEPT_S + 1)
                 self.leases._look_at = 0.0
                 await self.leases.tidy(self)
             assert not self.claims()
 
 
-def judge(control: ControlPlane, servants: list[Mortal], rack: str) -> list[str]:
+class Welcoming(Mortal):
+    """Some of its pods come back by name, on whichever server, and want to have what they had."""
+
+    waited = 0
+    """Pods that had to wait and got what they waited for: mostly from another server."""
+
+    async def live(self, api: Api) -> None:
+        self.missing: set[str] = set()
+        await super().live(api)
+
+    async def holdings(self) -> Holdings:
+        held = await super().holdings()
+        return replace(held, sticky=frozenset(one for one, pod in held.used.items() if pod.name.startswith("web")))
+
+    def _something(self) -> None:
+        names = sorted(self.missing) if self.rng.random() < 0.7 else ()  # kubelet tries again
+        pod = Pod("tests", self.rng.choice(names or WEB), "u")
+        if self.rng.random() < 0.5 or self.ledger.get(Holder(pod.name, "eth0")):
+            super()._something()
+            return
+        before = self.leases.recall(pod)
+        request = Request(Holder(pod.name, "eth0"), pod, addresses=before, returning=bool(before))
+        (answer,) = self.ledger.put([request], time.time())
+        if isinstance(answer, Record):
+            self.leases.served(pod, answer.addresses)
+            self.waited += pod.name in self.missing and answer.addresses == before
+            self.missing.discard(pod.name)
+        elif before:
+            self.missing.add(pod.name)
+            self.leases._asks.add(pod, time.monotonic(), before)  # as `more` does, which waits for the next pass
+
+
+def judge(control: ControlPlane, servants: Sequence[Mortal], rack: str) -> list[str]:
     """Return what is wrong now: a server counts on an address that the API server says is not its own."""
     objects = owners(control, rack)
     wrong = [
@@ -132,10 +172,25 @@ def rack(cluster: ControlPlane) -> Iterator[str]:
         cluster.admin.delete(f"{ADDRESSES}/{item['metadata']['name']}")
 
 
-async def run(control: ControlPlane, rack: str, folder: Path, *, kind: type[Registry], lives: int) -> list[str]:
+async def run(
+    control: ControlPlane, rack: str, folder: Path, *, kind: type[Registry] = Registry, lives: int = LIVES
+) -> list[str]:
     """Let the servers live and die until something is wrong; returns what."""
-    rng, under_way = Random(f"{rack}"), set[asyncio.Task[None]]()  # noqa: S311 - draws the same again
     servants = [Mortal(control, folder, f"{rack}-s{n}", [POOL], rack=rack) for n in range(SERVERS)]
+    return await disturb(control, rack, servants, kind=kind, lives=lives)
+
+
+async def disturb(
+    control: ControlPlane,
+    rack: str,
+    servants: Sequence[Mortal],
+    *,
+    kind: type[Registry] = Registry,
+    lives: int,
+    longest_s: float = 0.4,
+) -> list[str]:
+    """Let these servers live and die until something is wrong; returns what."""
+    rng, under_way = Random(f"{rack}"), set[asyncio.Task[None]]()  # noqa: S311 - draws the same again
     wrong: list[str] = []
     async with AsyncExitStack() as stack:
         apis, ways = [], []
@@ -144,11 +199,13 @@ async def run(control: ControlPlane, rack: str, folder: Path, *, kind: type[Regi
             api = await stack.enter_async_context(connect(servant.kubeconfig))
             ways.append(Unreliable(api._transport, rng, under_way))
             apis.append(api)
+            async with servant.alive(api=api, keep=False):  # on a busy machine, one may die before it has any file
+                pass
         for _ in range(lives):
             if wrong:
                 break
             tasks = [asyncio.create_task(one.live(Api(way))) for one, way in zip(servants, ways, strict=True)]
-            await asyncio.sleep(rng.uniform(0.05, 0.4))
+            await asyncio.sleep(rng.uniform(0.05, longest_s))
             for task in tasks:
                 task.cancel()
             ends = await asyncio.gather(*tasks, return_exceptions=True)
@@ -170,8 +227,19 @@ async def run(control: ControlPlane, rack: str, folder: Path, *, kind: type[Regi
 async def test_nothing_is_lost_or_given_twice_by_servers_that_die_at_any_moment(
     cluster: ControlPlane, rack: str, tmp_path: Path
 ) -> None:
-    assert not await run(cluster, rack, tmp_path, kind=Registry, lives=LIVES)
+    assert not await run(cluster, rack, tmp_path)
     assert owners(cluster, rack) == {}, "nothing is left that nobody knows of"
+
+
+async def test_nothing_is_lost_or_given_twice_when_pods_take_their_addresses_along(
+    cluster: ControlPlane, rack: str, tmp_path: Path
+) -> None:
+    servants = [Welcoming(cluster, tmp_path, f"{rack}-s{n}", [LARGER], rack=rack) for n in range(SERVERS)]
+    assert not await disturb(cluster, rack, servants, lives=LIVES // 3, longest_s=2)
+    assert owners(cluster, rack) == {}, "nothing is left that nobody knows of"
+    waited = sum(one.waited for one in servants)
+    print(f"{waited} pods waited for their addresses and got them", file=sys.__stderr__)
+    assert waited, "control: else nothing was handed over"
 
 
 async def test_control_leases_taken_up_without_confirmation_are_lost(

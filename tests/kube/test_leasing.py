@@ -21,7 +21,7 @@ from routed import views
 from routed.cni.errors import TryAgainLater
 from routed.domain.intent import plan
 from routed.domain.rack import Uplink
-from routed.domain.workload import Attachment, AttachmentId, PodRef, Wishes
+from routed.domain.workload import Attachment, AttachmentId, PodRef, Wishes, host_network
 from routed.kube.addresses import Lease, read
 from routed.kube.client import connect
 from routed.kube.cluster import Cluster
@@ -211,6 +211,36 @@ async def test_a_sticky_pod_takes_its_address_along_to_another_server(
         assert {owners(cluster, "leasing")[one] for one in first.addresses} == {"s12"}
         await until(lambda: kept_for(cluster, "shop/web-0") == set(map(str, first.addresses)), "the note, anew")
         await until(lambda: not any(one.wanted for one in leases_of(cluster)), "nothing is asked for any more")
+
+
+async def test_an_address_that_was_handed_over_is_kept_for_the_pod_that_waits_for_it(
+    cluster: ControlPlane, settings: Settings, tmp_path: Path
+) -> None:
+    elsewhere = at_server(cluster, settings, tmp_path, "s12")
+    async with composed(settings, cooldown_s=0) as (store, _), composed(elsewhere, "s12") as (other, stock):
+        first = await come_back(store, key(1), PodRef("shop", "web-0", "u1"))
+        await until(lambda: kept_for(cluster, "shop/web-0") == set(map(str, first.addresses)), "the note")
+        with pytest.raises(TryAgainLater):
+            await other.put(key(2), PodRef("shop", "web-0", "u2"), "/run/netns/2", Wishes(sticky=True))
+        await let_go(store, first.id)
+        await until(lambda: set(map(host_network, first.addresses)) <= set(stock.source.owned()), "the hand-over")
+        others = await asyncio.gather(*(add(other, number) for number in range(10, 30)))  # before it tries again
+        used = {one for pod in others for one in other.snapshot.attachments[pod].addresses}
+        assert used.isdisjoint(first.addresses), "nobody else gets it"
+        second = await other.put(key(2), PodRef("shop", "web-0", "u2"), "/run/netns/2", Wishes(sticky=True))
+        assert second.addresses == first.addresses
+
+
+async def test_an_address_that_waits_for_a_name_is_given_to_a_pod_that_asks_for_it(
+    cluster: ControlPlane, settings: Settings
+) -> None:
+    async with composed(settings, cooldown_s=0) as (store, _):
+        first = await come_back(store, key(1), PodRef("shop", "web-0", "u1"))
+        await until(lambda: kept_for(cluster, "shop/web-0") == set(map(str, first.addresses)), "the note")
+        await let_go(store, first.id)
+        await until(lambda: not any(one.pod for one in leases_of(cluster, first.addresses)), "nobody uses it")
+        fixed = await store.put(key(2), PodRef("shop", "fixed", "u2"), "/run/netns/2", Wishes(first.addresses))
+        assert fixed.addresses == first.addresses
 
 
 async def test_an_address_in_another_servers_stock_is_given_up_for_a_pod_that_asks_for_it(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from ipam.model import IPNetwork
+    from ipam.model import IPAddress, IPNetwork
 
 SMALL = pool("10.0.0.0/29", "10.0.0.1")
 """Five addresses: .2 to .6."""
@@ -338,6 +338,27 @@ def test_a_lease_that_comes_or_goes_counts_at_once(path: Path) -> None:
         leases.rented = (ip_network("10.0.0.6/32"),)
         assert ledger.outside() == {ip_address("10.0.0.4"): record.holder}
         assert addresses(put(ledger, "b")) == ["10.0.0.6"]
+
+
+def test_what_is_reserved_is_given_only_to_who_asks_for_it(path: Path) -> None:
+    class Reserving(EmbeddedLeases):
+        kept: frozenset[IPAddress] = frozenset()
+
+        def reserved(self) -> frozenset[IPAddress]:
+            return self.kept
+
+    leases = Reserving([SMALL], [ip_network("10.0.0.4/31")])
+    leases.kept = frozenset({ip_address("10.0.0.4"), ip_address("fd00::4")})
+    with Ledger(path, [SMALL], leases) as ledger:
+        assert addresses(put(ledger, "a")) == ["10.0.0.5"], "never used, and not the next one"
+        with pytest.raises(PoolExhausted, match="an address is free when a pod ends"):
+            put(ledger, "b")
+        assert addresses(put(ledger, "b", "10.0.0.4")) == ["10.0.0.4"]
+        drop(ledger, "b", NOW)
+        with pytest.raises(PoolExhausted, match="an address is free when a pod ends"):
+            put(ledger, "c", now=NOW + 1000)
+        leases.kept = frozenset()
+        assert addresses(put(ledger, "c", now=NOW + 1000)) == ["10.0.0.4"], "control: it has cooled down"
 
 
 def test_a_large_pool_does_not_grow_the_ledger_for_ever(path: Path) -> None:

@@ -85,6 +85,7 @@ RACK = Rack("r1", (), (), (Subnet(ip_network("10.101.0.0/24"), ip_address("10.10
     ("key", "text", "complaint"),
     [
         (MTU, "1501", "the uplink of this server takes 1500 bytes; write at most that"),
+        (IP, "10.101.0.7, fd00:101::7", "fd00:101::7 is in no pool of this rack (10.101.0.0/24)"),
         (ROUTES, '[{"dst": "fd00:50::/48"}]', "this rack has no IPv6 pool"),
         (ROUTES, '[{"dst": "10.50.0.0/16", "gw": "10.101.0.9"}]', r"nothing but the rack's gateway (10.101.0.1)"),
         (ROUTES, '[{"dst": "10.101.0.1/32"}]', "a gateway is reached without a route"),
@@ -100,7 +101,7 @@ def test_what_this_server_cannot_do_is_refused_and_says_what_to_write(key: str, 
 
 def test_what_this_server_can_do_is_no_matter() -> None:
     routes = '[{"dst": "10.50.0.0/16"}, {"dst": "10.60.0.0/16", "gw": "10.101.0.1"}, {"dst": "10.101.0.0/24"}]'
-    check(wishes(pod(**{MTU: "1500", ROUTES: routes, IP: "192.0.2.1"})), RACK, 1500)
+    check(wishes(pod(**{MTU: "1500", ROUTES: routes, IP: "10.101.0.7"})), RACK, 1500)
     check(Wishes(), RACK, 1280)
 
 

@@ -36,34 +36,34 @@ def sticky(held: Holdings = USED) -> Sticky:
 def test_an_address_waits_for_the_next_pod_of_its_name_and_for_no_other() -> None:
     kept = sticky()
     assert (kept.name_of(ONE), kept.name_of(TWO)) == ("shop/web-0", "")
-    assert not kept.waiting(1), "its pod is there"
+    assert not kept.waiting(), "its pod is there"
     kept.review(NOBODY, (), plenty, 1)
-    assert kept.waiting(2) == {ONE, V6}
+    assert kept.waiting() == {ONE, V6}
     assert kept.recall(Pod("shop", "web-1"), (), 2) == ((), False)
     assert kept.recall(Pod("other", "web-0"), (), 2) == ((), False)
     assert kept.recall(NEXT, (), 2) == ((ONE, V6), False)
-    assert not kept.waiting(2), "it may be handed out"
+    assert kept.waiting() == {ONE, V6}, "nobody else gets it meanwhile"
     kept.served(NEXT)
     kept.review(replace(USED, used={ONE: NEXT, V6: NEXT}), (), plenty, 3)
-    assert not kept.waiting(3)
+    assert not kept.waiting()
 
 
 def test_an_address_waits_also_for_the_pod_after_one_that_was_gone_at_once() -> None:
     kept = sticky(NOBODY)
     kept.served(WEB, (ONE,))
     kept.review(NOBODY, (), plenty, 1)
-    assert kept.waiting(1) == {ONE}
+    assert kept.waiting() == {ONE}
 
 
 def test_nothing_waits_for_ever_nor_while_others_need_it() -> None:
     kept = sticky()
     kept.review(NOBODY, (), plenty, 1)
     kept.review(NOBODY, (), plenty, KEPT_S)
-    assert kept.waiting(KEPT_S) == {ONE, V6}
+    assert kept.waiting() == {ONE, V6}
     kept.review(NOBODY, (), lambda version: version == 4, KEPT_S)
-    assert kept.waiting(KEPT_S) == {V6}
+    assert kept.waiting() == {V6}
     kept.review(NOBODY, (), plenty, KEPT_S + 2)
-    assert not kept.waiting(KEPT_S + 2)
+    assert not kept.waiting()
     assert kept.recall(NEXT, (), KEPT_S + 2) == ((), False)
 
 
@@ -71,9 +71,9 @@ def test_an_address_does_not_wait_for_a_pod_that_has_another_one() -> None:
     elsewhere = Lease(ip_address("10.101.0.9"), "s12", pod=NEXT, sticky="shop/web-0")
     kept = sticky()
     kept.review(NOBODY, [replace(elsewhere, pod=None)], plenty, 1)
-    assert kept.waiting(1) == {ONE, V6}
+    assert kept.waiting() == {ONE, V6}
     kept.review(NOBODY, [elsewhere, None], plenty, 1)
-    assert not kept.waiting(1)
+    assert not kept.waiting()
 
 
 def test_another_pod_that_got_the_address_is_not_the_name_s() -> None:
@@ -98,13 +98,13 @@ def test_what_objects_say_is_taken_up_once() -> None:
     kept = Sticky(patience_s=120)
     kept.adopt({ONE: Lease(ONE)}, 0)  # from the file: no object was read yet
     kept.adopt(told, 0)
-    assert kept.waiting(1) == {ONE}
+    assert kept.waiting() == {ONE}
     kept.review(NOBODY, (), lambda _: True, 1)
     kept.adopt(told, 2)
-    assert not kept.waiting(2), "the note on the object is old by now"
+    assert not kept.waiting(), "the note on the object is old by now"
     kept.adopt({}, 3)
     kept.adopt(told, 4)
-    assert kept.waiting(4) == {ONE}, "ours anew"
+    assert kept.waiting() == {ONE}, "ours anew"
 
 
 def test_the_notes_of_an_object_are_read_as_they_are_written() -> None:

@@ -78,3 +78,24 @@ async def test_a_cancelled_change_is_doubted() -> None:
     assert lane.differs("a", 1)
     await lane.converge({"a": 1})
     assert not lane.differs("a", 1)
+
+
+async def test_who_gives_up_takes_nothing_away_from_the_others_of_its_batch() -> None:
+    plane = DictPlane("flows")
+    plane.refused = {"b": ValueError("no")}
+    lane = Lane(plane, timeout_s=5)
+    await lane.look()
+    plane.gate.clear()
+    impatient, refused, served = (asyncio.create_task(lane.converge({key: 1})) for key in "abc")
+    while not plane.busy:
+        await asyncio.sleep(0)
+    impatient.cancel()
+    await asyncio.wait([impatient])
+    plane.gate.set()
+    await asyncio.wait([refused, served])
+    assert plane.batches == [frozenset("abc")]
+    assert impatient.cancelled()
+    assert refused.exception() is plane.refused["b"]
+    assert served.exception() is None
+    assert lane.actual is not None
+    assert not lane.differs("a", 1), "it has happened all the same"
