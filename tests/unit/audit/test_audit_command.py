@@ -18,6 +18,8 @@ from routed.settings import SettingsError
 from tests.fakes.audit_site import Site
 
 ROUTED = Path(sys.executable).with_name("routed")
+HEARING: tuple[str | Path, ...] = ("env", "--default-signal")
+"""Signals do what they always do, also when the tests run in the background, where a shell has SIGINT ignored."""
 STRAY = ("10.101.1.77/32", "10.1.0.12")
 
 
@@ -191,7 +193,7 @@ def test_an_audit_that_is_told_to_end_leaves_nothing(site: Site, number: signal.
     os.mkfifo(told)
     command = ["sh", "-c", f"[ {{name}} = r1a ] || exit 1; echo $$ > {told}; exec sleep 1000"]
     site.settings(switches={"defaults": {"source": "frr", "command": command}}, timeout_s=1000)
-    with subprocess.Popen([ROUTED, "audit", "--config", site.folder / "audit.yaml"]) as process:
+    with subprocess.Popen([*HEARING, ROUTED, "audit", "--config", site.folder / "audit.yaml"]) as process:
         try:
             child = int(told.read_text())
             process.send_signal(number)
@@ -205,7 +207,7 @@ def test_an_audit_that_is_told_to_end_leaves_nothing(site: Site, number: signal.
 
 
 def test_watch_tells_what_comes_and_goes_and_ends_with_the_last_status(site: Site) -> None:
-    command: list[str | Path] = [ROUTED, "audit", "watch", "--config", site.folder / "audit.yaml", "--interval", "1"]
+    command = [*HEARING, ROUTED, "audit", "watch", "--config", site.folder / "audit.yaml", "--interval", "1"]
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as watch:
         try:
