@@ -119,7 +119,10 @@ def tor_dead(auditor: Auditor) -> Iterator[Caused]:
         eventually(server.at_rest, "s21 at rest", 60)
 
 
-@pytest.mark.parametrize("states", [(link_cut, deleted), (drained, tor_dead)])
+_POWER = pytest.mark.netns_only("a container that ends takes its cables with it")
+
+
+@pytest.mark.parametrize("states", [(link_cut, deleted), pytest.param((drained, tor_dead), marks=_POWER)])
 def test_failures_that_are_dealt_with_are_no_findings(auditor: Auditor, states: tuple[Cause, ...]) -> None:
     with contextlib.ExitStack() as stack:
         expected = [stack.enter_context(state(auditor)) for state in states]
