@@ -99,7 +99,7 @@ def test_a_reboot(servers: dict[str, Server], s11: Server) -> None:
     assert s11.leases("used") == len(new)
     s11.await_routes(new)
     for pod in new:
-        s11.check(pod)
+        eventually(lambda pod=pod: s11.healthy(pod), f"a CHECK of {pod.id} that finds nothing")
     eventually(
         lambda: not ping(both_ways([(pod.place, servers["s21"].place) for pod in new])), "new pods that are reached"
     )

@@ -183,6 +183,16 @@ def test_a_pod_keeps_them_while_the_agent_restarts_without_an_api_server(
         control.start()
         control.wait_ready()
     server.delete([pod])
+    eventually(lambda: is_heard(tenants), "the agent knowing what pods ask for", 60)
+
+
+def is_heard(tenants: Tenants) -> bool:
+    """Whether a pod gets what it asks for: not before the API server has answered since the agent's start."""
+    name = f"heard-{next(_NUMBERS)}"
+    pod = tenants.attach(tenants.create(name, {"routed.dev/mtu": "1400"}))
+    heard: bool = look(tenants.server, pod)["link"]["mtu"] == 1400
+    tenants.end(name, pod)
+    return heard
 
 
 def complaint_about(server: Server, pod: Pod) -> str:
