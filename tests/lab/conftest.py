@@ -14,8 +14,11 @@ __all__ = ["lab", "runner"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run what needs agents last: a server whose bridge an agent has taken over is not the bare fabric any more."""
-    items.sort(key=lambda item: "servers" in getattr(item, "fixturenames", ()))
+    """Run what needs agents last: a server whose bridge an agent has taken over is not the bare fabric any more.
+
+    Last of all what has an agent follow an API server for a while: it is another one then, with another rack.
+    """
+    items.sort(key=lambda item: [name in getattr(item, "fixturenames", ()) for name in ("tenants", "servers")])
 
 
 @pytest.fixture(scope="session")

@@ -89,6 +89,7 @@ def control(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cont
     with ControlPlane(tmp_path_factory.mktemp("kube"), address, netns=lab.node(CONTROL).netns_path) as made:
         install(made)
         (rack,) = (one for one in racks() if one["metadata"]["name"] == "r1")
+        del rack["spec"]["bgp"]["graceful_restart_s"]  # as in the rack file: no session has to change on the way
         made.admin.apply(rack).granted()
         account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}}
         made.admin.post("/api/v1/namespaces/default/serviceaccounts", account).granted()
