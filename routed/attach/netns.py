@@ -138,15 +138,14 @@ async def _ended(call: Future[T]) -> T:
 
     A caller that is cancelled waits for the end nevertheless: until then nobody else may start on the same pod.
     """
-    loop, ended = asyncio.get_running_loop(), asyncio.Event()
-    call.add_done_callback(lambda _: loop.call_soon_threadsafe(ended.set))
+    done = asyncio.wrap_future(call)
     try:
-        await ended.wait()
+        return await asyncio.shield(done)
     except asyncio.CancelledError:
         if not call.cancel():
-            await ended.wait()
+            await asyncio.wait([done])
+            done.exception()  # nobody is left to hear of it
         raise
-    return call.result()
 
 
 class Visitors:

@@ -24,8 +24,7 @@ class _Batch:
 
     def __init__(self) -> None:
         self.items: dict[Hashable, Any] = {}
-        self.waiting: list[asyncio.Future[Failures]] = []
-        """One for each caller: who is cancelled takes nothing away from the others."""
+        self.failures: asyncio.Future[Failures] = asyncio.get_running_loop().create_future()
 
 
 class _Turns:
@@ -108,9 +107,7 @@ class Lane:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         batch.items.update(differing)
-        failures: asyncio.Future[Failures] = asyncio.get_running_loop().create_future()
-        batch.waiting.append(failures)
-        return await failures
+        return await asyncio.shield(batch.failures)
 
     def differs(self, key: Hashable, value: Any) -> bool:
         """Tell whether the plane may hold something else than `value` (None: absent) under `key`."""
@@ -137,9 +134,7 @@ class Lane:
         async with self._turns.alone():
             self._collecting = None  # who comes now waits for the next batch
             failures = await self._change(batch.items)
-        for caller in batch.waiting:
-            if not caller.done():
-                caller.set_result(failures)
+        batch.failures.set_result(failures)
 
     async def _change(self, items: Mapping[Hashable, Any]) -> Failures:
         """Hand changes to the plane and remember how they went."""
