@@ -142,7 +142,7 @@ async def _running(speaker: SpeakerConfig) -> AsyncIterator[asyncio.StreamReader
         process.write(config.sections(replace(speaker, listen_port=None)).values())
         try:
             process.spawn()
-            reader, writer = await _connected(process, heard)
+            reader, writer = await process.outlives(heard)
             try:
                 yield reader
             finally:
@@ -150,18 +150,3 @@ async def _running(speaker: SpeakerConfig) -> AsyncIterator[asyncio.StreamReader
         finally:
             await process.kill()
             server.close()
-
-
-async def _connected(
-    process: Process, heard: asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]]
-) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Return the way to ExaBGP; UnavailableError when it ends before it has opened one."""
-    ended = asyncio.create_task(process.ended())
-    try:
-        waited: set[asyncio.Future[Any]] = {ended, heard}
-        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        ended.cancel()
-    if not heard.done():
-        raise UnavailableError("ExaBGP has ended before it could be asked")
-    return heard.result()

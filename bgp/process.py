@@ -15,15 +15,17 @@ import shutil
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from bgp import config, launch, relay
+from bgp.errors import UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Iterable
 
     from bgp.model import IPAddress
 
+_T = TypeVar("_T")
 ENVIRONMENT = {
     "exabgp_api_ack": "true",
     "exabgp_api_chunk": "1",
@@ -128,6 +130,18 @@ class Process:
                 await _ended(pidfd)
             finally:
                 os.close(pidfd)
+
+    async def outlives(self, waited: Awaitable[_T]) -> _T:
+        """Return what is waited for, which ExaBGP brings about; UnavailableError when it ends by itself before."""
+        waiting, ended = asyncio.ensure_future(waited), asyncio.create_task(self.ended())
+        try:
+            await asyncio.wait((waiting, ended), return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.done():
+                raise UnavailableError("ExaBGP has ended before it could be asked anything")
+            return waiting.result()
+        finally:
+            waiting.cancel()
+            ended.cancel()
 
     async def kill(self) -> None:
         """End ExaBGP, whatever it does, and wait until it is gone."""

@@ -217,19 +217,6 @@ class Speaker:
                 log.debug("relay.refused", reason=str(error))
             conversation.close()
 
-    async def _met(self, patience_s: float) -> Conversation:
-        """Wait for ExaBGP's relay; TimeoutError when it is late, UnavailableError when ExaBGP ended instead."""
-        connected, ended = asyncio.create_task(self._connected()), asyncio.create_task(self._process.ended())
-        try:
-            async with asyncio.timeout(patience_s):
-                await asyncio.wait((connected, ended), return_when=asyncio.FIRST_COMPLETED)
-            if not connected.done():
-                raise UnavailableError("ExaBGP ended before it could be asked anything")
-            return connected.result()
-        finally:
-            connected.cancel()
-            ended.cancel()
-
     def _on_settled(self, key: RouteKey) -> None:
         for waiting, settled in self._waiting:
             waiting.discard(key)
@@ -269,7 +256,8 @@ class Speaker:
         if not adopt:
             self._process.write(sections.values())
             self._process.spawn()
-        conversation = await self._met(CONNECT_S if adopt else START_S)
+        async with asyncio.timeout(CONNECT_S if adopt else START_S):
+            conversation = await self._process.outlives(self._connected())
         log.info("exabgp.adopted" if adopt else "exabgp.spawned", pid=self._process.pid)
         conversation.authoritative = self._authoritative
         self._conversation = conversation

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network
 
-from routed.domain.workload import IPAddress
-
-IPNetwork = IPv4Network | IPv6Network
+from routed.domain.workload import IPAddress, IPNetwork
 
 
 @dataclass(frozen=True, slots=True)
