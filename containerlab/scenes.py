@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+from containerlab import topology
 from containerlab.agents import Agent
 from containerlab.hostroutes import Table, counts, deviations
 from containerlab.lab import Lab
@@ -24,6 +25,8 @@ from containerlab.story import Story
 from containerlab.topology import TWO_RACKS
 from routed.settings import load
 
+RACK_FILE = "/etc/routed/rack.yaml"
+"""Where a server of the fabric finds its rack's file."""
 PODS_PER_SERVER = 6
 PINGS = 3
 PROBE_HZ = 100
@@ -50,7 +53,8 @@ class Scenes:
         self.runtimes: dict[str, Pods] = {}
         self.pods: list[Pod] = []
         self._runner = "containerd"
-        self.racks = [load(path) for path in sorted(TWO_RACKS.with_name("racks").glob("*.yaml"))]
+        binds = (bind for node in topology.load(TWO_RACKS).nodes.values() for bind in node.binds)
+        self.racks = [load(path) for path in sorted({bind.source for bind in binds if bind.target == RACK_FILE})]
         self.servers = [server for rack in self.racks for server in rack.servers]
 
     def fabric(self) -> None:
