@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 
+from containerlab.agents import LOG
 from containerlab.lab import Lab
 from tests.fabric import eventually, lab, runner
 from tests.servers import Residents, Server, each
 
 __all__ = ["lab", "runner"]
+
+LOGS = (LOG, Path("/var/log/tord.log"))
+"""What agents and ToRs say."""
+LAST_LINES = 25
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -19,6 +25,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     Last of all what has an agent follow an API server for a while: it is another one then, with another rack.
     """
     items.sort(key=lambda item: [name in getattr(item, "fixturenames", ()) for name in ("tenants", "servers")])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show with a failure how the nodes' logs ended: the fabric is gone when somebody reads of it."""
+    report = yield
+    lab = getattr(item, "funcargs", {}).get("lab")
+    if report.failed and isinstance(lab, Lab):
+        for node in lab.nodes.values():
+            for log in filter(Path.exists, map(node.path, LOGS)):
+                last = log.read_text(errors="replace").splitlines()[-LAST_LINES:]
+                report.sections.append((f"{node.name}: {log.name}", "\n".join(last)))
+    return report
 
 
 @pytest.fixture(scope="session")
