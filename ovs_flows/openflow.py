@@ -19,7 +19,7 @@ from pathlib import Path
 import structlog
 
 from ovs_flows import messages
-from ovs_flows.connection import Connection
+from ovs_flows.connection import Answer, Connection
 from ovs_flows.cookies import BASE_OBJECT, cookie
 from ovs_flows.errors import Refused, Unreachable
 from ovs_flows.messages import Message
@@ -117,16 +117,24 @@ class Flows:
         A key of which OVS refuses an entry is left as it was and reported; the others go through. Raises Unreachable
         when the switch cannot be asked, Refused when it does not say which entry it minds.
         """
-        have = await self._dump(items)
+        have: Mapping[int, Entries] = {}  # nearly always so: then the first bundle is right, and asking costs no time
+        questions = _questions(items)
         failed: dict[int, Exception] = {}
         while True:
             change = _Change()
             for key in items.keys() - failed.keys():
                 change.plan(key, have.get(key, frozenset()), items[key])
-            refused = await self._bundle(change.messages())
-            if not refused:
-                return failed
-            failed |= refused
+            bundle = self._new_bundle(change.messages())
+            found = await bundle.prepare(questions)
+            questions = []
+            if items.keys().isdisjoint(found):
+                refused = await bundle.close()
+                if not refused:
+                    return failed
+                failed |= refused
+            else:
+                await bundle.discard()
+                have = found
 
     async def remove(self, keys: Collection[int]) -> Mapping[int, Exception]:
         """Delete all entries of these cookies; the base cookie takes every group along."""
@@ -143,36 +151,75 @@ class Flows:
 
     async def _dump(self, keys: Collection[int] | None) -> Mapping[int, Entries]:
         """Return the entries of these cookies, or of all."""
-        everything = keys is None or len(keys) > _DUMP_ONE_BY_ONE
-        questions = [messages.dump_flows()] if everything else [messages.dump_cookie(key) for key in keys or ()]
-        if keys is None or BASE in keys:
-            questions.append(messages.dump_groups())
-        answer = await self._connected().exchange(questions)
-        if answer.errors:
-            raise next(iter(answer.errors.values()))
-        found: defaultdict[int, set[Flow | Group]] = defaultdict(set)
-        for xid, question in enumerate(questions, answer.first):
-            for content in answer.parts.get(xid, ()):
-                if messages.parse_part(question.body)[0] == messages.PART_GROUPS:
-                    found[BASE].update(decode_groups(content))
-                else:
-                    for owner, flow in decode_flow_statistics(content):
-                        found[owner].add(flow)
-        return {owner: frozenset(entries) for owner, entries in found.items() if entries}
+        questions = _questions(keys)
+        return _entries(questions, await self._connected().exchange(questions))
 
-    async def _bundle(self, wanted: Sequence[tuple[int, Message]]) -> dict[int, Exception]:
-        """Commit these messages together, or none of them; returns the keys that OVS minded."""
-        if not wanted:
-            return {}
-        connection = self._connected()
+    def _new_bundle(self, wanted: Sequence[tuple[int, Message]]) -> _Bundle:
         self._bundles += 1
-        number = self._bundles
-        first = connection.next_xid() + 1  # the bundle is opened before
-        adds = (messages.bundle_add(number, message, xid) for xid, (_, message) in enumerate(wanted, first))
-        answer = await connection.exchange([messages.bundle_control(number, messages.OPEN), *adds])
-        step = messages.DISCARD if answer.errors else messages.COMMIT
-        closing = await connection.exchange([messages.bundle_control(number, step)])
-        return _blamed(answer.errors or closing.errors, wanted, first)
+        return _Bundle(self._connected(), self._bundles, wanted)
+
+
+@dataclass(slots=True)
+class _Bundle:
+    """Messages that are committed together, or not at all; each with the key that it is for."""
+
+    connection: Connection
+    number: int
+    wanted: Sequence[tuple[int, Message]]
+    first: int = 0
+    """Transaction number of the first message."""
+    errors: Mapping[int, Refused] = field(default_factory=dict)
+
+    async def prepare(self, questions: Sequence[Message]) -> Mapping[int, Entries]:
+        """Open the bundle and put everything into it; asks these questions first and returns what there is."""
+        if not (self.wanted or questions):
+            return {}
+        opening = [messages.bundle_control(self.number, messages.OPEN)] if self.wanted else []
+        self.first = self.connection.next_xid() + len(questions) + len(opening)
+        adds = (
+            messages.bundle_add(self.number, message, xid) for xid, (_, message) in enumerate(self.wanted, self.first)
+        )
+        answer = await self.connection.exchange([*questions, *opening, *adds])
+        asked = range(answer.first, answer.first + len(questions))
+        self.errors = {xid: error for xid, error in answer.errors.items() if xid not in asked}
+        return _entries(questions, answer)
+
+    async def discard(self) -> None:
+        """Let nothing of it happen."""
+        if self.wanted:
+            await self.connection.exchange([messages.bundle_control(self.number, messages.DISCARD)])
+
+    async def close(self) -> dict[int, Exception]:
+        """Commit, or discard when OVS minded something; returns the keys that it was about."""
+        if not self.wanted:
+            return {}
+        step = messages.DISCARD if self.errors else messages.COMMIT
+        answer = await self.connection.exchange([messages.bundle_control(self.number, step)])
+        return _blamed(self.errors or answer.errors, self.wanted, self.first)
+
+
+def _questions(keys: Collection[int] | None) -> list[Message]:
+    """Return what to ask for the entries of these cookies, or of all."""
+    everything = keys is None or len(keys) > _DUMP_ONE_BY_ONE
+    questions = [messages.dump_flows()] if everything else [messages.dump_cookie(key) for key in keys or ()]
+    if keys is None or BASE in keys:
+        questions.append(messages.dump_groups())
+    return questions
+
+
+def _entries(questions: Sequence[Message], answer: Answer) -> Mapping[int, Entries]:
+    """Return the entries that answer these questions, which an exchange began with; raises what OVS minded of them."""
+    found: defaultdict[int, set[Flow | Group]] = defaultdict(set)
+    for xid, question in enumerate(questions, answer.first):
+        if xid in answer.errors:
+            raise answer.errors[xid]
+        for content in answer.parts.get(xid, ()):
+            if messages.parse_part(question.body)[0] == messages.PART_GROUPS:
+                found[BASE].update(decode_groups(content))
+            else:
+                for owner, flow in decode_flow_statistics(content):
+                    found[owner].add(flow)
+    return {owner: frozenset(entries) for owner, entries in found.items() if entries}
 
 
 def _blamed(errors: Mapping[int, Refused], wanted: Sequence[tuple[int, Message]], first: int) -> dict[int, Exception]:

@@ -138,14 +138,15 @@ async def _ended(call: Future[T]) -> T:
 
     A caller that is cancelled waits for the end nevertheless: until then nobody else may start on the same pod.
     """
-    done = asyncio.wrap_future(call)
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    call.add_done_callback(lambda _: loop.call_soon_threadsafe(ended.set))
     try:
-        return await asyncio.shield(done)
+        await ended.wait()
     except asyncio.CancelledError:
         if not call.cancel():
-            await asyncio.wait([done])
-            done.exception()  # nobody is left to hear of it
+            await ended.wait()
         raise
+    return call.result()
 
 
 class Visitors:

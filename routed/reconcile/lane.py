@@ -24,7 +24,8 @@ class _Batch:
 
     def __init__(self) -> None:
         self.items: dict[Hashable, Any] = {}
-        self.failures: asyncio.Future[Failures] = asyncio.get_running_loop().create_future()
+        self.waiting: list[asyncio.Future[Failures]] = []
+        """One for each caller: who is cancelled takes nothing away from the others."""
 
 
 class _Turns:
@@ -107,7 +108,9 @@ class Lane:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         batch.items.update(differing)
-        return await asyncio.shield(batch.failures)
+        failures: asyncio.Future[Failures] = asyncio.get_running_loop().create_future()
+        batch.waiting.append(failures)
+        return await failures
 
     def differs(self, key: Hashable, value: Any) -> bool:
         """Tell whether the plane may hold something else than `value` (None: absent) under `key`."""
@@ -134,7 +137,9 @@ class Lane:
         async with self._turns.alone():
             self._collecting = None  # who comes now waits for the next batch
             failures = await self._change(batch.items)
-        batch.failures.set_result(failures)
+        for caller in batch.waiting:
+            if not caller.done():
+                caller.set_result(failures)
 
     async def _change(self, items: Mapping[Hashable, Any]) -> Failures:
         """Hand changes to the plane and remember how they went."""
