@@ -193,9 +193,8 @@ class Agent:
         members = await self._watch_sides(store, monitor, ports)
         announcer = Announcer(bridge.name, bridge.members or ports.devices, self._askers(), monitor, vlan=settings.vlan)
         loop = self._loop = Loop[Owner](
-            # A pod's link, flows and routes do not need each other to grow: the port's number is known before the pod
-            # is, and a route is longer on its way to a switch's tables (docs/adr/0007-routes-leave-early.md).
-            ((wires,), (self._ovsdb.ports,), (Limits(space), Links(MacvlanWay(space)), flows, self._speaker)),
+            # Links and flows do not need each other: the port's number is known before the pod is.
+            ((wires,), (self._ovsdb.ports,), (Limits(space), Links(MacvlanWay(space)), flows), (self._speaker,)),
             owners=lambda: owners(store.snapshot),
             plan=lambda owner: plan(store.snapshot, owner),
             finish=partial(self._finish, store),

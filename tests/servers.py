@@ -152,7 +152,13 @@ class Server:
     def at_rest(self) -> bool:
         """Tell whether the agent serves, trusts both sides of its rack, and has made all of its attachments."""
         states = {row["state"] for row in self.look("attachments")}
-        return self.agent.ready() and self.speaks() and states <= {"ready"} and self.healths() <= {"good"}
+        trusts = self.healths() <= {"good"} and self.hears_defaults()
+        return self.agent.ready() and self.speaks() and states <= {"ready"} and trusts
+
+    def hears_defaults(self) -> bool:
+        """Tell whether both ToRs give the same default routes; they begin up to a second after their sessions."""
+        given = {tuple(row["defaults"]) for row in self.look("neighbors")}
+        return len(given) == 1 and given != {()}
 
     def healths(self) -> set[str]:
         """Return what the agent thinks of the sides of its rack; nothing without steering."""

@@ -100,8 +100,9 @@ class Judge:
     ) -> tuple[Health, tuple[str, ...]]:
         """Return what is wrong now, compared with the other side; what both lack says nothing.
 
-        In the first moments of sessions that started together one is ahead of the other: a side that was good until
-        then is not blamed for that before the older of the two is a hold time old.
+        In its first moments a session brings nothing yet, and of two that start together one is ahead: a side that was
+        good until then is not blamed for what it lacks before its session, or the other's if it has none, is a hold
+        time old.
         """
         if seen.faults:
             return Health.CUT, seen.faults
@@ -111,8 +112,9 @@ class Judge:
                 history.lacking_since = math.inf
             return Health.GOOD, ()
         history.lacking_since = min(history.lacking_since, now)
-        oldest = max(other.session_s for other in (seen, *others) if other.session_s is not None)
-        blamed_at = max(history.lacking_since + LACKING_S, now + self._hold.first_s - oldest)
+        ages = (seen.session_s,) if seen.session_s is not None else [other.session_s for other in others]
+        age_s = max(age_s for age_s in ages if age_s is not None)
+        blamed_at = max(history.lacking_since + LACKING_S, now + self._hold.first_s - age_s)
         if history.side.health is Health.GOOD and now < blamed_at:
             self._review(blamed_at)
             return Health.GOOD, ()

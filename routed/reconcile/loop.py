@@ -1,8 +1,8 @@
 """The loop: what every owner wants, against what every plane holds, until both are equal.
 
-One task per owner walks the stages in growth order, and all planes, one by one, in reverse for what must go; the planes of
-one stage do not depend on each other to grow and do so at the same time; lanes batch what several owners want at the
-same moment. An owner that fails is tried again with a growing delay and holds up nobody else. A wake-up carries no data: *this owner may want
+One task per owner walks the stages in growth order, then in reverse for what must go; the planes of one stage do not
+depend on each other and work at the same time; lanes batch what several owners want at the same moment. An owner that
+fails is tried again with a growing delay and holds up nobody else. A wake-up carries no data: *this owner may want
 something else now* (`touch`), *this plane may hold something else now* (`look`).
 
 Invariants, and how to review a change against them:
@@ -34,6 +34,13 @@ Want = Iterable[Mapping[Any, Any]]
 
 async def _nothing(_: object) -> None:
     """Finish a pass that leaves nothing to do."""
+
+
+async def _together(calls: Iterable[Awaitable[None]]) -> None:
+    """Wait for all of these, then raise the first failure among them."""
+    for outcome in await asyncio.gather(*calls, return_exceptions=True):
+        if outcome is not None:
+            raise outcome
 
 
 FIRST_RETRY_S = 0.1
@@ -258,10 +265,10 @@ class Loop(Generic[Owner]):
     async def _pass(self, owner: Owner) -> None:
         wants = self._wants(owner)
         for stage in self._stages:
-            await self._together([call for lane in stage for call in self._changes(lane, wants, grow=True)])
+            await self._step(stage, wants, grow=True)
         if any(None in want.values() for want in wants.values()):
-            for lane in reversed(self.lanes.values()):
-                await self._together(self._changes(lane, wants, grow=False))
+            for stage in reversed(self._stages):
+                await self._step(stage, wants, grow=False)
         if self._wants(owner) == wants:  # else it wants something else by now, which the next pass brings about
             await self._finish(owner)
 
@@ -269,21 +276,18 @@ class Loop(Generic[Owner]):
         return dict(zip(self.lanes, self._plan(owner), strict=True))
 
     @staticmethod
-    def _changes(lane: Lane, wants: Mapping[str, Mapping[Any, Any]], *, grow: bool) -> list[Awaitable[None]]:
-        """Return the one call that makes what must exist exist (or what must not be absent); none where it is so."""
-        want = wants[lane.plane.name].items()
-        items = {key: value for key, value in want if (value is not None) == grow and lane.differs(key, value)}
-        return [lane.converge(items)] if items else []
-
-    @staticmethod
-    async def _together(calls: Sequence[Awaitable[None]]) -> None:
-        """Wait for all of these, then raise the first failure among them."""
+    async def _step(stage: Sequence[Lane], wants: Mapping[str, Mapping[Any, Any]], *, grow: bool) -> None:
+        """Make what must exist in one stage exist (or what must not be absent), all of its planes at the same time."""
+        calls = []
+        for lane in stage:
+            want = wants[lane.plane.name].items()
+            items = {key: value for key, value in want if (value is not None) == grow and lane.differs(key, value)}
+            if items:
+                calls.append(lane.converge(items))
         if len(calls) == 1:
             await calls[0]
         elif calls:
-            for outcome in await asyncio.gather(*calls, return_exceptions=True):
-                if outcome is not None:
-                    raise outcome
+            await _together(calls)
 
     @staticmethod
     async def _backoff(work: Work) -> None:

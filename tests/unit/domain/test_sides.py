@@ -137,9 +137,17 @@ def test_a_rack_that_is_given_no_default_routes_at_all_is_fine() -> None:
 def test_a_default_route_that_comes_a_moment_later_is_waited_for_at_the_start_and_not_after_a_failure() -> None:
     by, young, early = judge(), Sighting((), 0.1), Sighting((), 0.5, BOTH)
     assert healths(by, young, early, 0) == (Health.GOOD, Health.GOOD)
-    assert by.review_at == HOLD_S - 0.5
+    assert by.review_at == HOLD_S - 0.1
     by.judge((DARK, WELL), 10)
     assert healths(by, young, WELL, 20) == (Health.SILENT, Health.GOOD)
+
+
+def test_a_session_that_starts_again_beside_an_old_one_has_a_moment_to_give_its_default_route() -> None:
+    by = judge()
+    by.judge((WELL, WELL), 0)
+    assert healths(by, Sighting((), 0.5), WELL, 10) == (Health.GOOD, Health.GOOD)
+    assert by.review_at == 10 + HOLD_S - 0.5
+    assert healths(by, Sighting((), HOLD_S), WELL, by.review_at) == (Health.SILENT, Health.GOOD)
 
 
 def test_a_link_fault_outweighs_a_session() -> None:

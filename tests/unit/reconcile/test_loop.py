@@ -12,14 +12,14 @@ from tests.fakes.plane import DictPlane
 
 
 class Rig:
-    """Two planes, `links` before `routes` or together with them, and a desired state to edit."""
+    """Two planes, `links` before `routes`, and a desired state to edit."""
 
-    def __init__(self, *, together: bool = False, **options: Any) -> None:
+    def __init__(self, **options: Any) -> None:
         self.log: list[tuple[str, str, Any]] = []
         self.links, self.routes = DictPlane("links", self.log), DictPlane("routes", self.log)
         self.wanted: dict[str, tuple[dict[Any, Any], dict[Any, Any]]] = {}
         self.loop: Loop[str] = Loop(
-            ((self.links, self.routes),) if together else ((self.links,), (self.routes,)),
+            ((self.links,), (self.routes,)),
             owners=lambda: tuple(self.wanted),
             plan=lambda owner: self.wanted.get(owner, ({}, {})),
             **{"resync_s": 3600, **options},
@@ -60,26 +60,6 @@ async def test_an_owner_grows_in_plane_order_and_shrinks_in_reverse() -> None:
         ("remove", "routes", "route-a"),
         ("remove", "links", "link-a"),
     ]
-
-
-async def test_planes_of_one_stage_grow_together_and_shrink_one_by_one_in_reverse() -> None:
-    rig = Rig(together=True)
-    async with rig.running():
-        rig.want("a")
-        rig.links.gate.clear()
-        growing = asyncio.create_task(rig.loop.wait_for("a", deadline_s=5))
-        await rig.until(lambda: "route-a" in rig.routes.held)
-        assert "link-a" not in rig.links.held
-        rig.links.gate.set()
-        await growing
-        rig.disown("a")
-        rig.routes.gate.clear()
-        shrinking = asyncio.create_task(rig.loop.wait_for("a", deadline_s=5))
-        await rig.until(lambda: rig.routes.busy)
-        assert not rig.links.busy
-        rig.routes.gate.set()
-        await shrinking
-    assert rig.log[2:] == [("remove", "routes", "route-a"), ("remove", "links", "link-a")]
 
 
 async def test_an_owner_that_wants_nothing_any_more_is_forgotten() -> None:
