@@ -140,6 +140,8 @@ class SwitchView:
     switch: str
     routes: tuple[Route, ...]
     shell: Shell = Shell.VTYSH
+    at: datetime | None = None
+    """When this was recorded; None: it is how the switch has just answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +295,8 @@ class Audit:
     """How many sources answered: switches, agents, the plan's."""
     accepted: tuple[Finding, ...] = ()
     """Findings that a baseline accepts; they count for nothing."""
+    recorded: Mapping[str, datetime] = field(default_factory=dict)
+    """Servers and switches that were not asked but read from older recordings, and of when those are."""
 
     @property
     def blind(self) -> bool:

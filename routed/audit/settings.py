@@ -146,6 +146,8 @@ class AuditSettings(_Section):
     """How long one look at one switch, agent or API server may take."""
     parallel: int = Field(default=32, ge=1, le=1024)
     """Looks at the same time."""
+    max_age_s: float = Field(default=86400.0, gt=0)
+    """How old an agent's export or a switch's dump may be; what an older one shows could not be observed."""
     confirm_after_s: float = Field(default=3.0, ge=0)
     """Time until the second look at what seems wrong; pods that start or end are right by then."""
     pools: PoolsSettings = PoolsSettings()

@@ -142,6 +142,8 @@ class Document(_Record):
     """Worst first, then by rack and subject."""
     accepted: tuple[FindingRecord, ...]
     """Findings that a baseline accepts; they count for nothing."""
+    recorded: dict[str, datetime]
+    """Servers and switches that were not asked but read from older recordings, and of when those are."""
 
 
 def document(audit: Audit, *, holdings: bool = False) -> Document:
@@ -157,6 +159,7 @@ def document(audit: Audit, *, holdings: bool = False) -> Document:
         racks=tuple(_rack(rack, holdings=holdings) for rack in audit.racks),
         findings=tuple(_finding(finding) for finding in audit.findings),
         accepted=tuple(_finding(finding) for finding in audit.accepted),
+        recorded=dict(audit.recorded),
     )
 
 
