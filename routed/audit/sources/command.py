@@ -43,6 +43,8 @@ class Command:
     timeout_s: float
     limit: int = ANSWER_LIMIT
     """Bytes; what answers more is not read to its end."""
+    called: str = ""
+    """What people call it; empty: its words."""
 
     @property
     def is_ssh(self) -> bool:
@@ -121,8 +123,8 @@ class Command:
         return f"{self}: {how}: {text}"
 
     def __str__(self) -> str:
-        """Return the prefix as one would type it."""
-        return shlex.join(self.prefix)
+        """Return its name, or the prefix as one would type it."""
+        return self.called or shlex.join(self.prefix)
 
 
 async def _kill(process: asyncio.subprocess.Process) -> None:
