@@ -26,6 +26,8 @@ from routed.audit.sources.bird import Bird
 from routed.audit.sources.collector import Collector
 from routed.audit.sources.command import Command, filled
 from routed.audit.sources.frr import Frr
+from routed.audit.sources.mrt import Mrt
+from routed.audit.sources.napalm import Login, Napalm
 from routed.audit.sources.plan import HoldingsFile, KubernetesPlan, RackFiles
 from routed.settings import SettingsError
 
@@ -155,14 +157,16 @@ class Looker:
         if said is None:
             raise SettingsError(f"switches: nothing says how to look at {name}")
         timeout_s = self._settings.timeout_s
+        password_file = None if said.password_file is None else self._settings.path(said.password_file)
         if said.asn is not None:
-            return Collector(
-                name,
-                said.asn,
-                tuple((session.address, session.local) for session in said.sessions),
-                None if said.password_file is None else self._settings.path(said.password_file),
-                timeout_s,
-            )
+            sessions = tuple((session.address, session.local) for session in said.sessions)
+            return Collector(name, said.asn, sessions, password_file, timeout_s)
+        if said.file is not None:
+            return Mrt(name, self._settings.path(*filled((said.file,), {"name": name})), said.peer, timeout_s)
+        if said.driver is not None:
+            (host,) = filled((said.host,), {"name": name})
+            login = Login(said.driver, host, said.user or "", password_file, said.password_variable, said.options)
+            return Napalm(name, login, timeout_s)
         command = Command(filled(said.command or (), {"name": name}), timeout_s)
         return Bird(name, command) if said.source == "bird" else Frr(name, command)
 

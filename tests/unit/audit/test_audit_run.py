@@ -18,6 +18,8 @@ from routed.audit.report.story import story
 from routed.audit.report.summary import recordings
 from routed.audit.run import Progress, run
 from routed.audit.sources import CouldNotObserve
+from routed.audit.sources.mrt import Mrt
+from routed.audit.sources.napalm import Login, Napalm
 from routed.settings import SettingsError
 from tests.fakes.audit_site import Site
 
@@ -220,3 +222,15 @@ async def test_what_was_exported_just_now_is_live(site: Site) -> None:
     for age in (timedelta(minutes=4), timedelta(minutes=-4)):
         site.export("s11", age=age)
         assert (await run(site.settings())).recorded == {}
+
+
+def test_switches_are_read_as_the_file_says(site: Site) -> None:
+    napalm = {"source": "napalm", "driver": "eos", "user": "audit", "host": "{name}.example.org"}
+    switches = {
+        "r1a": {"source": "mrt", "file": "dumps/{name}.mrt", "peer": "10.255.1.1"},
+        "r1b": napalm | {"password_file": "secret", "options": {"transport": "ssh"}},
+    }
+    looker = Looker(site.settings(switches=switches), lambda *_: None)
+    assert looker._switch("r1a") == Mrt("r1a", site.folder / "dumps/r1a.mrt", ip_address("10.255.1.1"), 20)
+    login = Login("eos", "r1b.example.org", "audit", site.folder / "secret", None, {"transport": "ssh"})
+    assert looker._switch("r1b") == Napalm("r1b", login, 20)

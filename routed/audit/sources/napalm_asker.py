@@ -1,0 +1,58 @@
+"""Asks one switch by NAPALM and prints its answers as JSON: a program of its own, which `napalm` runs.
+
+``python -m routed.audit.sources.napalm_asker JSON``. It reads the password from a file or from the environment. What
+fails ends it, and the last line of what it says then is the reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+try:
+    import napalm
+except ModuleNotFoundError as error:
+    if error.name != "napalm":
+        raise
+    sys.exit("NAPALM is not installed here: pip install napalm")
+
+_MEMORY = 4 * 2**30
+"""Bytes of address space: a switch's answer is kept whole, more than once."""
+
+
+def ask(said: dict[str, Any]) -> list[Any]:
+    """Return the answer to each question: an object for the encoding json, else text."""
+    driver = napalm.get_network_driver(said["driver"])
+    device = driver(
+        said["host"],
+        said["user"],
+        _password(said),
+        timeout=max(1, int(said["timeout_s"])),
+        optional_args=said["options"],
+    )
+    with device:
+        answers = device.cli(list(said["questions"]), encoding=said["encoding"])
+    return [answers[question] for question in said["questions"]]
+
+
+def _password(said: dict[str, Any]) -> str:
+    if said["password_file"] is not None:
+        return Path(said["password_file"]).read_text(encoding="utf-8").strip()
+    variable = said["password_variable"]
+    if variable is None:
+        return ""
+    if variable not in os.environ:
+        sys.exit(f"the environment has no {variable}")
+    return os.environ[variable]
+
+
+if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    with contextlib.redirect_stdout(sys.stderr):  # drivers may print
+        found = ask(json.loads(sys.argv[1]))
+    json.dump(found, sys.stdout)
