@@ -92,8 +92,6 @@ class SwitchSettings(_Section):
             raise ValueError(f"source {self.source} wants {' and '.join(sorted(lacking))}")
         if odd := given - wants - takes:
             raise ValueError(f"source {self.source} has no {' and no '.join(sorted(odd))}")
-        if self.source == "bgp" and not self.sessions:
-            raise ValueError("sessions: one, or one per IP version")
         versions = [session.address.version for session in self.sessions]
         if len(versions) != len(set(versions)):
             raise ValueError("sessions: one per IP version")
