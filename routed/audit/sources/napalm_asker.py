@@ -1,7 +1,7 @@
 """Asks one switch by NAPALM and prints its answers as JSON: a program of its own, which `napalm` runs.
 
 ``python -m routed.audit.sources.napalm_asker JSON``. It reads the password from a file or from the environment. What
-fails ends it, and the last line of what it says then is the reason.
+fails ends it, and the last line that it says then is the reason.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import resource
 import sys
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 try:
@@ -36,8 +37,8 @@ def ask(said: dict[str, Any]) -> list[Any]:
         optional_args=said["options"],
     )
     with device:
-        answers = device.cli(list(said["questions"]), encoding=said["encoding"])
-    return [answers[question] for question in said["questions"]]
+        # one by one: drivers put all answers into the message when one is refused
+        return [device.cli([question], encoding=said["encoding"])[question] for question in said["questions"]]
 
 
 def _password(said: dict[str, Any]) -> str:
@@ -51,7 +52,13 @@ def _password(said: dict[str, Any]) -> str:
     return os.environ[variable]
 
 
+def _say(kind: type[BaseException], error: BaseException, _: TracebackType | None) -> None:
+    """Say in one line what ended the process: drivers' exceptions have nothing in common, and some have many lines."""
+    sys.stderr.write(f"{kind.__name__}: {' '.join(str(error).split())}\n")
+
+
 if __name__ == "__main__":
+    sys.excepthook = _say
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
     with contextlib.redirect_stdout(sys.stderr):  # drivers may print
         found = ask(json.loads(sys.argv[1]))

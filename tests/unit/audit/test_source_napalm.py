@@ -2,11 +2,13 @@
 
 Where the answers come from is said at each of them: EOS's shape is that of the output that NAPALM publishes with its
 tests (1.0.4.0/24 of issues 736, 1069 and 1347), NX-OS's that of output that users published, Junos's is derived from
-Juniper's documentation and published output. Nobody had such a switch here.
+Juniper's documentation and published output. Nobody had such a switch here. NAPALM's drivers for EOS and NX-OS are
+real, and speak HTTP to a stand-in.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable
 from ipaddress import ip_address, ip_network
@@ -15,9 +17,10 @@ from typing import Any
 
 import pytest
 
-from routed.audit.model import Route
+from routed.audit.model import Route, SwitchView
 from routed.audit.sources import CouldNotObserve, eos, junos, nxos
 from routed.audit.sources.napalm import Login, Napalm
+from tests.fakes.switch_api import SwitchApi
 
 NOW = 1_606_121_000.0
 POD = ip_network("10.101.0.2/32")
@@ -272,11 +275,12 @@ from napalm.base.exceptions import ConnectionException
 class Driver(NetworkDriver):
     def __init__(self, hostname, username, password, timeout=60, optional_args=None):
         self.login = [hostname, username, password, timeout, optional_args]
-        self.password = password
+        self.password, self.asked = password, 0
 
     def open(self):
         print("drivers may print")
         Path(FOLDER, "login").write_text(json.dumps(self.login))
+        Path(FOLDER, "arguments").write_bytes(Path("/proc/self/cmdline").read_bytes())
         if self.password == "wrong":
             raise ConnectionException("authentication failed")
 
@@ -285,7 +289,8 @@ class Driver(NetworkDriver):
 
     def cli(self, commands, encoding="text"):
         answers = json.loads(Path(FOLDER, "answers").read_text())
-        return dict(zip(commands, answers, strict=True)) | {"encoding": encoding}
+        self.asked += 1
+        return {commands[0]: answers[self.asked - 1]}
 """
 
 
@@ -323,6 +328,7 @@ async def test_a_switch_is_asked(driver: str, answers: list[Any], site: Site) ->
     assert {POD, POOL, POD6} <= {route.prefix for route in view.routes}
     assert site.login == ["r1a.example.org", "audit", "right", 30, {"port": 8443}]
     assert (site.folder / "closed").exists()
+    assert b"right" not in (site.folder / "arguments").read_bytes(), "everybody on this host may read it"
 
 
 async def test_passwords_come_from_the_environment_too_or_are_not_needed(site: Site) -> None:
@@ -349,6 +355,42 @@ async def test_without_napalm_it_says_how_to_install_it(site: Site) -> None:
     (site.folder / "napalm.py").write_text("raise ModuleNotFoundError(\"No module named 'napalm'\", name='napalm')")
     with pytest.raises(CouldNotObserve, match="NAPALM is not installed here: pip install napalm"):
         await site.napalm("eos", EOS).observe()
+
+
+# ---- NAPALM's own drivers, over HTTP
+
+SPOKEN: dict[str, tuple[tuple[str, ...], list[Any]]] = {
+    "eos": (eos.QUESTIONS, EOS),
+    "nxos": (nxos.QUESTIONS, [NXOS, NXOS6]),
+}
+LOGIN = f"Basic {base64.b64encode(b'audit:right').decode()}"
+
+
+async def spoken(driver: str, answers: dict[str, Any], folder: Path, password: str = "right") -> SwitchView:  # noqa: S107
+    (folder / "password").write_text(password)
+    with SwitchApi(answers, LOGIN) as api:
+        options: dict[str, str | int | bool] = {"transport": "http", "port": api.port}
+        login = Login(driver, "127.0.0.1", "audit", folder / "password", None, options)
+        return await Napalm("r1a", login, 30).observe()
+
+
+@pytest.mark.parametrize("driver", SPOKEN)
+async def test_real_drivers_get_the_answers(driver: str, tmp_path: Path) -> None:
+    questions, answers = SPOKEN[driver]
+    view = await spoken(driver, dict(zip(questions, answers, strict=True)), tmp_path)
+    assert {POD, POOL, POD6} <= {route.prefix for route in view.routes}
+
+
+@pytest.mark.parametrize("driver", SPOKEN)
+async def test_a_command_that_a_switch_refuses_is_not_an_empty_table(driver: str, tmp_path: Path) -> None:
+    questions, answers = SPOKEN[driver]
+    with pytest.raises(CouldNotObserve, match=r"exit status 1: .*Error.*: .*[Ii]nvalid command"):
+        await spoken(driver, dict(zip(questions[:-1], answers, strict=False)), tmp_path)
+
+
+async def test_a_login_that_fails_could_not_be_observed(tmp_path: Path) -> None:
+    with pytest.raises(CouldNotObserve, match="ConnectionException: Cannot connect to"):
+        await spoken("nxos", {}, tmp_path, "wrong")
 
 
 ANSWERS: dict[str, tuple[str, list[Any], Callable[[Any], Any]]] = {
