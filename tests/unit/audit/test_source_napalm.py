@@ -2,8 +2,8 @@
 
 Where the answers come from is said at each of them: EOS's shape is that of the output that NAPALM publishes with its
 tests (1.0.4.0/24 of issues 736, 1069 and 1347), NX-OS's that of output that users published, Junos's is derived from
-Juniper's documentation and published output. Nobody had such a switch here. NAPALM's drivers for EOS and NX-OS are
-real, and speak HTTP to a stand-in.
+Juniper's documentation and published output. Nobody had such a switch here. NAPALM's drivers are real: those for
+EOS and NX-OS speak HTTP to a stand-in, the one for Junos has no session.
 """
 
 from __future__ import annotations
@@ -292,6 +292,23 @@ class Driver(NetworkDriver):
         self.asked += 1
         return {commands[0]: answers[self.asked - 1]}
 """
+JUNOS_DRIVER = """
+from napalm.junos import JunOSDriver
+
+class Device:
+    def cli(self, command, warning=False, format="text"):
+        assert command.endswith("| display json"), command
+        return ANSWERS.pop(0)
+
+ANSWERS = json.loads(Path(FOLDER, "answers").read_text())
+
+class ADriver(JunOSDriver):  # NAPALM's own, but for the session
+    open, close = Driver.open, Driver.close
+
+    def __init__(self, *login, **more):
+        Driver.__init__(self, *login, **more)
+        self.device = Device()
+"""
 
 
 class Site:
@@ -301,7 +318,8 @@ class Site:
         self.folder = folder
         (folder / "custom_napalm").mkdir()
         for name in ("eos", "nxos", "junos"):
-            (folder / "custom_napalm" / f"{name}.py").write_text(f"FOLDER = {str(folder)!r}\n{DRIVER}")
+            text = f"FOLDER = {str(folder)!r}\n{DRIVER}{JUNOS_DRIVER if name == 'junos' else ''}"
+            (folder / "custom_napalm" / f"{name}.py").write_text(text)
         (folder / "password").write_text("right\n")
         monkeypatch.setenv("PYTHONPATH", str(folder))
         monkeypatch.setenv("SWITCHES", "from the environment")
