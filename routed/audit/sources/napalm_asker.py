@@ -24,18 +24,15 @@ except ModuleNotFoundError as error:
 
 _MEMORY = 4 * 2**30
 """Bytes of address space: a switch's answer is kept whole, more than once."""
+_BY_KEY = {"use_keys": True, "allow_agent": True}
+"""For drivers that use netmiko, which by itself tries passwords alone; others ignore it."""
 
 
 def ask(said: dict[str, Any]) -> list[Any]:
     """Return the answer to each question: an object for the encoding json, else text."""
-    driver = napalm.get_network_driver(said["driver"])
-    device = driver(
-        said["host"],
-        said["user"],
-        _password(said),
-        timeout=max(1, int(said["timeout_s"])),
-        optional_args=said["options"],
-    )
+    driver, password = napalm.get_network_driver(said["driver"]), _password(said)
+    options = said["options"] if password else _BY_KEY | said["options"]
+    device = driver(said["host"], said["user"], password, timeout=max(1, int(said["timeout_s"])), optional_args=options)
     with device:
         # one by one: drivers put all answers into the message when one is refused
         return [device.cli([question], encoding=said["encoding"])[question] for question in said["questions"]]

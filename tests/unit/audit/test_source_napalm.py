@@ -354,6 +354,7 @@ async def test_passwords_come_from_the_environment_too_or_are_not_needed(site: S
     assert site.login[2] == "from the environment"
     await site.napalm("eos", EOS, password_file=None).observe()
     assert site.login[2] == ""
+    assert site.login[4] == {"port": 8443, "use_keys": True, "allow_agent": True}
 
 
 async def test_what_fails_is_said(site: Site) -> None:
