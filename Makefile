@@ -97,7 +97,7 @@ bench: system install shim ## ratios to other plugins and BGP speakers; ARGS="--
 lock: install ## refresh the hash-locked requirement files
 	@$(VENV)/bin/pip install --quiet uv
 	@$(VENV)/bin/uv pip compile -q pyproject.toml --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 -o requirements/run.txt
-	@$(VENV)/bin/uv pip compile -q pyproject.toml --group dev --extra kubernetes --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 -o requirements/dev.txt
+	@$(VENV)/bin/uv pip compile -q pyproject.toml --group dev --extra kubernetes --extra napalm --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 -o requirements/dev.txt
 
 samples: install ## render the lab's ToRs and deploy/tor anew from their rack files
 	@for tor in r1a r1b r2a r2b; do \

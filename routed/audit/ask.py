@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 from ipam.model import IPAddress
 from routed.audit.compare.rack import judge_address
@@ -44,4 +45,6 @@ async def ask(
         spines = looks.create_task(looker.spines())
         views = [looks.create_task(look(plan)) for plan in asked]
     view = next((view for one in views if (view := one.result()) is not None), None)
-    return explain(address, plans, view, spines.result())
+    story = explain(address, plans, view, spines.result())
+    known = {*story.silent, *story.sides, *(seen.switch for seen in (*story.tors, *story.beyond))}
+    return replace(story, recorded={name: at for name, at in sorted(looker.recorded.items()) if name in known})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from ipaddress import ip_network
 
 from ipam.model import IPAddress
@@ -71,6 +72,8 @@ class Story:
     """What looks wrong and is not: a failure explains it."""
     findings: tuple[Finding, ...] = ()
     """Worst first."""
+    recorded: Mapping[str, datetime] = field(default_factory=dict)
+    """Which of these servers and switches were not asked but read from recordings, and of when those are."""
 
 
 def explain(

@@ -36,8 +36,11 @@ def decode(document: Any) -> ServerView | Unobserved:
     if document.get("unobserved") is not None:
         return Unobserved(str(document["unobserved"]))
     try:
-        return _VIEW.validate_python(document.get("view"))
+        view = _VIEW.validate_python(document.get("view"))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise ExportError(f"the agent's export is not as version 1 should be: {where}: {first['msg']}") from error
+    if view.at.tzinfo is None:
+        raise ExportError(f"the agent's export is of {view.at}, which names no time zone")
+    return view

@@ -1,15 +1,17 @@
 """Looks at racks and spines: puts the sources together that an audit file names, and bounds how many are asked at once.
 
-What does not answer is Unobserved; nothing is concluded here.
+What does not answer is Unobserved, and so is what was recorded too long ago; nothing else is concluded here.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
+from routed.audit.ages import ago
 from routed.audit.model import Holding, RackPlan, RackView, ServerView, SwitchView, Unobserved
 from routed.audit.settings import AgentsSettings, AuditSettings
 from routed.audit.sources import (
@@ -24,11 +26,15 @@ from routed.audit.sources.bird import Bird
 from routed.audit.sources.collector import Collector
 from routed.audit.sources.command import Command, filled
 from routed.audit.sources.frr import Frr
+from routed.audit.sources.mrt import Mrt
+from routed.audit.sources.napalm import Login, Napalm
 from routed.audit.sources.plan import HoldingsFile, KubernetesPlan, RackFiles
 from routed.settings import SettingsError
 
 Heard = Callable[[str, bool], None]
 """Told of every source once it has answered, or not."""
+LIVE_S = 300.0
+"""What was recorded that long ago counts as asked just now: clocks differ, and a look takes time."""
 NOBODY = "nobody can be asked who should have which address"
 
 
@@ -38,6 +44,8 @@ class Looker:
     def __init__(self, settings: AuditSettings, heard: Heard) -> None:
         self._settings, self._heard = settings, heard
         self._room = asyncio.Semaphore(settings.parallel)
+        self.recorded: dict[str, datetime] = {}
+        """Who was not asked but read from a recording, and of when that is."""
 
     async def plans(self) -> Sequence[RackPlan]:
         """Return every rack. Raises CouldNotObserve, and SettingsError when the files are wrong."""
@@ -104,11 +112,21 @@ class Looker:
         async with self._room:
             try:
                 view = await source().observe()
+                self._check_age(name, view)
             except CouldNotObserve as error:
                 self._heard(name, False)
                 return Unobserved(str(error))
         self._heard(name, True)
         return view
+
+    def _check_age(self, name: str, view: ServerView | SwitchView) -> None:
+        """Remember what is a recording; CouldNotObserve when it is too old."""
+        self.recorded.pop(name, None)
+        if view.at is None or (age := datetime.now(UTC) - view.at) < timedelta(seconds=LIVE_S):
+            return
+        if age > timedelta(seconds=self._settings.max_age_s):
+            raise CouldNotObserve(f"{name} was recorded {ago(age)}; record it again, or raise max_age_s")
+        self.recorded[name] = view.at
 
     def _held(
         self,
@@ -139,14 +157,16 @@ class Looker:
         if said is None:
             raise SettingsError(f"switches: nothing says how to look at {name}")
         timeout_s = self._settings.timeout_s
+        password_file = None if said.password_file is None else self._settings.path(said.password_file)
         if said.asn is not None:
-            return Collector(
-                name,
-                said.asn,
-                tuple((session.address, session.local) for session in said.sessions),
-                None if said.password_file is None else self._settings.path(said.password_file),
-                timeout_s,
-            )
+            sessions = tuple((session.address, session.local) for session in said.sessions)
+            return Collector(name, said.asn, sessions, password_file, timeout_s)
+        if said.file is not None:
+            return Mrt(name, self._settings.path(*filled((said.file,), {"name": name})), said.peer, timeout_s)
+        if said.driver is not None:
+            (host,) = filled((said.host,), {"name": name})
+            login = Login(said.driver, host, said.user or "", password_file, said.password_variable, said.options)
+            return Napalm(name, login, timeout_s)
         command = Command(filled(said.command or (), {"name": name}), timeout_s)
         return Bird(name, command) if said.source == "bird" else Frr(name, command)
 

@@ -7,7 +7,7 @@ and *beyond* (the spines and other racks). A plane that could not be looked at i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum, StrEnum
@@ -140,6 +140,8 @@ class SwitchView:
     switch: str
     routes: tuple[Route, ...]
     shell: Shell = Shell.VTYSH
+    at: datetime | None = None
+    """When this was recorded; None: it is how the switch has just answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,11 +239,18 @@ class Finding:
     parts: frozenset[str] = frozenset()
     """The single faults that it stands for, place by place. Another look may group them otherwise, so that keys
     differ; empty: it stands for itself."""
+    keys: tuple[str, ...] = ()
+    """Those faults as a baseline lists them, address by address; empty: its own key alone."""
 
     @property
     def key(self) -> str:
-        """Return what identifies the fault in a baseline."""
-        return " ".join((self.kind, self.rack or "-", self.subject, ",".join(self.where)))
+        """Return what identifies the finding as it is grouped now."""
+        return fault_key(self.kind, self.rack, self.subject, self.where)
+
+
+def fault_key(kind: Kind, rack: str, subject: str, where: Iterable[str]) -> str:
+    """Return what identifies a fault from run to run."""
+    return " ".join((kind, rack or "-", subject, ",".join(where)))
 
 
 # ---- the result
@@ -286,6 +295,8 @@ class Audit:
     """How many sources answered: switches, agents, the plan's."""
     accepted: tuple[Finding, ...] = ()
     """Findings that a baseline accepts; they count for nothing."""
+    recorded: Mapping[str, datetime] = field(default_factory=dict)
+    """Servers and switches that were not asked but read from older recordings, and of when those are."""
 
     @property
     def blind(self) -> bool:

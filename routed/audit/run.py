@@ -50,6 +50,7 @@ async def run(settings: AuditSettings, progress: Callable[[Progress], None] = la
         racks=tuple(audit.results[name].summary for name in sorted(audit.results)),
         findings=tuple(sorted(findings, key=worst_first)),
         observed=len(audit.heard),
+        recorded=dict(sorted(audit.recorded.items())),
     )
 
 
@@ -65,6 +66,11 @@ class _Run:
         """By rack; the last look's."""
         self.heard: set[str] = set()
         """Who answered the last time."""
+
+    @property
+    def recorded(self) -> Mapping[str, datetime]:
+        """Who was read from a recording, and of when that is."""
+        return self._looker.recorded
 
     async def findings(self) -> list[Finding]:
         """Return what is wrong in two looks in a row."""

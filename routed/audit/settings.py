@@ -8,6 +8,7 @@ checks; it looks at nothing.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -58,26 +59,60 @@ class SessionSettings(_Section):
 class SwitchSettings(_Section):
     """How to look at a switch."""
 
-    source: Literal["frr", "sonic", "bird", "bgp"]
+    source: Literal["frr", "sonic", "bird", "bgp", "mrt", "napalm"]
     command: Annotated[Words, _with_places("name")] | None = None
-    """What its `vtysh` or `birdc` is run by, ending with that; not for `bgp`."""
+    """For `frr`, `sonic` and `bird`: what its `vtysh` or `birdc` is run by, ending with that."""
     asn: Annotated[int, Field(ge=1, le=2**32 - 1)] | None = None
     """For `bgp`: the switch's AS, which this host takes part in."""
     sessions: tuple[SessionSettings, ...] = Field(default=(), max_length=2)
     """For `bgp`: one, or one per IP version."""
     password_file: Path | None = None
-    """For `bgp`: one line, the TCP MD5 secret."""
+    """For `bgp`: one line, the TCP MD5 secret; for `napalm`: one line, the password."""
+    file: Annotated[str, _with_places("name")] | None = None
+    """For `mrt`: the dump."""
+    peer: IPAddress | None = None
+    """For `mrt`, in a collector's dump: the switch's address."""
+    driver: Literal["eos", "nxos", "nxos_ssh", "junos"] | None = None
+    """For `napalm`."""
+    host: Annotated[str, _with_places("name")] = "{name}"
+    """For `napalm`: name or address."""
+    user: str | None = None
+    """For `napalm`."""
+    password_variable: str | None = None
+    """For `napalm`: the environment variable that has the password, where no file does."""
+    options: Mapping[str, str | int | bool] = Field(default_factory=dict)
+    """For `napalm`: its driver's optional arguments, but no secrets."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        if self.source == "bgp":
-            if self.asn is None or not self.sessions or self.command is not None:
-                raise ValueError("source bgp wants asn and sessions, and no command")
-            if len({session.address.version for session in self.sessions}) < len(self.sessions):
-                raise ValueError("sessions: at most one per IP version")
-        elif self.command is None or self.asn is not None or self.sessions or self.password_file is not None:
-            raise ValueError(f"source {self.source} wants a command, and nothing else")
+        wants, takes = _KEYS[self.source]
+        defaults = {key: one.get_default(call_default_factory=True) for key, one in type(self).model_fields.items()}
+        given = {key for key, default in defaults.items() if getattr(self, key) != default} - {"source"}
+        if lacking := wants - given:
+            raise ValueError(f"source {self.source} wants {' and '.join(sorted(lacking))}")
+        if odd := given - wants - takes:
+            raise ValueError(f"source {self.source} has no {' and no '.join(sorted(odd))}")
+        versions = [session.address.version for session in self.sessions]
+        if len(versions) != len(set(versions)):
+            raise ValueError("sessions: one per IP version")
+        if secret := next((key for key in self.options if "pass" in key or "secret" in key), None):
+            raise ValueError(f"options.{secret}: secrets stand in no audit file; see password_file")
         return self
+
+
+_COMMAND: tuple[frozenset[str], frozenset[str]] = (frozenset({"command"}), frozenset())
+_KEYS = {
+    "frr": _COMMAND,
+    "sonic": _COMMAND,
+    "bird": _COMMAND,
+    "bgp": (frozenset({"asn", "sessions"}), frozenset({"password_file"})),
+    "mrt": (frozenset({"file"}), frozenset({"peer"})),
+    "napalm": (
+        frozenset({"driver", "user"}),
+        frozenset({"host", "password_file", "password_variable", "options"}),
+    ),
+}
+"""By source: the keys that it wants, and those that it takes besides."""
 
 
 class SwitchesSettings(BaseModel):
@@ -146,6 +181,8 @@ class AuditSettings(_Section):
     """How long one look at one switch, agent or API server may take."""
     parallel: int = Field(default=32, ge=1, le=1024)
     """Looks at the same time."""
+    max_age_s: float = Field(default=86400.0, gt=0)
+    """How old an agent's export or a switch's dump may be; what an older one shows could not be observed."""
     confirm_after_s: float = Field(default=3.0, ge=0)
     """Time until the second look at what seems wrong; pods that start or end are right by then."""
     pools: PoolsSettings = PoolsSettings()

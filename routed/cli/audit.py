@@ -118,7 +118,7 @@ def audit(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
         _write(html, render(found))
     if write_baseline is not None:
         count = baselines.write(write_baseline, found)
-        typer.echo(f"{write_baseline}: {count} findings; say why each is accepted, or remove it", err=True)
+        typer.echo(f"{write_baseline}: {count} faults; say why each is accepted, or remove it", err=True)
     raise typer.Exit(_status(found))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from routed.audit.sources.plan import rack_plan
 from routed.domain.workload import IPAddress, host_network
 from routed.settings import load as load_rack
 
-NOW = datetime(2026, 11, 21, tzinfo=UTC)
 RACK = TWO_RACKS.parent / "racks" / "r1.yaml"
 SWITCH = """
 n=$(cat "$1/$2.calls" 2>/dev/null || echo 0); n=$((n + 1)); echo $n > "$1/$2.calls"
@@ -72,13 +71,13 @@ class Site:
         name = switch if call is None else f"{switch}.{call}"
         (self.folder / f"{name}.hangs").touch()
 
-    def export(self, server: str) -> None:
-        """Write the export of a server's agent."""
+    def export(self, server: str, *, age: timedelta = timedelta(0)) -> None:
+        """Write the export of a server's agent, as it would have been so long ago."""
         mine = [address for address, owner in self.pods.items() if owner == server]
         view = ServerView(
             server=server,
             rack="r1",
-            at=NOW,
+            at=datetime.now(UTC) - age,
             holdings=tuple(Holding(address, server, "shop/cart") for address in mine),
             announced=tuple(
                 Announced(host_network(address), tor.name, hop)

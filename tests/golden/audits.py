@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
 from pathlib import Path
+from xml.etree.ElementTree import canonicalize
 
 from routed.audit.explain import Story, explain
 from routed.audit.model import (
@@ -195,7 +196,8 @@ TEXTS: dict[str, Callable[[], str]] = {
     "audit.json": lambda: machine.to_json(SAMPLE) + "\n",
     "audit.csv": lambda: machine.to_csv(SAMPLE).replace("\r\n", "\n"),
     "racks.csv": lambda: machine.racks_to_csv(SAMPLE.racks).replace("\r\n", "\n"),
-    "audit.xml": lambda: machine.to_junit(SAMPLE).replace("><", ">\n<") + "\n",
+    # in its canonical form: junitparser writes by lxml where that is installed, which spells the same otherwise
+    "audit.xml": lambda: canonicalize(machine.to_junit(SAMPLE)).replace("><", ">\n<") + "\n",
 }
 
 

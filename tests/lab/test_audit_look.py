@@ -9,19 +9,21 @@ import shlex
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from containerlab.errors import CommandError
 from containerlab.lab import Lab
 from containerlab.topology import TWO_RACKS
-from routed.audit.model import Audit, Route, ServerView, SwitchView
+from routed.audit.model import Audit, Kind, Route, ServerView, SwitchView
 from routed.audit.run import run
 from routed.audit.settings import load
 from routed.audit.sources import CouldNotObserve
 from routed.audit.sources.agent import AgentByCommand
 from routed.audit.sources.command import Command
 from routed.audit.sources.frr import Frr
+from routed.audit.sources.mrt import Mrt
 from tests.auditing import entering
 from tests.collecting import collected
 from tests.fabric import eventually
@@ -30,6 +32,7 @@ from tests.servers import Residents, Server
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(240)]
 
 SWITCHES = ("r1a", "sp1")
+RACK_AND_SPINES = ("r1a", "r1b", "sp1", "sp2")
 SERVERS = ("s11", "s12")
 STEERING = "65000:911"
 
@@ -51,16 +54,14 @@ def best(lab: Lab, tor: str, prefix: str) -> Route | None:
     return next((path for path in paths(lab, tor, prefix) if path.best), None)
 
 
-def audit(lab: Lab, folder: Path) -> Audit:
-    """Audit rack 1 and the spines."""
+def audit(lab: Lab, folder: Path, **switches: Any) -> Audit:
+    """Audit rack 1 and the spines, which are asked through vtysh unless something else is said."""
     document = {
         "racks": [str(TWO_RACKS.parent / "racks" / "r1.yaml")],
         "switches": {
             "spines": ["sp1", "sp2"],
-            **{
-                name: {"source": "frr", "command": entering(lab.node(name), "vtysh")}
-                for name in ("r1a", "r1b", "sp1", "sp2")
-            },
+            **{name: {"source": "frr", "command": entering(lab.node(name), "vtysh")} for name in RACK_AND_SPINES},
+            **switches,
         },
         "agents": {"command": [str(folder / "ask.sh"), "{server}"]},
         "timeout_s": 20,
@@ -190,6 +191,43 @@ def test_a_healthy_fabric_has_no_findings(lab: Lab, residents: Residents, s11: S
     found = audit(lab, tmp_path)
     assert [finding.text for finding in found.findings] == []
     assert found.observed == 7  # the racks, two ToRs, two spines, two agents
+
+
+# ---- from dumps
+
+
+def dump(lab: Lab, folder: Path) -> None:
+    """Have every switch write its routes, and keep them as the file of its name."""
+    path = "/run/frr/rib.mrt"
+    for name in RACK_AND_SPINES:
+        lab.vtysh(name, "configure", f"dump bgp routes-mrt {path} 1")
+    for name in RACK_AND_SPINES:
+        file = lab.node(name).path(path)
+        eventually(lambda file=file: file.exists() and file.stat().st_size > 0, f"the dump of {name}")
+        lab.vtysh(name, "configure", f"no dump bgp routes-mrt {path} 1")
+        (folder / f"{name}.mrt").write_bytes(file.read_bytes())
+        file.unlink()
+
+
+def test_a_healthy_fabric_has_no_findings_in_its_dumps(
+    lab: Lab, residents: Residents, s11: Server, tmp_path: Path
+) -> None:
+    assert residents.one.server == s11.name
+    dump(lab, tmp_path)
+    dumps = {name: {"source": "mrt", "file": "{name}.mrt"} for name in RACK_AND_SPINES}
+    found = audit(lab, tmp_path, **dumps)
+    assert [finding.text for finding in found.findings] == []
+    assert found.observed == 7
+    shown = asyncio.run(Mrt("r1a", tmp_path / "r1a.mrt", None, 20).observe()).routes
+    compared = [
+        {(one.prefix, one.next_hops, one.as_path, one.communities, one.peer) for one in routes if one.best}
+        for routes in (shown, seen(lab, "r1a").routes)
+    ]
+    assert compared[0] == compared[1]
+    # the dump of another switch, as if r1b had no host routes
+    another = audit(lab, tmp_path, **dumps | {"r1b": {"source": "mrt", "file": "sp1.mrt"}})
+    pods = {str(address) for pod in (residents.one, residents.two, residents.rack) for address in pod.place.addresses}
+    assert {(one.kind, one.where) for one in another.findings if one.subject in pods} == {(Kind.MISSING, ("r1b",))}
 
 
 # ---- over BGP

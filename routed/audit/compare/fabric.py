@@ -14,7 +14,7 @@ from routed.audit.compare.handed_on import Beyond
 from routed.audit.compare.plan import plan_conflicts
 from routed.audit.compare.poolmap import PoolMap, key
 from routed.audit.compare.rack import RackResult, by_hand, unobserved
-from routed.audit.model import Evidence, Finding, Kind, RackPlan, Route, Severity, SwitchView, Unobserved
+from routed.audit.model import Evidence, Finding, Kind, RackPlan, Route, Severity, SwitchView, Unobserved, fault_key
 from routed.audit.places import is_inside
 
 
@@ -162,7 +162,7 @@ def _aggregates(
     by_pool: dict[IPNetwork, list[str]] = defaultdict(list)
     for switch, missing in sorted(lacking.items()):
         if len(missing) > MANY:
-            yield _switch_lacks(switch, missing, switches)
+            yield _switch_lacks(switch, missing, pools.racks, switches)
         else:
             for pool in missing:
                 by_pool[pool].append(switch)
@@ -170,7 +170,9 @@ def _aggregates(
         yield _pool_lacks(pools.racks[pool], pool, lacking_it, switches)
 
 
-def _switch_lacks(switch: str, missing: Iterable[IPNetwork], switches: Switches) -> Finding:
+def _switch_lacks(
+    switch: str, missing: Iterable[IPNetwork], racks: Mapping[IPNetwork, str], switches: Switches
+) -> Finding:
     ordered = sorted(missing, key=lambda pool: (pool.version, pool))
     return Finding(
         Kind.AGGREGATE_MISSING,
@@ -183,6 +185,7 @@ def _switch_lacks(switch: str, missing: Iterable[IPNetwork], switches: Switches)
         switches.sessions(switch),
         tuple(Evidence("beyond", switch, f"no route to {pool}") for pool in ordered[:MANY]),
         frozenset(part for pool in ordered for part in parts(Kind.AGGREGATE_MISSING, str(pool), (switch,))),
+        tuple(fault_key(Kind.AGGREGATE_MISSING, racks[pool], str(pool), (switch,)) for pool in ordered),
     )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ipam.model import IPAddress, IPNetwork
-from routed.audit.model import Evidence, Finding, Kind, Severity
+from routed.audit.model import Evidence, Finding, Kind, Severity, fault_key
 
 MANY = 3
 """More equal faults than this have one cause."""
@@ -102,4 +102,5 @@ def _grouped(rack: str, subject: str, of_whom: str, group: Sequence[Fault]) -> F
             Evidence(one.plane, one.where, f"{fault.subject}: {one.says}") for fault in shown for one in fault.evidence
         ),
         frozenset(part for fault in group for part in fault.parts()),
+        tuple(fault_key(fault.kind, rack, str(fault.subject), fault.where) for fault in group),
     )

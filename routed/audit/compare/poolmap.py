@@ -22,19 +22,22 @@ class PoolMap:
     """All pools of all racks, built once and looked up often."""
 
     def __init__(self, plans: Iterable[RackPlan]) -> None:
-        """Take the pools of these racks; where pools overlap, which is a finding of its own, any of them is found."""
+        """Take the pools of these racks; of one that two have, which is a finding of its own, either rack is found."""
         self.racks: Mapping[IPNetwork, str] = {pool.prefix: plan.rack.name for plan in plans for pool in plan.pools}
         """Pool -> the rack that it belongs to."""
         self._by_key = {key(prefix): prefix for prefix in self.racks}
         self._keys = sorted(self._by_key)
+        self._around = dict(_around(self._keys))
 
     def find(self, address: IPAddress) -> IPNetwork | None:
-        """Return the pool that holds this address, None when none does."""
+        """Return the longest pool that holds this address, None when none does."""
         place = bisect_right(self._keys, (address.version, int(address), 129)) - 1
-        if place >= 0:
-            prefix = self._by_key[self._keys[place]]
+        at = self._keys[place] if place >= 0 else None
+        while at is not None:
+            prefix = self._by_key[at]
             if address.version == prefix.version and address in prefix:
                 return prefix
+            at = self._around.get(at)
         return None
 
     def unreached(self, networks: AbstractSet[Key]) -> frozenset[IPNetwork]:
@@ -46,8 +49,22 @@ class PoolMap:
         return frozenset(self._by_key[pool] for pool in missing)
 
     def _inside(self, network: Key) -> Iterator[Key]:
-        version, first, length = network
-        if length == 0:
-            return
-        last = first + (1 << ((32 if version == 4 else 128) - length)) - 1
-        yield from self._keys[bisect_left(self._keys, network) : bisect_right(self._keys, (version, last, 129))]
+        if network[2] > 0:
+            end = bisect_right(self._keys, (network[0], _last(network), 129))
+            yield from self._keys[bisect_left(self._keys, network) : end]
+
+
+def _last(network: Key) -> int:
+    version, first, length = network
+    return first + (1 << ((32 if version == 4 else 128) - length)) - 1
+
+
+def _around(ordered: Iterable[Key]) -> Iterator[tuple[Key, Key]]:
+    """Yield each prefix that lies inside another one, with the next larger one; they come in order."""
+    open_ones: list[Key] = []
+    for one in ordered:
+        while open_ones and (open_ones[-1][0] != one[0] or _last(open_ones[-1]) < one[1]):
+            open_ones.pop()
+        if open_ones:
+            yield one, open_ones[-1]
+        open_ones.append(one)

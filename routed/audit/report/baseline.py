@@ -1,5 +1,6 @@
-"""Findings that are known and accepted: a text file, a finding's key per line, and what is gone since.
+"""Findings that are known and accepted: a text file, an address's fault per line, and what is gone since.
 
+Faults are accepted one by one, address by address, however an audit groups them into findings at the moment.
 A finding that is not seen where something could not be observed is not gone: nothing is known of it.
 """
 
@@ -10,11 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from routed.audit.model import Audit, Finding, Kind
+from routed.audit.report.singles import joined, narrowed, singles, split
 from routed.audit.report.summary import headline, key
 from routed.settings import SettingsError
 
 _HEADER = """\
-# Findings that `routed audit --baseline` accepts: a finding per line, up to the first " # ". Say why behind it.
+# What `routed audit --baseline` accepts: a fault per line, up to the first " # ". Say why behind it.
 """
 _COMMENT = " # "
 
@@ -30,21 +32,34 @@ class Missed:
 
 
 def accept(audit: Audit, keys: Iterable[str]) -> Audit:
-    """Return the audit with the findings of these keys accepted."""
-    known = frozenset(keys)
-    accepted = tuple(finding for finding in audit.findings if key(finding) in known)
-    left = tuple(finding for finding in audit.findings if key(finding) not in known)
-    return replace(audit, findings=left, accepted=(*audit.accepted, *accepted))
+    """Return the audit with the findings of these keys accepted; of one that is known in part, that part.
+
+    A key may also be that of a finding as it is grouped, which older files list.
+    """
+    known = _singles(keys)
+    left, accepted = [], []
+    for finding in audit.findings:
+        faults = singles(finding)
+        new = frozenset() if split(key(finding)) <= known else faults - known
+        if new:
+            left.append(narrowed(finding, new, "not accepted"))
+        if new != faults:
+            accepted.append(narrowed(finding, faults - new, "accepted"))
+    return replace(audit, findings=tuple(left), accepted=(*audit.accepted, *accepted))
 
 
 def missed(keys: Iterable[str], audit: Audit) -> Missed:
-    """Return which of these keys an audit has no more, and of which it cannot tell."""
+    """Return which faults of these keys an audit has no more, and of which it cannot tell."""
     now = (*audit.findings, *audit.accepted)
-    present = {key(finding) for finding in now}
+    present = frozenset(one for finding in now for one in (*singles(finding), *split(key(finding))))
     hidden = [finding for finding in now if finding.kind is Kind.UNOBSERVED]
-    absent = [old for old in keys if old not in present]
+    absent = sorted(_singles(keys) - present)
     unknown = tuple(old for old in absent if any(_hides(blind, old) for blind in hidden))
     return Missed(tuple(old for old in absent if old not in unknown), unknown)
+
+
+def _singles(keys: Iterable[str]) -> frozenset[str]:
+    return frozenset(one for known in keys for one in split(known))
 
 
 def _hides(unobserved: Finding, old: str) -> bool:
@@ -70,12 +85,13 @@ def read(path: Path) -> tuple[str, ...]:
 
 
 def write(path: Path, audit: Audit) -> int:
-    """Write every finding, those accepted already among them; return how many. SettingsError when it cannot.
+    """Write every fault, those accepted already among them; return how many. SettingsError when it cannot.
 
     What could not be observed is left out: that would accept not to see. Whoever means it adds the line.
     """
     found = (finding for finding in audit.findings if finding.kind is not Kind.UNOBSERVED)
-    lines = {key(finding): headline(finding) for finding in (*found, *audit.accepted)}
+    whose = {one: headline(finding) for finding in (*found, *audit.accepted) for one in singles(finding)}
+    lines = {line: whose[one] for line, one in joined(whose).items()}
     text = "".join(f"{old}{_COMMENT}{sentence}\n" for old, sentence in sorted(lines.items()))
     try:
         path.write_text(_HEADER + text, encoding="utf-8")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from routed.audit.compare.faults import worst_first
 from routed.audit.model import Audit, Finding
 from routed.audit.report.baseline import missed
-from routed.audit.report.summary import key
+from routed.audit.report.singles import narrowed, singles
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,17 +18,24 @@ class Changes:
     came: tuple[Finding, ...]
     gone: tuple[Finding, ...]
     standing: Mapping[str, Finding]
-    """By key: what is wrong as far as known; also what this look could not see and an earlier one saw."""
+    """By single fault: what is wrong as far as known; also what this look could not see and an earlier one saw."""
 
 
 def changes(standing: Mapping[str, Finding], audit: Audit) -> Changes:
     """Return how a look differs from what stood before it."""
-    now = {key(finding): finding for finding in audit.findings}
-    accepted = {key(finding) for finding in audit.accepted}
+    now = {one: finding for finding in audit.findings for one in singles(finding)}
+    accepted = frozenset(one for finding in audit.accepted for one in singles(finding))
     before = {old: finding for old, finding in standing.items() if old not in accepted}
-    gone = missed(before, audit).gone
+    gone = frozenset(missed(before, audit).gone)
     return Changes(
-        came=tuple(finding for new, finding in now.items() if new not in before),
-        gone=tuple(before[old] for old in gone),
+        came=tuple(_narrowed({one: now[one] for one in now.keys() - before.keys()}, "new")),
+        gone=tuple(_narrowed({one: before[one] for one in gone}, "gone")),
         standing={old: finding for old, finding in before.items() if old not in gone} | now,
     )
+
+
+def _narrowed(faults: Mapping[str, Finding], word: str) -> Iterator[Finding]:
+    """Yield the findings of these faults, worst first, each of these faults alone."""
+    findings = {id(finding): finding for finding in faults.values()}
+    for finding in sorted(findings.values(), key=worst_first):
+        yield narrowed(finding, faults.keys(), word)

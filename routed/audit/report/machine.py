@@ -18,6 +18,7 @@ from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
 from pydantic import BaseModel, ConfigDict, Field
 
 from routed.audit.model import Audit, Finding, Kind, PoolSummary, RackSummary
+from routed.audit.report.singles import joined, singles
 from routed.audit.report.summary import (
     EXIT_STATUS,
     SeverityName,
@@ -53,7 +54,10 @@ class FindingRecord(_Record):
     """One thing that is wrong."""
 
     key: str
-    """Equal for equal faults, from run to run; what a baseline lists."""
+    """Equal for equal findings, from run to run."""
+    keys: tuple[str, ...]
+    """Of the single faults that it stands for, address by address and place by place: equal from run to run, however
+    they are grouped; what a baseline lists."""
     kind: Kind
     """docs/audit.md has a section for each."""
     severity: SeverityName
@@ -138,6 +142,8 @@ class Document(_Record):
     """Worst first, then by rack and subject."""
     accepted: tuple[FindingRecord, ...]
     """Findings that a baseline accepts; they count for nothing."""
+    recorded: dict[str, datetime]
+    """Servers and switches that were not asked but read from older recordings, and of when those are."""
 
 
 def document(audit: Audit, *, holdings: bool = False) -> Document:
@@ -153,6 +159,7 @@ def document(audit: Audit, *, holdings: bool = False) -> Document:
         racks=tuple(_rack(rack, holdings=holdings) for rack in audit.racks),
         findings=tuple(_finding(finding) for finding in audit.findings),
         accepted=tuple(_finding(finding) for finding in audit.accepted),
+        recorded=dict(audit.recorded),
     )
 
 
@@ -179,6 +186,7 @@ def _rack(rack: RackSummary, *, holdings: bool) -> RackRecord:
 def _finding(finding: Finding) -> FindingRecord:
     return FindingRecord(
         key=key(finding),
+        keys=tuple(sorted(joined(singles(finding)))),
         kind=finding.kind,
         severity=severity_name(finding.severity),
         rack=finding.rack,

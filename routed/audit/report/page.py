@@ -20,7 +20,16 @@ from ipam.model import IPAddress
 from routed import __version__
 from routed.audit.model import Audit, Evidence, Finding, Holding, Kind, PoolSummary, RackSummary
 from routed.audit.report.maps import Block, Cell, pool_map, trouble
-from routed.audit.report.summary import counted, headline, places, printable, sentence, severity_name, summarize
+from routed.audit.report.summary import (
+    counted,
+    headline,
+    places,
+    printable,
+    recordings,
+    sentence,
+    severity_name,
+    summarize,
+)
 
 _PITCH = 11
 """Pixels from cell to cell."""
@@ -108,6 +117,7 @@ def render(audit: Audit) -> str:
             audit=audit,
             summary=(summary := summarize(audit)),
             sentence=sentence(summary),
+            recordings=recordings(audit),
             findings=[_finding(finding, anchors[id(finding)]) for finding in audit.findings],
             accepted=[_finding(finding, "") for finding in audit.accepted],
             racks=racks,

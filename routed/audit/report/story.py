@@ -68,6 +68,8 @@ def _rows(told: Story) -> Iterator[_Row]:
             yield "session", server, f"to {tor}: {_side(side)}"
     for what, reason in told.silent.items():
         yield "not seen", what, reason
+    for what, at in told.recorded.items():
+        yield "as of", what, f"{at:%Y-%m-%d %H:%M} UTC: a recording"
     for plane, switches in (("ToR", told.tors), ("beyond", told.beyond)):
         for seen in switches:
             yield from ((plane, seen.switch, says) for says in _switch(seen))

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from routed.audit.ages import ago
 from routed.audit.model import Audit, Finding, Kind, Severity
 
 
@@ -28,6 +29,7 @@ class SeverityName(StrEnum):
     NOTE = "note"
 
 
+_NAMED = 3
 EXIT_STATUS = {Verdict.CLEAN: 0, Verdict.FINDINGS: 1, Verdict.BLIND: 3}
 
 
@@ -90,6 +92,14 @@ def sentence(summary: Summary) -> str:
     if summary.accepted:
         parts.append(f"{summary.accepted:,} accepted by the baseline")
     return ", ".join(parts)
+
+
+def recordings(audit: Audit) -> str:
+    """Return ``not live: r1a (3 days ago), s11 (2 hours ago)``; empty when everything is."""
+    oldest = sorted(audit.recorded.items(), key=lambda item: item[1])
+    named = ", ".join(f"{printable(name)} ({ago(audit.at - at)})" for name, at in oldest[:_NAMED])
+    more = f" and {len(oldest) - _NAMED:,} more" if len(oldest) > _NAMED else ""
+    return f"not live: {named}{more}; what has changed since shows as findings" if oldest else ""
 
 
 def _found(summary: Summary) -> str:

@@ -23,6 +23,7 @@ from routed.audit.report.summary import (
     headline,
     places,
     printable,
+    recordings,
     sentence,
     severity_name,
     summarize,
@@ -103,9 +104,10 @@ def headline_text(finding: Finding) -> Text:
 
 
 def summary_line(audit: Audit) -> Text:
-    """Return the audit's numbers in one line."""
+    """Return the audit's numbers in one line, and in another one what is not live."""
     summary = summarize(audit)
-    return Text(sentence(summary), style=VERDICTS[summary.verdict])
+    line = Text(sentence(summary), style=VERDICTS[summary.verdict])
+    return line.append(f"\n{old}", style="yellow") if (old := recordings(audit)) else line
 
 
 def changed(audit: Audit, difference: Changes) -> RenderableType:

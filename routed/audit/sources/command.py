@@ -24,8 +24,15 @@ _SSH_FAILED = 255
 """ssh's own exit status, whatever the command's would have been (ssh(1))."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _REAP_S = 1.0
+ANSWER_LIMIT = 256 * 2**20
+"""Bytes that an answer may have; a ToR with 10,000 routes needs less than 20 MiB."""
+_CHUNK = 2**16
 _LONGEST = 200
 """Characters of a program's message that are shown."""
+
+
+class _TooMuchError(Exception):
+    """An answer is longer than anybody wants to keep."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +41,10 @@ class Command:
 
     prefix: tuple[str, ...]
     timeout_s: float
+    limit: int = ANSWER_LIMIT
+    """Bytes; what answers more is not read to its end."""
+    called: str = ""
+    """What people call it; empty: its words."""
 
     @property
     def is_ssh(self) -> bool:
@@ -47,17 +58,24 @@ class Command:
         return (*self.prefix, *more)
 
     async def run(self, *more: str) -> str:
-        """Return what the command prints; CouldNotObserve unless it ends with status 0 within the time.
+        """Return what the command prints; CouldNotObserve unless it ends with status 0 within time and limit.
 
         It runs in a session of its own: it has no terminal to ask at, and all of it can be killed.
         """
         process = await self._started(self.words(*more))
         try:
             async with asyncio.timeout(self.timeout_s):
-                printed, complained = await process.communicate()
+                printed, complained = await asyncio.gather(*map(self._read, (process.stdout, process.stderr)))
+                await process.wait()
         except asyncio.CancelledError:
             await _kill(process)
             raise
+        except _TooMuchError:
+            await _kill(process)
+            raise CouldNotObserve(
+                f"{self}: its answer has more than {self.limit / 2**20:g} MiB and was not read to its end; "
+                "is this the right command?"
+            ) from None
         except TimeoutError:
             await _kill(process)
             raise CouldNotObserve(
@@ -66,6 +84,15 @@ class Command:
         if process.returncode != 0:
             raise CouldNotObserve(self._failure(process.returncode, complained, printed))
         return printed.decode(errors="replace")
+
+    async def _read(self, stream: asyncio.StreamReader | None) -> bytes:
+        """Return everything up to the end; _TooMuchError beyond the limit."""
+        chunks = bytearray()
+        while stream is not None and (chunk := await stream.read(_CHUNK)):
+            chunks += chunk
+            if len(chunks) > self.limit:
+                raise _TooMuchError
+        return bytes(chunks)
 
     async def _started(self, words: tuple[str, ...]) -> asyncio.subprocess.Process:
         starting = asyncio.create_task(
@@ -96,8 +123,8 @@ class Command:
         return f"{self}: {how}: {text}"
 
     def __str__(self) -> str:
-        """Return the prefix as one would type it."""
-        return shlex.join(self.prefix)
+        """Return its name, or the prefix as one would type it."""
+        return self.called or shlex.join(self.prefix)
 
 
 async def _kill(process: asyncio.subprocess.Process) -> None:

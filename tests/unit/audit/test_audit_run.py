@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -11,8 +12,14 @@ import pytest
 from routed.audit.ask import ask
 from routed.audit.look import Looker
 from routed.audit.model import Audit, Kind, Unobserved
+from routed.audit.report import machine, tables
+from routed.audit.report.page import render
+from routed.audit.report.story import story
+from routed.audit.report.summary import recordings
 from routed.audit.run import Progress, run
 from routed.audit.sources import CouldNotObserve
+from routed.audit.sources.mrt import Mrt
+from routed.audit.sources.napalm import Login, Napalm
 from routed.settings import SettingsError
 from tests.fakes.audit_site import Site
 
@@ -186,3 +193,44 @@ async def test_an_address_of_no_plan_is_looked_for_in_every_rack(site: Site) -> 
     told = await ask(ip_address("192.0.2.7"), site.settings())
     assert [(finding.kind, finding.where) for finding in told.findings] == [(Kind.FOREIGN, ("r1a",))]
     assert (await ask(ip_address("192.0.2.8"), site.settings())).findings == ()
+
+
+async def test_an_old_export_is_used_and_said(site: Site) -> None:
+    site.export("s11", age=timedelta(hours=3, minutes=59))
+    audit = await run(site.settings())
+    assert (audit.findings, list(audit.recorded)) == ((), ["s11"])
+    assert recordings(audit) == "not live: s11 (3 hours ago); what has changed since shows as findings"
+    assert recordings(audit) in tables.text(tables.findings(audit), 200)
+    assert recordings(audit) in render(audit)
+    assert list(json.loads(machine.to_json(audit))["recorded"]) == ["s11"]
+    told = await ask(ip_address("10.101.0.2"), site.settings())
+    assert list(told.recorded) == ["s11"]
+    assert "UTC: a recording" in tables.text(story(told), 200)
+
+
+async def test_an_export_that_is_too_old_shows_nothing(site: Site) -> None:
+    site.export("s11", age=timedelta(days=3, hours=1))
+    audit = await run(site.settings())
+    assert kinds(audit) == {Kind.UNOBSERVED}
+    assert "s11 was recorded 3 days ago; record it again, or raise max_age_s" in audit.findings[0].text
+    assert audit.recorded == {}
+    allowed = await run(site.settings(max_age_s=4 * 86400))
+    assert (allowed.findings, list(allowed.recorded)) == ((), ["s11"])
+
+
+async def test_what_was_exported_just_now_is_live(site: Site) -> None:
+    for age in (timedelta(minutes=4), timedelta(minutes=-4)):
+        site.export("s11", age=age)
+        assert (await run(site.settings())).recorded == {}
+
+
+def test_switches_are_read_as_the_file_says(site: Site) -> None:
+    napalm = {"source": "napalm", "driver": "eos", "user": "audit", "host": "{name}.example.org"}
+    switches = {
+        "r1a": {"source": "mrt", "file": "dumps/{name}.mrt", "peer": "10.255.1.1"},
+        "r1b": napalm | {"password_file": "secret", "options": {"transport": "ssh"}},
+    }
+    looker = Looker(site.settings(switches=switches), lambda *_: None)
+    assert looker._switch("r1a") == Mrt("r1a", site.folder / "dumps/r1a.mrt", ip_address("10.255.1.1"), 20)
+    login = Login("eos", "r1b.example.org", "audit", site.folder / "secret", None, {"transport": "ssh"})
+    assert looker._switch("r1b") == Napalm("r1b", login, 20)

@@ -11,6 +11,7 @@ import yaml
 from routed.audit.settings import AuditSettings, load
 from routed.settings import SettingsError
 
+NAPALM = {"source": "napalm", "driver": "eos", "user": "audit"}
 WHOLE = """
 racks: [racks/*.yaml]
 agents: {command: [ssh, "root@{server}", routed, audit, export]}
@@ -59,8 +60,19 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         ({"agents": {"command": ["ssh", "{host}"]}}, r"agents\.command: .*\{host\} is not known here"),
         ({"agents": {"command": []}}, r"agents\.command: "),
         ({"switches": {"r1a": {"source": "ios", "command": ["x"]}}}, r"switches\.r1a\.source: "),
-        ({"switches": {"r1a": {"source": "bird"}}}, r"switches\.r1a: .*source bird wants a command"),
+        ({"switches": {"r1a": {"source": "bird"}}}, r"switches\.r1a: .*source bird wants command"),
         ({"switches": {"r1a": {"source": "bgp", "command": ["x"]}}}, r"switches\.r1a: .*wants asn and sessions"),
+        (
+            {"switches": {"r1a": {"source": "bgp", "asn": 1, "sessions": []}}},
+            r"switches\.r1a: .*source bgp wants sessions",
+        ),
+        ({"switches": {"r1a": {"source": "frr", "command": ["x"], "asn": 1}}}, r"switches\.r1a: .*frr has no asn"),
+        ({"switches": {"r1a": {"source": "mrt"}}}, r"switches\.r1a: .*source mrt wants file"),
+        ({"switches": {"r1a": {"source": "napalm", "user": "x"}}}, r"switches\.r1a: .*wants driver"),
+        (
+            {"switches": {"r1a": NAPALM | {"options": {"enable_password": "x"}}}},
+            r"options\.enable_password: secrets stand in no audit file",
+        ),
         (
             {"switches": {"r1a": {"source": "bgp", "asn": 1, "sessions": [{"address": "::1", "local": "127.0.0.1"}]}}},
             r"switches\.r1a\.sessions\[0\]: .*same IP version",

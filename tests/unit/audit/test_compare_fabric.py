@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 
 import pytest
 
+from ipam.model import Pool
 from routed.audit.compare import PoolMap, compare_fabric, compare_rack
 from routed.audit.model import Finding, Kind, RackPlan, RackView, Route, SwitchView, Unobserved
 from routed.domain.rack import Rack, Subnet
@@ -294,3 +295,26 @@ def test_a_pool_in_a_service_range_conflicts_and_a_common_service_range_does_not
 
 def test_a_thousand_racks_are_compared_at_once() -> None:
     assert conflicts(*(audits.plan(number) for number in range(1, 1001))) == []
+
+
+def test_of_pools_inside_each_other_the_longest_is_found() -> None:
+    def plan(name: str, *prefixes: str) -> RackPlan:
+        pools = tuple(Pool(ip_network(prefix), ip_network(prefix)[1]) for prefix in prefixes)
+        return replace(FIRST, rack=replace(FIRST.rack, name=name), pools=pools)
+
+    wide, narrow = plan("wide", "10.8.0.0/22", "fd00:8::/48"), plan("narrow", "10.8.1.0/24", "10.8.1.128/25")
+    pools = PoolMap([wide, narrow, plan("beside", "10.8.4.0/24", "fd00:8:0:1::/64")])
+    for address, prefix in {
+        "10.8.0.255": "10.8.0.0/22",
+        "10.8.1.127": "10.8.1.0/24",
+        "10.8.1.128": "10.8.1.128/25",
+        "10.8.2.0": "10.8.0.0/22",
+        "10.8.3.255": "10.8.0.0/22",
+        "10.8.4.1": "10.8.4.0/24",
+        "fd00:8::1": "fd00:8::/48",
+        "fd00:8:0:1::9": "fd00:8:0:1::/64",
+        "fd00:8:0:2::9": "fd00:8::/48",
+    }.items():
+        assert pools.find(ip_address(address)) == ip_network(prefix), address
+    for address in ("10.7.255.255", "10.8.5.0", "fd00:9::1", "0.0.0.1", "::1"):
+        assert pools.find(ip_address(address)) is None, address

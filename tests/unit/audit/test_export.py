@@ -138,6 +138,7 @@ VIEW = ServerView("s11", "r1", NOW, (), (), {})
         ('{"schema": "routed.audit.export/1"}', "not as version 1 should be"),
         (json.dumps(encode(VIEW)).replace('"holdings": []', '"holdings": [{}]'), "holdings.0.address: Field required"),
         (json.dumps(encode(replace(VIEW, server="s12"))), "this is server s12, not s11"),
+        (json.dumps(encode(replace(VIEW, at=NOW.replace(tzinfo=None)))), "names no time zone"),
     ],
 )
 async def test_what_is_no_export_could_not_be_observed(text: str, message: str, tmp_path: Path) -> None:

@@ -111,3 +111,16 @@ def test_what_is_no_name_stands_in_no_command(name: str) -> None:
 def test_names_as_people_give_them_do() -> None:
     for name in ("r1a", "s11.example.org", "10.0.0.1", "rack-1_tor-A"):
         assert filled(("{name}",), {"name": name}) == (name,)
+
+
+@pytest.mark.parametrize("where", ["stdout", "stderr"])
+async def test_an_endless_answer_is_not_read_to_its_end(where: str, tmp_path: Path) -> None:
+    told = tmp_path / "pid"
+    flood = f"echo $$ > '{told}'; exec cat /dev/zero >&{1 if where == 'stdout' else 2}"
+    said = await failure(Command(("sh", "-c", flood), 30, limit=2**20))
+    assert "its answer has more than 1 MiB and was not read to its end" in said
+    assert not Path(f"/proc/{told.read_text()}").exists()
+
+
+async def test_an_answer_up_to_the_limit_is_read() -> None:
+    assert len(await Command((sys.executable, "-c", "print('x' * 99, end='')"), 30, limit=99).run()) == 99
