@@ -2,7 +2,7 @@
 
 Where the answers come from is said at each of them: EOS's shape is that of the output that NAPALM publishes with its
 tests (1.0.4.0/24 of issues 736, 1069 and 1347), NX-OS's that of output that users published, Junos's is derived from
-Juniper's documentation and published output. Nobody had such a switch here. NAPALM's drivers are real: those for
+published output. Nobody had such a switch here. NAPALM's drivers are real: those for
 EOS and NX-OS speak HTTP to a stand-in, the one for Junos has no session.
 """
 
