@@ -81,6 +81,7 @@ build/routed-cni: deploy/cni/shim.c
 .PHONY: go-tools
 go-tools: install ## kube-apiserver, kubectl, helm, promtool, ... from pinned Go modules, once per release
 	@$(PY) -m tests.kube.binaries
+	@$(PY) -m tests.kube.plugins
 	@$(PY) -m tests.deploy.tools
 
 .PHONY: manifests

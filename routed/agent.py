@@ -44,7 +44,7 @@ from routed.attach.wires import Wires
 from routed.audit.compare.rack import compare_server
 from routed.audit.export import encode
 from routed.audit.model import Finding, RackPlan, ServerView, Unobserved
-from routed.cni.install import publish
+from routed.cni.install import HostPorts, can_map, publish
 from routed.cni.queue import DeletionQueue
 from routed.cni.server import AddressInUseError
 from routed.cni.server import Server as CniServer
@@ -83,8 +83,20 @@ class Container:
 
     cni_conf_dir: Path | None = None
     """Where runtimes are told of the plugin once pods can be attached; None: that is the operator's to do."""
+    cni_bin_dir: Path | None = None
+    """Where runtimes look for plugins, `portmap` among them; None: pods' host ports are ignored."""
     bgp_user: str = "root"
     """Who runs ExaBGP."""
+
+    def publish(self) -> None:
+        """Tell runtimes of the plugin, if that is ours to do; OSError."""
+        if self.cni_conf_dir is None:
+            return
+        host_ports = HostPorts.IGNORED
+        if self.cni_bin_dir is not None:
+            host_ports = HostPorts.MAPPED if can_map(self.cni_bin_dir) else HostPorts.REFUSED
+        publish(self.cni_conf_dir, host_ports)
+        log.info("cni.published", host_ports=host_ports.value)
 
 
 class Agent:
@@ -222,8 +234,7 @@ class Agent:
                 tasks.create_task(cni.serve())
                 await cni.ready.wait()
                 self.serving.set()
-                if self._container.cni_conf_dir is not None:
-                    publish(self._container.cni_conf_dir)
+                self._container.publish()
                 gc.freeze()  # what is here stays; looking through it again and again would stop ADDs for tens of ms
                 sys.setswitchinterval(_TURN_S)
                 log.info("agent.serving", server=self._server.name, attachments=len(store.snapshot.attachments))

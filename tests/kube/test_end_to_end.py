@@ -18,14 +18,14 @@ import yaml
 from containerlab.errors import CommandError
 from containerlab.pods import CONF_DIR
 from containerlab.probe import Probe, both_ways
-from tests.fabric import ADDRESSES, TORS, eventually
+from tests.fabric import ADDRESSES, IPV6, TORS, eventually
 from tests.kube.binaries import KUBERNETES
 from tests.kube.cluster import AGENTS, CONTROL, Cluster, ready
 from tests.kube.control_plane import SERVICES
 from tests.kube.images import PORT
 from tests.kube.installation import NEXT_IMAGE, RACK_FILES
 from tests.kube.installed import RACKS
-from tests.kube.objects import NODE_PORT, bare_pod, deployment, service
+from tests.kube.objects import HOST_PORT, NODE_PORT, bare_pod, deployment, service
 from tests.kube.web import answer, fetch
 from tests.kube.worker import MANIFESTS, PLUGINS, STATE
 from tests.servers import losses
@@ -149,6 +149,30 @@ def test_a_pod_reaches_itself_and_the_api_server_by_their_services(cluster: Clus
     assert "Client sent an HTTP request to an HTTPS server" in fetch(netns, str(SERVICES[1]), 443)
     cluster.admin.delete("/apis/apps/v1/namespaces/default/deployments/alone").granted()
     cluster.admin.delete("/api/v1/namespaces/default/services/alone").granted()
+
+
+def test_a_host_port_is_answered_everywhere_until_its_pod_goes(cluster: Cluster) -> None:
+    near, far = (cluster.place(cluster.pods("app=web", node)[0]).netns for node in ("s11", "s21"))
+    own, *others = (cluster.lab.node(name).netns_path for name in ("s11", "s12", "s21", CONTROL))
+    clients = {own, near, far, *others}
+    addresses = (ADDRESSES["s11"], IPV6["s11"])
+    assert not any(answer(own, address, HOST_PORT) for address in addresses)
+    pod = bare_pod("porter", HOST_PORT)
+    pod["spec"]["nodeName"] = "s11"
+    cluster.admin.apply(pod).granted()
+    cluster.eventually(lambda: ready(cluster.pod("porter")), "the pod")
+    itself = cluster.place(cluster.pod("porter")).netns
+    for client in (*clients, itself):
+        assert {fetch(client, address, HOST_PORT) for address in addresses} == {"porter"}
+    assert fetch(own, "127.0.0.1", HOST_PORT) == "porter"
+    ruleset = ["nft", "list", "ruleset"]
+    assert str(HOST_PORT) in cluster.lab.node("s11").run(ruleset).stdout
+    cluster.kubectl("delete", "pod", "porter", "--wait")
+    for client in clients:
+        for address in addresses:
+            with pytest.raises(ConnectionRefusedError):
+                fetch(client, address, HOST_PORT)
+    assert str(HOST_PORT) not in cluster.lab.node("s11").run(ruleset).stdout
 
 
 def test_a_pod_gets_the_address_that_its_annotation_names(cluster: Cluster) -> None:
@@ -358,4 +382,4 @@ def test_an_uninstallation_leaves_nothing(cluster: Cluster) -> None:
         assert cluster.workers[name].agent_pid() is None
         node = server.node
         files = [path.name for folder in (PLUGINS, CONF_DIR, STATE) for path in node.path(folder).iterdir()]
-        assert files == ["loopback"], "which is not ours"
+        assert sorted(files) == ["loopback", "portmap"], "which are not ours"
