@@ -214,7 +214,7 @@ class Agent:
             resync_s=settings.resync_s,
         )
         ailment = partial(self._ailment, store, loop)
-        residents = Residents(self._cluster, store, self._api_answers)
+        residents = Residents(self._cluster, store, self._api_answers, settings.paths.state / "pods.json")
         verbs = Verbs(
             store,
             loop,
