@@ -92,11 +92,18 @@ class Container:
         """Tell runtimes of the plugin, if that is ours to do; OSError."""
         if self.cni_conf_dir is None:
             return
-        host_ports = HostPorts.IGNORED
-        if self.cni_bin_dir is not None:
-            host_ports = HostPorts.MAPPED if can_map(self.cni_bin_dir) else HostPorts.REFUSED
+        host_ports = self._host_ports()
         publish(self.cni_conf_dir, host_ports)
         log.info("cni.published", host_ports=host_ports.value)
+
+    def _host_ports(self) -> HostPorts:
+        if self.cni_bin_dir is None:
+            return HostPorts.IGNORED
+        try:
+            return HostPorts.MAPPED if can_map(self.cni_bin_dir) else HostPorts.REFUSED
+        except OSError as error:  # pods that want none can start all the same
+            log.warning("portmap.unknown", error=str(error))
+            return HostPorts.REFUSED
 
 
 class Agent:

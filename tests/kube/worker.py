@@ -55,8 +55,8 @@ class Worker:
         node.run(["mount", "--make-rshared", "/"])  # as systemd has it
         for folder in (CONF_DIR, MANIFESTS, PLUGINS):
             node.path(folder).mkdir(parents=True, exist_ok=True)
-        for program_of_cni in (DEBIAN_PLUGINS / "loopback", CNI_PLUGINS.program("portmap")):
-            shutil.copy(program_of_cni, node.path(PLUGINS))
+        for plugin in (DEBIAN_PLUGINS / "loopback", CNI_PLUGINS.program("portmap")):  # as the kubelet's package does
+            shutil.copy(plugin, node.path(PLUGINS))
         entering = ("nsenter", "-t", str(node.pid), "--mount", "--uts", "--ipc", "--net", "--pid")
         self._runtime = Runtime.start(
             self._folder / RUNTIME, cni_bin=PLUGINS, cni_conf=CONF_DIR, prefix=entering, fresh=fresh
