@@ -7,6 +7,7 @@ STAMP := $(VENV)/.stamp-$(shell sha256sum requirements/dev.txt | cut -c1-12)
 KEEP  ?=
 RUNNER ?= netns
 SECONDS ?= 120
+OUTAGE ?= 300
 SEED  ?=
 IMAGE ?= routed:$(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' routed/__init__.py)
 
@@ -35,8 +36,8 @@ test: system install shim ## the whole suite, system tests on real components in
 	@$(PY) -m pytest
 
 .PHONY: end-to-end
-end-to-end: system install shim go-tools ## a whole cluster on the fabric, from its installation to the loss of a server
-	@$(PY) -m pytest tests/kube/test_end_to_end.py
+end-to-end: system install shim go-tools ## a whole cluster on the fabric, from its installation to the loss of a server; OUTAGE=300 seconds without an API server
+	@$(PY) -m pytest tests/kube/test_end_to_end.py --outage $(OUTAGE)
 
 chaos: system install shim ## random faults and pod churn on the fabric for SECONDS; SEED=n draws the same again; needs root
 	@$(PY) -m tests.lab.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
@@ -81,6 +82,7 @@ build/routed-cni: deploy/cni/shim.c
 .PHONY: go-tools
 go-tools: install ## kube-apiserver, kubectl, helm, promtool, ... from pinned Go modules, once per release
 	@$(PY) -m tests.kube.binaries
+	@$(PY) -m tests.kube.plugins
 	@$(PY) -m tests.deploy.tools
 
 .PHONY: manifests

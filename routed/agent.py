@@ -44,7 +44,7 @@ from routed.attach.wires import Wires
 from routed.audit.compare.rack import compare_server
 from routed.audit.export import encode
 from routed.audit.model import Finding, RackPlan, ServerView, Unobserved
-from routed.cni.install import publish
+from routed.cni.install import HostPorts, can_map, publish
 from routed.cni.queue import DeletionQueue
 from routed.cni.server import AddressInUseError
 from routed.cni.server import Server as CniServer
@@ -83,8 +83,27 @@ class Container:
 
     cni_conf_dir: Path | None = None
     """Where runtimes are told of the plugin once pods can be attached; None: that is the operator's to do."""
+    cni_bin_dir: Path | None = None
+    """Where runtimes look for plugins, `portmap` among them; None: pods' host ports are ignored."""
     bgp_user: str = "root"
     """Who runs ExaBGP."""
+
+    def publish(self) -> None:
+        """Tell runtimes of the plugin, if that is ours to do; OSError."""
+        if self.cni_conf_dir is None:
+            return
+        host_ports = self._host_ports()
+        publish(self.cni_conf_dir, host_ports)
+        log.info("cni.published", host_ports=host_ports.value)
+
+    def _host_ports(self) -> HostPorts:
+        if self.cni_bin_dir is None:
+            return HostPorts.IGNORED
+        try:
+            return HostPorts.MAPPED if can_map(self.cni_bin_dir) else HostPorts.REFUSED
+        except OSError as error:  # pods that want none can start all the same
+            log.warning("portmap.unknown", error=str(error))
+            return HostPorts.REFUSED
 
 
 class Agent:
@@ -202,7 +221,7 @@ class Agent:
             resync_s=settings.resync_s,
         )
         ailment = partial(self._ailment, store, loop)
-        residents = Residents(self._cluster, store, self._api_answers)
+        residents = Residents(self._cluster, store, self._api_answers, settings.paths.state / "pods.json")
         verbs = Verbs(
             store,
             loop,
@@ -222,8 +241,7 @@ class Agent:
                 tasks.create_task(cni.serve())
                 await cni.ready.wait()
                 self.serving.set()
-                if self._container.cni_conf_dir is not None:
-                    publish(self._container.cni_conf_dir)
+                self._container.publish()
                 gc.freeze()  # what is here stays; looking through it again and again would stop ADDs for tens of ms
                 sys.setswitchinterval(_TURN_S)
                 log.info("agent.serving", server=self._server.name, attachments=len(store.snapshot.attachments))

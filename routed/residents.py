@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from routed.cni.errors import InvalidConfig, TryAgainLater
 from routed.domain.workload import Attachment, PodRef, Wishes
@@ -10,6 +11,7 @@ from routed.kube.annotations import check
 from routed.kube.cluster import Cluster
 from routed.kube.errors import Malformed
 from routed.kube.events import News, Subject
+from routed.kube.memory import Memory
 from routed.kube.pods import Pods, PodUnknown
 from routed.store import Store
 
@@ -20,8 +22,11 @@ _PATIENCE_S = 2.0
 class Residents:
     """Pods that ask for nothing and never vanish, where there is no cluster."""
 
-    def __init__(self, cluster: Cluster | None, store: Store, reachable: Callable[[], bool]) -> None:
-        """`reachable` tells whether the API server answers: nobody waits for what it cannot say."""
+    def __init__(self, cluster: Cluster | None, store: Store, reachable: Callable[[], bool], memory: Path) -> None:
+        """`reachable` tells whether the API server answers: nobody waits for what it cannot say.
+
+        `memory` is the file of what pods ask for, for the next start.
+        """
         self._cluster, self._store, self._reachable = cluster, store, reachable
         self._pods = None
         if cluster is not None:
@@ -30,6 +35,7 @@ class Residents:
                 cluster.node,
                 attachments=lambda: tuple(store.snapshot.attachments.values()),
                 discard=self._let_go,
+                memory=Memory(memory),
                 rng=cluster.rng,
             )
 

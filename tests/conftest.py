@@ -22,6 +22,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=Runner.netns,
         help="who realises the fabric of tests/lab: network namespaces, or containerlab itself",
     )
+    parser.addoption(
+        "--outage",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="how long the end-to-end test goes on without an API server, at least",
+    )
 
 
 @pytest.hookimpl(wrapper=True)

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import structlog
 import typer
@@ -52,16 +52,27 @@ _FILE_WIDTH = 200
 """Columns when nobody looks."""
 
 
-def doctor(config: Config = DEFAULT_CONFIG, server: Server = "", output: OutputOption = Output.TABLE) -> None:
+def doctor(
+    config: Config = DEFAULT_CONFIG,
+    server: Server = "",
+    output: OutputOption = Output.TABLE,
+    cni_conf_dir: Annotated[
+        Path, typer.Option(envvar="ROUTED_CNI_CONF_DIR", help="The runtime's folder of configurations.")
+    ] = Path("/etc/cni/net.d"),
+    cni_bin_dir: Annotated[
+        Path, typer.Option(envvar="ROUTED_CNI_BIN_DIR", help="The runtime's folder of plugins.")
+    ] = Path("/opt/cni/bin"),
+) -> None:
     """Print the findings and exit with their status."""
     from routed.doctor.checks import judge  # noqa: PLC0415 - slow to import, and other commands need none of it
-    from routed.doctor.gather import gather  # noqa: PLC0415 - see above
+    from routed.doctor.gather import RuntimeFolders, gather  # noqa: PLC0415 - see above
 
     for_the_findings_to_tell = structlog.make_filtering_bound_logger(logging.CRITICAL)
     structlog.configure(wrapper_class=for_the_findings_to_tell)
     settings = load(config)
     me = settings.domain_server(server or socket.gethostname())
-    findings = judge(asyncio.run(gather(settings, me, _sessions(config))))
+    runtime = RuntimeFolders(cni_conf_dir, cni_bin_dir)
+    findings = judge(asyncio.run(gather(settings, me, _sessions(config), runtime)))
     if output is Output.JSON:
         typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:

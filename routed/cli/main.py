@@ -30,7 +30,7 @@ app.command("tor-config", help=torconfig.HELP)(torconfig.tor_config)
 
 
 @app.command()
-def agent(
+def agent(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     config: Config = DEFAULT_CONFIG,
     server: Server = "",
     cni_conf_dir: Annotated[
@@ -39,6 +39,14 @@ def agent(
             envvar="ROUTED_CNI_CONF_DIR",
             help="Write the CNI configuration into this folder once pods can be attached.",
             show_default="none is written",
+        ),
+    ] = None,
+    cni_bin_dir: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="ROUTED_CNI_BIN_DIR",
+            help="The runtime's folder of plugins: pods' host ports are mapped if portmap is in it, else refused.",
+            show_default="they are ignored",
         ),
     ] = None,
     bgp_user: Annotated[str, typer.Option(envvar="ROUTED_BGP_USER", help="The user that ExaBGP runs as.")] = "root",
@@ -56,7 +64,7 @@ def agent(
 
     configure(debug=debug, readable=sys.stderr.isatty())
     document, name = read(config), server or socket.gethostname()
-    container = Container(cni_conf_dir, bgp_user)
+    container = Container(cni_conf_dir, cni_bin_dir, bgp_user)
     if is_local(document):
         work = recompose.run(local(document, str(config)), name, container)
     else:

@@ -2,23 +2,69 @@
 
 Whoever looks sees the old file or the new one, never a part: runtimes run the plugin at any moment and watch the folder
 of configurations. A server that has a configuration counts as ready for pods, so it is written last.
+
+Host ports are the business of the plugin `portmap`, which follows ours in the chain where it can do it. A pod sends its
+answers straight to the fabric, so connections have to come to it from the server: that is what `masqAll` is for, which
+came with release 1.2.0, and which the nftables backend does not heed in releases up to 1.9.1.
 """
 
 from __future__ import annotations
 
 import os
+from enum import StrEnum
 from pathlib import Path
 
 PLUGIN = "routed"
 """The plugin's file name, which is its `type` in a configuration (CNI 1.1 section 1)."""
 CONFIGURATION = "10-routed.conflist"
-CONFLIST = """\
+PORTMAP = "portmap"
+_CONFLIST = """\
 {
   "cniVersion": "1.0.0",
   "name": "routed",
-  "plugins": [{ "type": "routed" }]
+  "plugins": [%s]
 }
 """
+
+
+class HostPorts(StrEnum):
+    """What becomes of the host ports that pods ask for (`hostPort` of a container)."""
+
+    MAPPED = "mapped"
+    """`portmap` follows our plugin."""
+    REFUSED = "refused"
+    """No `portmap` is there that can: runtimes tell our plugin of them, which fails such a pod and says why."""
+    IGNORED = "ignored"
+    """Runtimes tell nobody of them."""
+
+
+_PLUGINS = {
+    HostPorts.MAPPED: """
+    { "type": "routed" },
+    {
+      "type": "portmap",
+      "capabilities": { "portMappings": true },
+      "snat": true,
+      "masqAll": true,
+      "backend": "iptables"
+    }
+  """,
+    HostPorts.REFUSED: '{ "type": "routed", "capabilities": { "portMappings": true } }',
+    HostPorts.IGNORED: '{ "type": "routed" }',
+}
+
+
+def can_map(folder: Path) -> bool | None:
+    """Tell whether a runtime's `portmap` knows `masqAll`; None when there is no `portmap`. OSError."""
+    try:
+        return b"masqAll" in (folder / PORTMAP).read_bytes()  # the key stands in the program; versions may be "unknown"
+    except FileNotFoundError:
+        return None
+
+
+def conflist(host_ports: HostPorts) -> str:
+    """Return the configuration (CNI 1.0.0 section 1)."""
+    return _CONFLIST % _PLUGINS[host_ports]
 
 
 def install_plugin(program: Path, folder: Path) -> None:
@@ -26,13 +72,15 @@ def install_plugin(program: Path, folder: Path) -> None:
     replace(folder / PLUGIN, program.read_bytes(), mode=0o755)
 
 
-def publish(folder: Path) -> None:
+def publish(folder: Path, host_ports: HostPorts) -> None:
     """Write the configuration into a runtime's folder of configurations; OSError.
 
-    One that is there stays as it is: an operator may have changed it.
+    One that an operator has changed stays as it is.
     """
-    if not (folder / CONFIGURATION).exists():
-        replace(folder / CONFIGURATION, CONFLIST.encode("ascii"), mode=0o644)
+    file, wanted = folder / CONFIGURATION, conflist(host_ports).encode("ascii")
+    there = file.read_bytes() if file.exists() else None
+    if there != wanted and there in {None, *(conflist(each).encode("ascii") for each in HostPorts)}:
+        replace(file, wanted, mode=0o644)
 
 
 def replace(target: Path, content: bytes, mode: int) -> None:

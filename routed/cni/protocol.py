@@ -6,7 +6,8 @@ which commands there are. VERSION never comes here: the shim answers it.
 
 Keys of the configuration that are not known here are ignored. The specification allows to refuse them, but runtimes and
 meta plugins add keys of their own, and a pod must not fail for one. Refused are the well-known keys that ask for what
-this network never does (`ipam`, `ipMasq`). DEL needs only the attachment: whatever else is broken, a pod can go.
+this network never does (`ipam`, `ipMasq`), and host ports, which another plugin has to map. DEL needs only the
+attachment: whatever else is broken, a pod can go.
 """
 
 from __future__ import annotations
@@ -133,6 +134,8 @@ def parse(raw: bytes) -> Request:
         return GcRequest(command, config, _valid(_document(body)))
     if command is Command.CHECK and config.previous is None:
         raise InvalidConfig("prevResult: CHECK needs it")
+    if command is Command.ADD:
+        _refuse_host_ports(config)
     return AttachmentRequest(command, config, _attachment(environment), _netns(environment), _pod(environment))
 
 
@@ -199,6 +202,16 @@ def _config(document: Mapping[str, Any], command: Command) -> Config:
         return Config.model_validate(document)
     except ValidationError as error:
         raise InvalidConfig(explain(error)) from None
+
+
+def _refuse_host_ports(config: Config) -> None:
+    """Fail a pod that wants some: we are told of them only where no `portmap` follows (`routed.cni.install`)."""
+    wanted = config.runtime.get("portMappings")
+    if wanted:
+        raise UnsupportedField(
+            f"portMappings: {json.dumps(wanted)} is not supported: this server has no CNI plugin `portmap` of release "
+            "1.2.0 or later for host ports; install it, then restart the agent"
+        )
 
 
 @lru_cache(maxsize=16)

@@ -27,6 +27,7 @@ CHECKS: tuple[Check, ...] = (
     presence.check_password,
     presence.check_agent,
     presence.check_cni_socket,
+    presence.check_host_ports,
     fabric.check_addresses,
     fabric.check_gateways,
     fabric.check_tors,

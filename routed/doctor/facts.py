@@ -78,6 +78,12 @@ class Files:
     password: File | None
     password_error: str | None
     """Why the password cannot be read; None when it can, or when there is none to read."""
+    cni_bin_dir: Path
+    """Where the runtime looks for plugins."""
+    chain: tuple[Mapping[str, Any], ...] | Unseen | None = None
+    """The plugins of the network's configuration, in order; None when there is none."""
+    portmap: bool | Unseen | None = None
+    """Whether the runtime's `portmap` knows `masqAll`; None when there is none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,12 @@ ICMP echo makes the kernel resolve the gateway, as any packet would; that is all
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import platform
 import zlib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from routed.attach.errors import KernelError
 from routed.attach.hostfacts import broadcast_neighbor
 from routed.attach.hostfacts import settings as sysctls
 from routed.attach.kernel import Rtnl
+from routed.cni.install import CONFIGURATION, can_map
 from routed.doctor.facts import Agent, Bond, Echo, Facts, File, Files, Network, Unseen, ledger_path, members
 from routed.domain.rack import Server
 from routed.domain.workload import IPAddress
@@ -39,7 +42,17 @@ _ECHOES, _ECHO_INTERVAL_S, _ECHO_PATIENCE_S = 3, 0.1, 1.0
 _SQLITE_HEADER, _SQLITE_APPLICATION_ID = b"SQLite format 3\0", slice(68, 72)  # https://sqlite.org/fileformat.html#1.3
 
 
-async def gather(settings: Settings, server: Server, sessions: tuple[Mapping[str, Any], ...] | Unseen) -> Facts:
+@dataclass(frozen=True, slots=True)
+class RuntimeFolders:
+    """Where the container runtime looks."""
+
+    configurations: Path
+    plugins: Path
+
+
+async def gather(
+    settings: Settings, server: Server, sessions: tuple[Mapping[str, Any], ...] | Unseen, runtime: RuntimeFolders
+) -> Facts:
     """Look at everything; ``sessions`` is what the agent said of its neighbours."""
     async with asyncio.TaskGroup() as group:
         switch = group.create_task(_switch(settings))
@@ -61,7 +74,7 @@ async def gather(settings: Settings, server: Server, sessions: tuple[Mapping[str
         switch=switch.result(),
         version=version.result(),
         agent=agent.result(),
-        files=_files(settings),
+        files=_files(settings, runtime),
         echoes=echoes.result(),
     )
 
@@ -183,7 +196,7 @@ async def _agent(settings: Settings, sessions: tuple[Mapping[str, Any], ...] | U
         return Agent(sessions, Unseen(f"{page}: {str(error) or 'no answer'}"))
 
 
-def _files(settings: Settings) -> Files:
+def _files(settings: Settings, runtime: RuntimeFolders) -> Files:
     state, password = settings.paths.state, settings.bgp.password_file
     return Files(
         state=_file(state),
@@ -192,7 +205,28 @@ def _files(settings: Settings) -> Files:
         ledger=_is_ledger(ledger_path(settings)),
         password=_file(password) if password else None,
         password_error=_password_error(password) if password else None,
+        cni_bin_dir=runtime.plugins,
+        chain=_chain(runtime.configurations / CONFIGURATION),
+        portmap=_portmap(runtime.plugins),
     )
+
+
+def _chain(path: Path) -> tuple[Mapping[str, Any], ...] | Unseen | None:
+    try:
+        return tuple(json.loads(path.read_bytes())["plugins"])
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return Unseen(f"{path}: {error.strerror}")
+    except (ValueError, KeyError, TypeError):
+        return Unseen(f"{path} is no list of plugins")
+
+
+def _portmap(folder: Path) -> bool | Unseen | None:
+    try:
+        return can_map(folder)
+    except OSError as error:
+        return Unseen(f"{error.filename}: {error.strerror}")
 
 
 def _file(path: Path) -> File | None:

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from ipam.errors import PoolError
 from ipam.leases import check_shares
 from ipam.model import Pool
+from routed.cni.install import CONFIGURATION, PORTMAP
 from routed.doctor.facts import Facts, File, Unseen, ledger_path, permissions
-from routed.doctor.findings import Finding, error, ok, unknown
+from routed.doctor.findings import Finding, error, ok, unknown, warning
 
 
 def check_pools(facts: Facts) -> Iterator[Finding]:
@@ -63,6 +64,36 @@ def check_cni_socket(facts: Facts) -> Iterator[Finding]:
         )
     else:
         yield ok("cni socket", f"{path} ({permissions(socket)})")
+
+
+def check_host_ports(facts: Facts) -> Iterator[Finding]:
+    """Pods that want host ports get them, and can answer whoever connects to one."""
+    chain, portmap, folder = facts.files.chain, facts.files.portmap, facts.files.cni_bin_dir
+    if chain is None:
+        return
+    if isinstance(chain, Unseen):
+        yield unknown(
+            "host ports", chain.why, f"correct it, or `rm` it and restart the agent, which writes {CONFIGURATION}"
+        )
+        return
+    told = [one.get("type") for one in chain if one.get("capabilities", {}).get("portMappings")]
+    install = f"install the CNI plugins, release 1.2.0 or later, into {folder}, then restart the agent"
+    if not told:
+        yield ok("host ports", "ignored: no plugin is told of them")
+    elif PORTMAP not in told:
+        yield warning("host ports", f"refused: there is no portmap in {folder} that could map them", install)
+    elif isinstance(portmap, Unseen):
+        yield unknown("host ports", portmap.why, "run as root")
+    elif portmap is None:
+        yield error("host ports", f"{CONFIGURATION} names portmap, which is not in {folder}: no pod can start", install)
+    elif not portmap or not all(one.get("masqAll") for one in chain if one.get("type") == PORTMAP):
+        yield error(
+            "host ports",
+            "mapped, but clients on other servers get no answer: portmap does not do `masqAll`",
+            f"{install}, and give portmap `masqAll: true` in {CONFIGURATION}",
+        )
+    else:
+        yield ok("host ports", "portmap follows in the chain")
 
 
 def check_state(facts: Facts) -> Iterator[Finding]:

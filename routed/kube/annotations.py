@@ -22,6 +22,7 @@ STICKY = "routed.dev/sticky"
 MTU = "routed.dev/mtu"
 ROUTES = "routed.dev/routes"
 INGRESS, EGRESS = "kubernetes.io/ingress-bandwidth", "kubernetes.io/egress-bandwidth"
+ANNOTATIONS = frozenset({IP, STICKY, MTU, ROUTES, INGRESS, EGRESS})
 _MTU = range(1280, 65536)
 """From the least that IPv6 works with (RFC 8200 5)."""
 _MOST_ROUTES = 32

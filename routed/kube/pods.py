@@ -22,6 +22,7 @@ from routed.kube.annotations import wishes
 from routed.kube.api import PODS, Api, Document
 from routed.kube.errors import KubeError
 from routed.kube.following import followed
+from routed.kube.memory import Memory
 
 log = structlog.get_logger(__name__)
 GRACE_S = 120.0
@@ -78,13 +79,14 @@ class Pods:
         attachments: Callable[[], Collection[Attachment]],
         discard: Callable[[Attachment], Awaitable[object]],
         is_alive: Callable[[Attachment], bool] = namespace_exists,
+        memory: Memory,
         grace_s: float = GRACE_S,
         rng: Random,
     ) -> None:
         """``discard`` lets an attachment leave, by its id and sequence; whatever it raises ends `run`."""
         self._api, self._selector = api, f"spec.nodeName={node}"
         self._attachments, self._discard, self._is_alive = attachments, discard, is_alive
-        self._grace_s, self._rng = grace_s, rng
+        self._memory, self._grace_s, self._rng = memory, grace_s, rng
         self._pods: Mapping[str, Document] | None = None
         self._changed = asyncio.Condition()
         self._missed: Missed = {}
@@ -98,14 +100,17 @@ class Pods:
     async def wishes(self, pod: PodRef, patience_s: float) -> Wishes:
         """Return what a pod asks for; never a request to the API server.
 
-        Waits a little for a pod that the kubelet has heard of before us, then raises PodUnknown. A static pod, which
-        may never have an object, and any pod while the API server has not answered since our start, ask for nothing.
+        Waits a little for a pod that the kubelet has heard of before us, then raises PodUnknown. While the API server
+        has not answered since our start, a pod asks for what it asked for when we last heard of it. A static pod, which
+        may never have an object, and a pod that we have never heard of, ask for nothing then.
         Raises Malformed for an annotation that makes no sense.
         """
         try:
             async with asyncio.timeout(patience_s):
                 return wishes(await self._appears(pod.uid))
         except TimeoutError:
+            if self._pods is None and pod.uid in self._memory.pods:
+                return wishes(self._memory.pods[pod.uid])
             if self._pods is not None and "-" in pod.uid:  # a static pod's UID is a hash, without hyphens
                 raise PodUnknown(f"the API server has not told of pod {pod} ({pod.uid}) yet") from None
             log.info("pod.unknown", pod=str(pod), uid=pod.uid)
@@ -133,6 +138,7 @@ class Pods:
             async with self._changed:
                 self._pods = {uid: pod for pod in pods for uid in uids([pod])}
                 self._changed.notify_all()
+            await asyncio.to_thread(self._memory.keep, self._pods)
 
     async def _keep_sweeping(self) -> None:
         while True:

@@ -114,6 +114,16 @@ def test_every_capability_has_its_reason_beside_it() -> None:
 # ---- options
 
 
+def test_agents_look_for_portmap_unless_host_ports_are_off() -> None:
+    variable, mount = "ROUTED_CNI_BIN_DIR", "cni-bin"
+    for arguments, looks in (((), True), (("--set", "hostPorts=false"), False)):
+        (agent,) = daemon_set(*arguments)["spec"]["template"]["spec"]["containers"]
+        mounts = [one for one in agent["volumeMounts"] if one["name"] == mount]
+        paths = [one["value"] for one in agent["env"] if one["name"] == variable]
+        assert paths == [one["mountPath"] for one in mounts]
+        assert [one["readOnly"] for one in mounts] == [True] * looks
+
+
 def test_racks_become_files_and_a_changed_rack_replaces_the_agents(tmp_path: Path) -> None:
     rack = yaml.safe_load((DEPLOY.parent / "rack.example.yaml").read_text())
     values = tmp_path / "values.yaml"

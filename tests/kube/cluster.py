@@ -152,6 +152,12 @@ class Cluster:
         rows = self.admin.table(ADDRESSES, wide=True)
         return {row["Address"]: row["Pod"] or "" for row in rows if row["Node"] == node}
 
+    def never_used(self, node: str) -> list[str]:
+        """Return the IPv4 addresses that a node leases and no pod has ever had: the others may have to cool down."""
+        items = self.admin.get(ADDRESSES).granted()["items"]
+        found = [one["spec"]["address"] for one in items if one["spec"]["node"] == node and "status" not in one]
+        return [address for address in found if "." in address]
+
     def pools(self, name: str) -> set[str]:
         """Return the prefixes that a server's agent hands out addresses of; nothing while it does not answer."""
         with contextlib.suppress(OSError, HTTPException):

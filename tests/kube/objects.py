@@ -7,7 +7,7 @@ from typing import Any
 from tests.kube.images import PORT, WORKLOAD
 
 Object = dict[str, Any]
-NODE_PORT = 30080
+NODE_PORT, HOST_PORT = 30080, 18080
 
 
 def deployment(name: str, replicas: int) -> Object:
@@ -20,9 +20,13 @@ def deployment(name: str, replicas: int) -> Object:
     }
 
 
-def bare_pod(name: str) -> Object:
-    """Return one such web server as a pod of its own."""
-    return {**named("v1", "Pod", name, namespace="default", labels={"app": name}), "spec": _web()}
+def bare_pod(name: str, host_port: int | None = None) -> Object:
+    """Return one such web server as a pod of its own, which its node offers at a port of its own, too."""
+    spec = _web()
+    if host_port is not None:
+        (port,) = spec["containers"][0]["ports"]
+        port["hostPort"] = host_port
+    return {**named("v1", "Pod", name, namespace="default", labels={"app": name}), "spec": spec}
 
 
 def _web() -> Object:

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
+import time
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from itertools import count
 from typing import Any
 
 import pytest
@@ -18,17 +21,18 @@ import yaml
 from containerlab.errors import CommandError
 from containerlab.pods import CONF_DIR
 from containerlab.probe import Probe, both_ways
-from tests.fabric import ADDRESSES, TORS, eventually
+from containerlab.runtime import Sandbox
+from tests.fabric import ADDRESSES, IPV6, TORS, eventually
 from tests.kube.binaries import KUBERNETES
 from tests.kube.cluster import AGENTS, CONTROL, Cluster, ready
 from tests.kube.control_plane import SERVICES
 from tests.kube.images import PORT
 from tests.kube.installation import NEXT_IMAGE, RACK_FILES
 from tests.kube.installed import RACKS
-from tests.kube.objects import NODE_PORT, bare_pod, deployment, service
+from tests.kube.objects import HOST_PORT, NODE_PORT, bare_pod, deployment, service
 from tests.kube.web import answer, fetch
 from tests.kube.worker import MANIFESTS, PLUGINS, STATE
-from tests.servers import losses
+from tests.servers import Server, losses
 
 pytestmark = [
     pytest.mark.lab,
@@ -151,8 +155,32 @@ def test_a_pod_reaches_itself_and_the_api_server_by_their_services(cluster: Clus
     cluster.admin.delete("/api/v1/namespaces/default/services/alone").granted()
 
 
+def test_a_host_port_is_answered_everywhere_until_its_pod_goes(cluster: Cluster) -> None:
+    near, far = (cluster.place(cluster.pods("app=web", node)[0]).netns for node in ("s11", "s21"))
+    own, *others = (cluster.lab.node(name).netns_path for name in ("s11", "s12", "s21", CONTROL))
+    clients = {own, near, far, *others}
+    addresses = (ADDRESSES["s11"], IPV6["s11"])
+    assert not any(answer(own, address, HOST_PORT) for address in addresses)
+    pod = bare_pod("porter", HOST_PORT)
+    pod["spec"]["nodeName"] = "s11"
+    cluster.admin.apply(pod).granted()
+    cluster.eventually(lambda: ready(cluster.pod("porter")), "the pod")
+    itself = cluster.place(cluster.pod("porter")).netns
+    for client in (*clients, itself):
+        assert {fetch(client, address, HOST_PORT) for address in addresses} == {"porter"}
+    assert fetch(own, "127.0.0.1", HOST_PORT) == "porter"
+    ruleset = ["nft", "list", "ruleset"]
+    assert str(HOST_PORT) in cluster.lab.node("s11").run(ruleset).stdout
+    cluster.kubectl("delete", "pod", "porter", "--wait")
+    for client in clients:
+        for address in addresses:
+            with pytest.raises(ConnectionRefusedError):
+                fetch(client, address, HOST_PORT)
+    assert str(HOST_PORT) not in cluster.lab.node("s11").run(ruleset).stdout
+
+
 def test_a_pod_gets_the_address_that_its_annotation_names(cluster: Cluster) -> None:
-    wanted = next(address for address, pod in cluster.addresses("s11").items() if not pod and "." in address)
+    wanted = cluster.never_used("s11")[0]
     fixed, late = bare_pod("fixed"), bare_pod("late")
     for pod in (fixed, late):
         pod["metadata"]["annotations"] = {"routed.dev/ip": wanted}
@@ -282,38 +310,65 @@ def test_a_drained_node_announces_nothing(cluster: Cluster) -> None:
 # ---- without the API server
 
 
-def test_pods_come_and_go_while_the_api_server_is_down(cluster: Cluster) -> None:
-    """The controllers go with it. An agent crashes, too, and starts without them."""
-    worker, server = cluster.workers["s11"], cluster.servers["s11"]
-    pod, *others = (one["metadata"]["name"] for one in cluster.pods("app=web", "s11"))
-    manifest = cluster.lab.node("s11").path(MANIFESTS / "static.json")
+@pytest.mark.timeout(1800)
+def test_pods_come_and_go_while_the_api_server_is_down(cluster: Cluster, pytestconfig: pytest.Config) -> None:
+    """The controllers go with it. Agents crash, too, and start without them. `--outage` is how long, at least."""
+    outage_s = pytestconfig.getoption("outage")
+    first, second, *names = (one["metadata"]["name"] for one in cluster.pods("app=web", "s11"))
+    steady = [cluster.place(cluster.pod(name)) for name in (first, second)]
+    away = cluster.place(cluster.pods("app=web", "s12")[0])
     cluster.control.stop()
+    began = time.monotonic()
     with pytest.raises(CommandError, match="refused"):
         cluster.kubectl("get", "nodes")
     try:
-        kept = [worker.sandbox(name) for name in others]
-        before = worker.sandbox(pod)
-        pid = worker.kill_agent()
-        worker.runtime.stop_pod(before.id)  # of which nobody tells the kubelet
-        manifest.write_text(json.dumps(bare_pod("static")))  # which is how to run a pod without the API server
-        static = eventually(lambda: worker.answering("static-s11"), "a new pod", 90)
-        again = eventually(lambda: worker.answering(pod), "the stopped pod once more", 90)
-        assert again.id != before.id
-        assert worker.agent_pid() != pid
-        assert [worker.sandbox(name) for name in others] == kept
-        running = [*kept, static, again]
-        wanted = {str(ip_network(address)) for one in running for address in one.addresses}
-        eventually(lambda: all(server.announced(tor) == wanted for tor in server.tors), "their routes")
-        manifest.unlink()
-        wanted -= {str(ip_network(address)) for address in static.addresses}
-        eventually(lambda: all(server.announced(tor) == wanted for tor in server.tors), "the end of one")
+        with Probe(both_ways([(steady[0], steady[1]), (steady[0], away)]), rate_hz=25) as probe:
+            for number in count(1):
+                come_and_go(cluster, [first, second, *names], number)
+                lasted_s = time.monotonic() - began
+                if lasted_s >= outage_s:
+                    break
+                # Nobody grants more; what pods had before cools down.
+                eventually(lambda: cluster.servers["s11"].leases("free") > 2, "addresses for the next ones", 200)
+            assert losses(probe.stop()) == []
     finally:
         cluster.control.start()
         cluster.control.wait_ready()
         cluster.control.start_controllers()
+    print(f"no API server for {lasted_s:.0f} s: {2 * number} pods came, as many went", file=sys.__stderr__)
     cluster.eventually(lambda: cluster.all_ready("app=web", PODS), "all pods")
     cluster.await_routes()
-    assert cluster.sandbox(cluster.pod(pod)).addresses[0] == ip_address(cluster.pod(pod)["status"]["podIP"])
+    for name in (first, second, *names):
+        assert cluster.sandbox(cluster.pod(name)).addresses[0] == ip_address(cluster.pod(name)["status"]["podIP"])
+
+
+def come_and_go(cluster: Cluster, names: list[str], number: int) -> None:
+    """Have s11's kubelet, on its own, replace one of these pods but the first two, and start and end another one.
+
+    Without the API server, a new pod is a file. Every fourth time, the agent crashes meanwhile.
+    """
+    worker, server = cluster.workers["s11"], cluster.servers["s11"]
+    name, new = names[2 + number % (len(names) - 2)], f"static-{number}"
+    manifest = cluster.lab.node("s11").path(MANIFESTS / f"{new}.json")
+    kept = {one: worker.sandbox(one) for one in names if one != name}
+    before = worker.sandbox(name)
+    crashed = worker.kill_agent() if number % 4 == 1 else None
+    worker.runtime.stop_pod(before.id)  # of which nobody tells the kubelet
+    manifest.write_text(json.dumps(bare_pod(new)))
+    static = eventually(lambda: worker.answering(f"{new}-s11"), "a new pod", 180)
+    again = eventually(lambda: worker.answering(name), "the stopped pod once more", 180)
+    assert again.id != before.id
+    assert worker.agent_pid() not in {None, crashed}
+    assert {one: worker.sandbox(one) for one in kept} == kept
+    await_announced(server, [*kept.values(), again, static])
+    manifest.unlink()
+    await_announced(server, [*kept.values(), again])
+
+
+def await_announced(server: Server, pods: list[Sandbox]) -> None:
+    """Wait until both ToRs have the routes of these pods of a server, and no others."""
+    wanted = {str(ip_network(address)) for one in pods for address in one.addresses}
+    eventually(lambda: all(server.announced(tor) == wanted for tor in server.tors), f"{len(wanted)} routes", 60)
 
 
 # ---- a server that reboots, and one that does not come back
@@ -358,4 +413,4 @@ def test_an_uninstallation_leaves_nothing(cluster: Cluster) -> None:
         assert cluster.workers[name].agent_pid() is None
         node = server.node
         files = [path.name for folder in (PLUGINS, CONF_DIR, STATE) for path in node.path(folder).iterdir()]
-        assert files == ["loopback"], "which is not ours"
+        assert sorted(files) == ["loopback", "portmap"], "which are not ours"

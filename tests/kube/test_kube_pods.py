@@ -20,6 +20,7 @@ from routed.kube.api import Api
 from routed.kube.client import connect
 from routed.kube.errors import Malformed, Unreachable
 from routed.kube.events import Events, News, Subject
+from routed.kube.memory import Memory
 from routed.kube.pods import Pods, PodUnknown
 from tests.fixtures.attachments import attachment
 from tests.kube.control_plane import ControlPlane
@@ -68,7 +69,7 @@ def stop(cluster: ControlPlane, pod: PodRef) -> None:
 class Server:
     """What `Pods` needs of an agent."""
 
-    def __init__(self, api: Api, *attached: Attachment, grace_s: float = 3600) -> None:
+    def __init__(self, api: Api, *attached: Attachment, memory: Path = Path("/none"), grace_s: float = 3600) -> None:
         self.attached = {one.id: one for one in attached}
         self.alive: set[Attachment] = set()
         self.discarded: list[Attachment] = []
@@ -78,6 +79,7 @@ class Server:
             attachments=self.attached.values,
             discard=self._discard,
             is_alive=self.alive.__contains__,
+            memory=Memory(memory),
             grace_s=grace_s,
             rng=Random(1),  # noqa: S311 - the same in each run
         )
@@ -143,6 +145,33 @@ async def test_a_static_pod_needs_no_object(cluster: ControlPlane, namespace: st
     async with Server(api).running() as pods:
         await pods.wishes(known, patience_s=30)
         assert await pods.wishes(PodRef("kube-system", "etcd", "5d1c7c8cd2e9f0a1"), patience_s=0) == Wishes()
+
+
+async def test_without_an_api_server_pods_ask_for_what_they_asked_for_before(
+    cluster: ControlPlane, namespace: str, api: Api, tmp_path: Path
+) -> None:
+    memory = tmp_path / "pods.json"
+    asking = start(cluster, namespace, "asking", **{IP: "10.101.0.7", "of.others": "x"})
+    gone, silent = start(cluster, namespace, "gone", **{IP: "10.101.0.8"}), start(cluster, namespace, "silent")
+    async with Server(api, memory=memory).running():
+        await until(lambda: {asking.uid, gone.uid} <= Memory(memory).pods.keys())
+        stop(cluster, gone)
+        await until(lambda: gone.uid not in Memory(memory).pods)
+    file = cluster.kubeconfig(cluster.admin, tmp_path / "kubeconfig")
+    file.write_text(file.read_text().replace(cluster.url, NOWHERE))
+    async with connect(file) as nobody, Server(nobody, memory=memory).running() as pods:
+        assert (await pods.wishes(asking, 0)).addresses == (ip_address("10.101.0.7"),)
+        assert await pods.wishes(gone, 0) == await pods.wishes(silent, 0) == Wishes()
+    async with Server(api, memory=memory).running() as pods:
+        await pods.wishes(asking, patience_s=30)
+        with pytest.raises(PodUnknown):  # what the API server says counts from then on
+            await pods.wishes(gone, 0)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{"])
+def test_a_memory_that_is_torn_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "pods.json").write_text(text)
+    assert Memory(tmp_path / "pods.json").pods == {}
 
 
 async def test_without_an_api_server_pods_start_as_if_they_asked_for_nothing(

@@ -22,7 +22,7 @@ from routed.kube.registry import Registry
 from routed.kube.stock import Marks
 from tests.fixtures.pools import V4, V6, pool
 from tests.kube.control_plane import ControlPlane
-from tests.kube.installed import ADDRESSES, NODES, add_node, agent_of, install
+from tests.kube.installed import ADDRESSES, NODES, add_node, agent_of
 from tests.kube.servants import Servant, owners, twice, until
 
 SMALL = pool("10.9.0.0/29", "10.9.0.1")
@@ -266,21 +266,13 @@ async def test_a_delete_that_comes_late_misses_a_lease_that_was_taken_up_again(
         assert (address in owners(cluster, rack)) is confirms
 
 
-@pytest.fixture(scope="module")
-def fickle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    """A control plane that a test may stop."""
-    with ControlPlane(tmp_path_factory.mktemp("fickle")) as control:
-        install(control)
-        yield control
-
-
-async def test_adds_need_no_api_server_while_the_stock_lasts(fickle: ControlPlane, tmp_path: Path) -> None:
+async def test_adds_need_no_api_server_while_the_stock_lasts(cluster: ControlPlane, tmp_path: Path) -> None:
     marks = Marks(8, 16)
-    servant = Servant(fickle, tmp_path, "s1", [V4], rack="away", marks=marks)
+    servant = Servant(cluster, tmp_path, "s1", [V4], rack="away", marks=marks)
     async with servant.alive():
         await until(lambda: len(servant.claims()) == marks.target, "the stock")
         stock = servant.claims()
-        fickle.stop()
+        cluster.stop()
         try:
             records = [await servant.add() for _ in range(marks.target)]
             assert servant.pods() == stock
@@ -292,16 +284,16 @@ async def test_adds_need_no_api_server_while_the_stock_lasts(fickle: ControlPlan
                 await servant.add()
             assert time.monotonic() - began < 5, "it does not wait for an API server that is away"
         finally:
-            fickle.start()
-            fickle.wait_ready()
+            cluster.start()
+            cluster.wait_ready()
         await until(lambda: servant.leases.state().reachable, "it knows that the API server is back")
         await servant.add()
         await until(lambda: len(servant.claims()) >= len(servant.pods()) + marks.low, "a stock again")
-        assert owners(fickle, "away").keys() == servant.claims()
+        assert owners(cluster, "away").keys() == servant.claims()
 
 
-async def test_leases_outlive_agent_and_server(fickle: ControlPlane, tmp_path: Path) -> None:
-    servant = Servant(fickle, tmp_path, "s2", [pool("10.8.0.0/24", "10.8.0.1")], rack="lasting", marks=FEW)
+async def test_leases_outlive_agent_and_server(cluster: ControlPlane, tmp_path: Path) -> None:
+    servant = Servant(cluster, tmp_path, "s2", [pool("10.8.0.0/24", "10.8.0.1")], rack="lasting", marks=FEW)
     async with servant.alive(keep=False):
         mine = await settled(servant)
         servant.try_add()
@@ -311,7 +303,7 @@ async def test_leases_outlive_agent_and_server(fickle: ControlPlane, tmp_path: P
     async with servant.alive(keep=False):
         assert servant.claims() == mine, "after a reboot: the API server says so"
         servant.leases._cache.save(frozenset(mine))
-    fickle.stop()
+    cluster.stop()
     try:
         async with servant.alive(keep=False):
             assert servant.claims() == mine, "after a restart while the API server is away: the file says so"
@@ -320,7 +312,7 @@ async def test_leases_outlive_agent_and_server(fickle: ControlPlane, tmp_path: P
         async with servant.alive(keep=False):
             assert servant.claims() == servant.pods(), "control: after a reboot, the file does not count"
     finally:
-        fickle.start()
-        fickle.wait_ready()
+        cluster.start()
+        cluster.wait_ready()
     async with servant.alive(keep=False):
         assert servant.claims() == mine

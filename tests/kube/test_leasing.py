@@ -31,7 +31,7 @@ from routed.leasing import Leasing, leasing
 from routed.settings import Settings, load
 from routed.store import Store
 from tests.kube.control_plane import ControlPlane
-from tests.kube.installed import ADDRESSES, address, agent_of
+from tests.kube.installed import ADDRESSES, address, agent_of, clear
 from tests.kube.servants import owners, until
 
 EXAMPLE = Path(__file__).parents[2] / "rack.example.yaml"
@@ -48,8 +48,7 @@ def settings(cluster: ControlPlane, tmp_path: Path) -> Iterator[Settings]:
     document["kubernetes"] = {"kubeconfig": str(kubeconfig), "stock_low": 4, "stock_high": 8}
     (tmp_path / "rack.yaml").write_text(yaml.safe_dump(document))
     yield load(tmp_path / "rack.yaml")
-    for item in cluster.admin.get(ADDRESSES).granted()["items"]:
-        cluster.admin.delete(f"{ADDRESSES}/{item['metadata']['name']}")
+    clear(cluster, ADDRESSES)
 
 
 @asynccontextmanager

@@ -14,7 +14,8 @@ _TIMEOUT_S = 5.0
 def fetch(netns: str | Path, address: str, port: int = 80) -> str:
     """Return what a web server answers; OSError when it does not."""
     connection = http.client.HTTPConnection(address, port)
-    with socket_in(netns, socket.AF_INET, socket.SOCK_STREAM) as sock:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket_in(netns, family, socket.SOCK_STREAM) as sock:
         sock.settimeout(_TIMEOUT_S)
         sock.connect((address, port))
         connection.sock = sock

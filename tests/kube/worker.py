@@ -22,6 +22,7 @@ from tests.fabric import ADDRESSES, IPV6
 from tests.kube.binaries import program
 from tests.kube.control_plane import LOST_NODE_S, ControlPlane
 from tests.kube.images import PORT
+from tests.kube.plugins import PLUGINS as CNI_PLUGINS
 from tests.kube.web import answer
 
 PLUGINS = Path("/var/lib/cni/bin")
@@ -54,7 +55,8 @@ class Worker:
         node.run(["mount", "--make-rshared", "/"])  # as systemd has it
         for folder in (CONF_DIR, MANIFESTS, PLUGINS):
             node.path(folder).mkdir(parents=True, exist_ok=True)
-        shutil.copy(DEBIAN_PLUGINS / "loopback", node.path(PLUGINS))
+        for plugin in (DEBIAN_PLUGINS / "loopback", CNI_PLUGINS.program("portmap")):  # as the kubelet's package does
+            shutil.copy(plugin, node.path(PLUGINS))
         entering = ("nsenter", "-t", str(node.pid), "--mount", "--uts", "--ipc", "--net", "--pid")
         self._runtime = Runtime.start(
             self._folder / RUNTIME, cni_bin=PLUGINS, cni_conf=CONF_DIR, prefix=entering, fresh=fresh

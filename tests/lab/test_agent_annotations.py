@@ -180,10 +180,13 @@ def test_a_pod_keeps_them_while_the_agent_restarts_without_an_api_server(
             assert word in complaint or look(server, pod) == before, "seen, or mended already"
             eventually(lambda: look(server, pod) == before, "the repair")
         eventually(lambda: server.healthy(pod), "a CHECK that finds nothing")
+        again = tenants.attach(asked)  # its sandbox died, and the kubelet makes it another one
+        assert look(server, again)["routes"] == before["routes"]
+        assert look(server, again)["link"]["mtu"] == before["link"]["mtu"]
     finally:
         control.start()
         control.wait_ready()
-    server.delete([pod])
+    server.delete([pod, again])
     eventually(lambda: is_heard(tenants), "the agent knowing what pods ask for", 60)
 
 

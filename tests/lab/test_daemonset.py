@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import shutil
 import sys
@@ -12,13 +13,15 @@ from pathlib import Path
 
 import pytest
 
+from containerlab.driver import CniError
 from containerlab.errors import CommandError
 from containerlab.lab import Lab
 from containerlab.ping import ping
-from containerlab.pods import CONFLIST, SHIM
+from containerlab.pods import SHIM
 from containerlab.probe import Probe, both_ways
 from tests.container import IMAGE, DaemonPod
 from tests.fabric import eventually
+from tests.kube.plugins import PLUGINS
 from tests.manifests import container
 from tests.servers import RACK, Residents, RouteWatch, Server, losses
 
@@ -109,7 +112,6 @@ def test_a_pod_reaches_the_other_rack_through_the_installed_plugin(
     daemon_pod.prepare()
     with daemon_pod.agent() as s22.agent:
         serve(s22)
-        assert s22.node.path(CONFIGURATION).read_bytes() == CONFLIST.read_bytes()
         s22.plugin = replace(s22.plugin, binary=daemon_pod.plugins / "routed")
         (pod,) = s22.add(1)
         s22.await_routes([pod])
@@ -119,6 +121,36 @@ def test_a_pod_reaches_the_other_rack_through_the_installed_plugin(
         assert " error" not in daemon_pod.inside("routed", "doctor").splitlines()[-1]
         s22.delete([pod])
         s22.await_routes([])
+
+
+def test_without_portmap_a_pod_that_wants_host_ports_is_refused(s22: Server, daemon_pod: DaemonPod) -> None:
+    daemon_pod.prepare()
+    mapping = {"hostPort": 18080, "containerPort": 80, "protocol": "tcp"}
+    with daemon_pod.agent() as s22.agent:
+        serve(s22)
+        (ours,) = json.loads(s22.node.path(CONFIGURATION).read_text())["plugins"]
+        told = {"runtimeConfig": {"portMappings": [mapping]}} if ours["capabilities"]["portMappings"] else {}
+        asked = replace(s22.plugin, conf={**s22.plugin.conf, **told})
+        (netns,) = s22.netns()
+        with pytest.raises(CniError, match=r'"hostPort": 18080.*no CNI plugin `portmap`'):
+            asked.add("porter", netns)
+        assert s22.attachments() == {}
+        assert "refused" in host_ports(daemon_pod)
+    (daemon_pod.plugins / "portmap").write_bytes(PLUGINS.program("portmap").read_bytes())
+    with daemon_pod.agent() as s22.agent:
+        serve(s22)
+        chain = json.loads(s22.node.path(CONFIGURATION).read_text())["plugins"]
+        assert [one["type"] for one in chain] == ["routed", "portmap"]
+        assert "ok" in host_ports(daemon_pod)
+        (daemon_pod.plugins / "portmap").unlink()
+        assert "no pod can start" in host_ports(daemon_pod)
+
+
+def host_ports(daemon_pod: DaemonPod) -> str:
+    """Return what the doctor says of them in the agent's container."""
+    return next(
+        line for line in daemon_pod.inside("sh", "-c", "routed doctor || true").splitlines() if "host ports" in line
+    )
 
 
 def user_of_speaker(daemon_pod: DaemonPod) -> str:

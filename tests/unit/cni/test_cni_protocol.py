@@ -232,6 +232,20 @@ def test_what_this_network_never_does_is_refused_with_key_and_value(key: str, va
     assert f"{key}: {json.dumps(value)}" in failure.msg
 
 
+def test_host_ports_that_nobody_else_maps_fail_the_pod_alone() -> None:
+    config = {"runtimeConfig": {"portMappings": [{"hostPort": 18080, "containerPort": 80, "protocol": "tcp"}]}}
+    with pytest.raises(CniError, match=r'"hostPort": 18080.*no CNI plugin `portmap`') as caught:
+        parse(raw("ADD", config))
+    assert code_for(caught.value).code is Code.UNSUPPORTED_FIELD
+    attachment_request(raw("CHECK", {**config, "prevResult": PREVIOUS}))
+    attachment_request(raw("DEL", config))
+
+
+@pytest.mark.parametrize("none", [None, []])
+def test_a_pod_without_host_ports_is_not_refused(none: object) -> None:
+    attachment_request(raw("ADD", {"runtimeConfig": {"portMappings": none}}))
+
+
 def test_keys_of_others_are_ignored_and_those_of_the_protocol_kept() -> None:
     others = {
         "ipam": {},

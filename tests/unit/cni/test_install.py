@@ -2,25 +2,59 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
 
-from routed.cni.install import CONFIGURATION, PLUGIN, install_plugin, publish
+import pytest
+
+from routed.cni.install import CONFIGURATION, PLUGIN, PORTMAP, HostPorts, can_map, conflist, install_plugin, publish
 
 PACKAGED = Path(__file__).parents[3] / "deploy/cni" / CONFIGURATION
 
 
 def test_the_configuration_is_the_one_in_deploy(tmp_path: Path) -> None:
-    publish(tmp_path / "net.d")
+    publish(tmp_path / "net.d", HostPorts.IGNORED)
     assert (tmp_path / "net.d" / CONFIGURATION).read_bytes() == PACKAGED.read_bytes()
     assert (tmp_path / "net.d" / CONFIGURATION).stat().st_mode & 0o777 == 0o644
 
 
 def test_a_configuration_that_is_there_stays(tmp_path: Path) -> None:
     (tmp_path / CONFIGURATION).write_text("an operator's own")
-    publish(tmp_path)
+    publish(tmp_path, HostPorts.MAPPED)
     assert (tmp_path / CONFIGURATION).read_text() == "an operator's own"
+
+
+@pytest.mark.parametrize("before", HostPorts)
+@pytest.mark.parametrize("after", HostPorts)
+def test_a_configuration_of_ours_follows_what_the_server_can(
+    tmp_path: Path, before: HostPorts, after: HostPorts
+) -> None:
+    publish(tmp_path, before)
+    first = (tmp_path / CONFIGURATION).stat().st_ino
+    publish(tmp_path, after)
+    assert (tmp_path / CONFIGURATION).read_text() == conflist(after)
+    assert ((tmp_path / CONFIGURATION).stat().st_ino == first) == (before is after), "runtimes watch the folder"
+
+
+def test_who_is_told_of_host_ports() -> None:
+    told = {
+        host_ports: [one["type"] for one in json.loads(conflist(host_ports))["plugins"] if "capabilities" in one]
+        for host_ports in HostPorts
+    }
+    assert told == {HostPorts.MAPPED: [PORTMAP], HostPorts.REFUSED: [PLUGIN], HostPorts.IGNORED: []}
+
+
+@pytest.mark.parametrize(
+    ("program", "able"), [(None, None), (b'json:"snat"', False), (b'json:"snat"json:"masqAll"', True)]
+)
+def test_a_portmap_without_the_option_counts_as_unable(
+    tmp_path: Path, program: bytes | None, able: bool | None
+) -> None:
+    if program is not None:
+        (tmp_path / PORTMAP).write_bytes(program)
+    assert can_map(tmp_path) is able
 
 
 def test_a_plugin_that_runs_can_be_replaced(tmp_path: Path) -> None:
@@ -39,5 +73,5 @@ def test_a_plugin_that_runs_can_be_replaced(tmp_path: Path) -> None:
 
 def test_what_a_crash_left_half_written_is_in_nobody_s_way(tmp_path: Path) -> None:
     (tmp_path / f".{CONFIGURATION}.new").write_text("half")
-    publish(tmp_path)
+    publish(tmp_path, HostPorts.REFUSED)
     assert [path.name for path in tmp_path.iterdir()] == [CONFIGURATION]

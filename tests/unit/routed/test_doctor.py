@@ -24,6 +24,7 @@ from ovs_flows.sight import BridgeSight, InterfaceSight, PortSight, SwitchSight
 from routed.attach.answers import Device, Neighbour
 from routed.attach.hostfacts import Setting
 from routed.cli.doctor import summary, table
+from routed.cni.install import HostPorts, conflist
 from routed.doctor.checks import judge
 from routed.doctor.facts import Agent, Bond, Echo, Facts, File, Files, Network, Unseen
 from routed.doctor.findings import Finding, Level, error, exit_status, ok, unknown, warning
@@ -97,6 +98,13 @@ SESSIONS = tuple(
 )
 
 
+def chain(host_ports: HostPorts) -> tuple[dict[str, Any], ...]:
+    return tuple(json.loads(conflist(host_ports))["plugins"])
+
+
+PORTS = {"capabilities": {"portMappings": True}}
+
+
 def healthy() -> Facts:
     settings = load(EXAMPLE)
     addresses = ("10.255.1.1", "10.255.1.2", "10.1.0.1", "fd00:1::1")
@@ -113,7 +121,15 @@ def healthy() -> Facts:
         version="3.1.0",
         agent=Agent(SESSIONS, None),
         files=Files(
-            state=DIRECTORY, state_parent=DIRECTORY, cni_socket=SOCKET, ledger=True, password=None, password_error=None
+            state=DIRECTORY,
+            state_parent=DIRECTORY,
+            cni_socket=SOCKET,
+            ledger=True,
+            password=None,
+            password_error=None,
+            cni_bin_dir=Path("/opt/cni/bin"),
+            chain=chain(HostPorts.MAPPED),
+            portmap=True,
         ),
         echoes={ip_address(address): Echo(3, 3) for address in addresses},
     )
@@ -317,6 +333,9 @@ def test_is_fine(edit: Edit, check: str, found: str) -> None:
         (both(no_agent, on_files(state=None, state_parent=None)), "state", "cannot be made", "`mkdir -p"),
         (on_files(ledger=False), "ledger", "is no ledger", "`mv /var/lib/routed/ledger.db"),
         (on_files(ledger=None), "ledger", "gone under a running agent", "`systemctl restart routed`"),
+        (on_files(portmap=None), "host ports", "no pod can start", "into /opt/cni/bin"),
+        (on_files(portmap=False), "host ports", "get no answer", "release 1.2.0"),
+        (on_files(chain=({"type": "routed"}, {**PORTS, "type": "portmap"})), "host ports", "get no answer", "masqAll"),
         (password(0o644), "password", "0644", "chmod 0600 /secret"),
         (password(0o600, wrong="/secret is empty"), "password", "is empty", "`chmod 0600 /secret`"),
         (on_network(addresses=()), "address 10.1.0.11", "is not on br0", "`ip address add 10.1.0.11/24 dev br0`"),
@@ -368,6 +387,7 @@ def test_a_side_that_is_steered_around_is_a_warning(edit: Edit, check: str, foun
     ("edit", "check", "found", "command"),
     [
         (lambda f: replace(f, version="2.10.1"), "ovs", "2.10.1 was never tested", "upgrade"),
+        (on_files(chain=chain(HostPorts.REFUSED)), "host ports", "refused", "into /opt/cni/bin"),
         (both(no_agent, on_bridge(owner="", fail_mode="standalone")), "bridge", "not taken over", "when it starts"),
         (both(*ETHA, with_file(single_link)), "uplink", "one link", "`ovs-vsctl add-bond br0"),
         (with_uplink(replace(BOND0, lacp=False)), "lacp", "without LACP", "lacp=active"),
@@ -415,6 +435,8 @@ def test_could_be_better(edit: Edit, check: str, found: str, command: str) -> No
         (both(no_agent, on_files(cni_socket=None)), "cni socket", "see `agent`"),
         (no_agent, "bgp r1a", "see `agent`"),
         (on_files(ledger=UNSEEN), "ledger", "run as root"),
+        (on_files(chain=UNSEEN), "host ports", "restart the agent"),
+        (on_files(portmap=UNSEEN), "host ports", "run as root"),
         (with_echo("10.255.1.1", UNSEEN), "tor r1a", "run as root"),
         (both(not_root, lambda f: replace(f, switch=UNSEEN)), "ovs", "`systemctl"),
         (both(not_root, no_agent), "agent", "`systemctl"),
@@ -426,6 +448,11 @@ def test_not_seen_is_neither_good_nor_bad(edit: Edit, check: str, command: str) 
     got = finding(edit(healthy()), check)
     assert got.level is Level.UNKNOWN
     assert command in got.advice
+
+
+@pytest.mark.parametrize("edit", [on_files(chain=chain(HostPorts.IGNORED), portmap=None), on_files(chain=None)])
+def test_a_server_need_not_map_host_ports(edit: Edit) -> None:
+    assert {one.level for one in judge(edit(healthy())) if one.check == "host ports"} <= {Level.OK}
 
 
 def test_a_server_without_an_address_of_the_tors_family_cannot_peer() -> None:
