@@ -79,6 +79,7 @@ class NicPort:
     """``bond``, ``openvswitch``, ...; empty for hardware, representors included."""
     up: bool
     mtu: int
+    mac: str
     master: int | None
     """Index of the bond or bridge that it belongs to."""
     switch_id: str
@@ -214,6 +215,7 @@ def nic_port(body: bytes) -> NicPort:
         kind=_text(info.get(IFLA_INFO_KIND, b"")),
         up=bool(flags & IFF_UP),
         mtu=_number(found[IFLA_MTU]),
+        mac=found.get(IFLA_ADDRESS, b"").hex(":"),
         master=None if master is None else _number(master),
         switch_id=found.get(IFLA_PHYS_SWITCH_ID, b"").hex(),
         port_name=_text(found.get(IFLA_PHYS_PORT_NAME, b"")),

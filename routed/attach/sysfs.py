@@ -73,6 +73,8 @@ class Pf:
     devices: tuple[str, ...]
     """Its network devices, representors included."""
     most_vfs: int
+    autoprobe: bool
+    """Whether new VFs are bound to their driver at once."""
     vfs: tuple[Vf, ...]
     uplinks: tuple[NicPort, ...] | NoAnswer
     """Its ports towards the network, when it is in switchdev mode: one, but for nfp, which has all on one function."""
@@ -145,6 +147,7 @@ class _Function:
             driver=self._driver,
             devices=_names(self._folder / "net"),
             most_vfs=_count(self._folder / "sriov_totalvfs"),
+            autoprobe=_read(self._folder / "sriov_drivers_autoprobe") != "0",
             vfs=tuple(self._vf(index, folder, functions) for index, folder in sorted(_virtual_functions(self._folder))),
             uplinks=self._uplinks,
         )

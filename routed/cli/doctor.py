@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from routed.cli import nic
 from routed.cli.client import AgentUnreachableError, request
 from routed.cli.options import DEFAULT_CONFIG, Config, Server
 from routed.cli.show import Output, OutputOption
@@ -52,8 +53,20 @@ _FILE_WIDTH = 200
 """Columns when nobody looks."""
 
 
-def doctor(config: Config = DEFAULT_CONFIG, server: Server = "", output: OutputOption = Output.TABLE) -> None:
+app = typer.Typer(invoke_without_command=True)
+app.command("nic", help=nic.DOCTOR_HELP)(nic.nic)
+
+
+@app.callback(help=HELP)
+def doctor(
+    context: typer.Context,
+    config: Config = DEFAULT_CONFIG,
+    server: Server = "",
+    output: OutputOption = Output.TABLE,
+) -> None:
     """Print the findings and exit with their status."""
+    if context.invoked_subcommand is not None:
+        return
     from routed.doctor.checks import judge  # noqa: PLC0415 - slow to import, and other commands need none of it
     from routed.doctor.gather import gather  # noqa: PLC0415 - see above
 

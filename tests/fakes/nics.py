@@ -6,10 +6,15 @@ How each driver names and places things is from its source (docs/sriov.md); no s
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from routed.attach.answers import NicPort
+from ovs_flows.hardware import HardwareSight
+from routed.attach.answers import IPInterface, NicPort
+from routed.attach.sysfs import NoAnswer, discover
+from routed.doctor.facts import Unseen
+from routed.nic.found import Found
+from routed.nic.look import EXTRA_DRIVERS, TC_DRIVERS
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,9 @@ class Server:
     def add_device(self, name: str, switch_id: str = "", port_name: str = "", parent: str = "", kind: str = "") -> None:
         shown = parent if self._dump_has_parents else ""
         number = len(self.ports) + 2
-        self.ports[name] = NicPort(number, name, kind, False, 1500, None, switch_id, port_name, shown)
+        self.ports[name] = NicPort(
+            number, name, kind, False, 1500, f"02:00:00:00:00:{number:02x}", None, switch_id, port_name, shown
+        )
         folder = self.tree / "class/net" / name
         folder.mkdir()
         if parent:
@@ -168,3 +175,110 @@ class Server:
     def _home(self, name: str) -> str:
         link = self.tree / "class/net" / name / "device"
         return link.readlink().name if link.is_symlink() else ""
+
+
+@dataclass
+class Machine:
+    """Takes steps on such a server, as drivers, kernel and Open vSwitch would, refusals included."""
+
+    server: Server
+    switch: HardwareSight | Unseen = field(
+        default_factory=lambda: HardwareSight(
+            offload=False,
+            policy="none",
+            ports={},
+            datapath_type="",
+            hwaddr="",
+            mac="",
+            samplers=(),
+            tables_without_prefixes=(),
+        )
+    )
+    addresses: dict[str, tuple[IPInterface, ...]] = field(default_factory=dict)
+    offloading: set[str] = field(default_factory=set)
+    bonds: set[str] = field(default_factory=set)
+
+    async def look(self) -> Found:
+        ports, pfs = self.server.ports, discover(self.server.tree, self.server.ports.values())
+        return Found(
+            pfs=pfs,
+            ports=dict(ports),
+            addresses=dict(self.addresses),
+            modes={pf.address: "switchdev" if self.server.in_switchdev(pf.address) else "legacy" for pf in pfs},
+            tc_offload={name: name in self.offloading for pf in pfs for name in pf.devices},
+            bond_modes=dict.fromkeys(self.bonds, "802.3ad"),
+            drivers=dict.fromkeys((*TC_DRIVERS, *EXTRA_DRIVERS), True),
+            switch=self.switch,
+        )
+
+    async def write(self, attribute: str, value: str) -> None:
+        file = self.server.tree / attribute
+        if file.name == "unbind":
+            self.server.bind(value, "-")
+        elif file.name == "drivers_probe":
+            self.server.bind(value)
+        elif file.name == "sriov_numvfs":
+            assert file.read_text() == "0\n", "EBUSY: VFs are there already"
+            self.server.make_vfs(file.parent.name, int(value))
+        else:
+            file.write_text(f"{value}\n")
+
+    async def switchdev(self, pf: str) -> None:
+        bound = [vf for found in (await self.look()).pfs if found.address == pf for vf in found.vfs if vf.driver]
+        assert not bound, "EBUSY: a VF has a driver"
+        assert all(self.server.ports[name].master is None for name in self.server.uplink_names(pf)), "EBUSY: bonded"
+        self.server.switchdev(pf)
+
+    async def settle(self) -> None:
+        """Names are there at once."""
+
+    async def tc_offload(self, device: str) -> None:
+        assert device in self.server.ports
+        self.offloading.add(device)
+
+    async def add_bond(self, name: str) -> None:
+        assert name not in self.server.ports
+        self.server.add_device(name, kind="bond")
+        self.bonds.add(name)
+
+    async def enslave(self, device: str, bond: str) -> None:
+        ports = self.server.ports
+        assert all(vf.free and not vf.driver for pf in (await self.look()).pfs for vf in pf.vfs), (
+            "no switch of two ports"
+        )
+        ports[device] = replace(ports[device], master=ports[bond].index, up=True, mtu=ports[bond].mtu)
+
+    async def raise_device(self, device: str, mtu: int | None) -> None:
+        ports = self.server.ports
+        ports[device] = replace(ports[device], up=True, mtu=mtu or ports[device].mtu)
+        for name, port in ports.items():
+            if port.master == ports[device].index:
+                ports[name] = replace(port, mtu=mtu or port.mtu)
+
+    async def representors(self, pf: str) -> tuple[str, ...]:
+        answers = [vf.representor for found in (await self.look()).pfs if found.address == pf for vf in found.vfs]
+        return tuple(answer.name for answer in answers if not isinstance(answer, NoAnswer))
+
+    async def unbound(self, pf: str) -> tuple[str, ...]:
+        vfs = [vf for found in (await self.look()).pfs if found.address == pf for vf in found.vfs]
+        return tuple(vf.address for vf in vfs if not vf.driver)
+
+    async def hw_offload(self) -> None:
+        self.switch = replace(self._ovs(), offload=True)
+
+    async def add_bridge(self) -> None:
+        self.switch = replace(
+            self._ovs(), ports={**self._ovs().ports, "br0": frozenset({"br0"})}, datapath_type="system"
+        )
+
+    async def keep_mac(self, mac: str) -> None:
+        assert "br0" in self._ovs().ports
+        self.switch = replace(self._ovs(), hwaddr=mac)
+
+    async def add_port(self, device: str) -> None:
+        ports = self._ovs().ports
+        self.switch = replace(self._ovs(), ports={**ports, "br0": ports["br0"] | {device}})
+
+    def _ovs(self) -> HardwareSight:
+        assert isinstance(self.switch, HardwareSight), "Open vSwitch is not there"
+        return self.switch
