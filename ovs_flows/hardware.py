@@ -1,6 +1,6 @@
 """What keeps flows in a NIC, or out of it, in the Open vSwitch database; and how a server's bridge is set up.
 
-Everything here goes by the connection of `ovs_flows.ovsdb`. Nothing waits for ovs-vswitchd, which may start later.
+Everything here goes by the connection of `ovs_flows.ovsdb`. Settings do not wait for ovs-vswitchd; ports do.
 Schema: ovs-vswitchd.conf.db(5).
 """
 
@@ -52,8 +52,8 @@ async def turn_on(ovsdb: Ovsdb) -> None:
 
 
 async def add_bridge(ovsdb: Ovsdb) -> None:
-    """Make the bridge, when there is none."""
-    await ovsdb.transact(lambda api: api.add_br(ovsdb.bridge, may_exist=True), applied=False)
+    """Make the bridge, when there is none; Unreachable when ovs-vswitchd does not run."""
+    await ovsdb.transact(lambda api: api.add_br(ovsdb.bridge, may_exist=True))
 
 
 async def keep_mac(ovsdb: Ovsdb, mac: str) -> None:
@@ -63,8 +63,8 @@ async def keep_mac(ovsdb: Ovsdb, mac: str) -> None:
 
 
 async def add_port(ovsdb: Ovsdb, port: str) -> None:
-    """Plug a device, when it is on no bridge."""
-    await ovsdb.transact(lambda api: api.add_port(ovsdb.bridge, port, may_exist=True), applied=False)
+    """Plug a device, when it is on no bridge; Unreachable when ovs-vswitchd does not run."""
+    await ovsdb.transact(lambda api: api.add_port(ovsdb.bridge, port, may_exist=True))
 
 
 def _sight(tables: Mapping[str, Any], name: str) -> HardwareSight:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import platform
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -39,7 +40,7 @@ async def look(tree: Path, bridge: BridgeSettings, ovsdb: Ovsdb | Unseen) -> Fou
         pfs=pfs,
         ports=ports,
         addresses=addresses,
-        modes={pf.address: _mode(pf) for pf in pfs},
+        modes={pf.address: await asyncio.to_thread(_mode, pf) for pf in pfs},  # an event loop of the library's own
         tc_offload={name: tc_offload(name) for name in sorted(devices) if name in ports},
         bond_modes=_bond_modes(tree, ports),
         drivers={driver: has_driver(driver, release) for driver in (*TC_DRIVERS, *EXTRA_DRIVERS)},

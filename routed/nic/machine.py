@@ -68,7 +68,7 @@ class Host:
 
     async def switchdev(self, pf: str) -> None:
         """Put a PF into switchdev mode; KernelError."""
-        devlink.set_switchdev(pf)
+        await asyncio.to_thread(devlink.set_switchdev, pf)  # the library runs an event loop of its own
 
     async def settle(self) -> None:
         """Wait until udev has nothing to do; KernelError when it is busy for half a minute.

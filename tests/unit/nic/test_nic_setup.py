@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from ipaddress import ip_interface
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -34,6 +35,11 @@ def machine(tmp_path: Path, family: Family = FAMILIES["mlx5"]) -> Machine:
     server = Server(tmp_path / "sys")
     server.add_card(family, "c2cfc60003a1420c", bus=3)
     return Machine(server)
+
+
+def ovs(target: Machine) -> HardwareSight:
+    assert isinstance(target.switch, HardwareSight)
+    return target.switch
 
 
 async def carried_out(target: Machine, wanted: Wanted = WANTED, stop_after: int | None = None) -> list[str]:
@@ -65,8 +71,8 @@ async def test_a_new_server_becomes_ready_and_then_there_is_nothing_left_to_do(t
     assert await carried_out(target) == []
     found = await target.look()
     assert found.members("bond0") == ("ens3f0", "ens3f1")
-    assert target.switch.offload
-    assert target.switch.ports["br0"] == {"br0", "bond0"}
+    assert ovs(target).offload
+    assert ovs(target).ports["br0"] == {"br0", "bond0"}
     for pf in found.pfs:
         assert len(pf.vfs) == 4
         assert pf.autoprobe
@@ -154,14 +160,14 @@ async def test_one_port_needs_no_bond(tmp_path: Path) -> None:
     target = machine(tmp_path)
     single = replace(WANTED, uplink="ens3f0", members=("ens3f0",))
     assert not any("bond" in command for command in await carried_out(target, single))
-    assert target.switch.ports["br0"] == {"br0", "ens3f0"}
+    assert ovs(target).ports["br0"] == {"br0", "ens3f0"}
     assert len((await target.look()).pfs[1].vfs) == 0, "the other port is somebody else's"
 
 
 async def test_open_vswitch_has_to_be_restarted_only_after_offload_was_turned_on(tmp_path: Path) -> None:
     target = machine(tmp_path)
     assert needs_restart((await planned(target)).steps)
-    target.switch = replace(target.switch, offload=True)
+    target.switch = replace(ovs(target), offload=True)
     assert not needs_restart((await planned(target)).steps)
 
 
@@ -207,7 +213,6 @@ def addressed(name: str) -> Callable[[Machine], None]:
 
 def on_bridge(bridge: str, device: str, datapath_type: str = "system") -> Callable[[Machine], None]:
     def edit(target: Machine) -> None:
-        assert isinstance(target.switch, HardwareSight)
         ports = {"br0": frozenset({"br0"})}
         ports[bridge] = frozenset({bridge, device})
         target.switch = replace(target.switch, ports=ports, datapath_type=datapath_type)
@@ -259,7 +264,7 @@ def pod_before_the_bond(target: Machine) -> None:
     ],
 )
 async def test_what_somebody_may_be_using_is_an_obstacle_and_nothing_is_done(
-    tmp_path: Path, edit: Callable[[Machine], None], changes: dict[str, object], words: str
+    tmp_path: Path, edit: Callable[[Machine], None], changes: dict[str, Any], words: str
 ) -> None:
     target = machine(tmp_path)
     assert (await planned(target)).obstacles == (), "the negative control"
