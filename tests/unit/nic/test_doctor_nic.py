@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import ip_interface
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -66,7 +67,7 @@ async def test_every_command_for_a_new_server_is_one_that_setup_would_take(tmp_p
         assert any(command in step.command for step in plan(found, WANTED).steps)
 
 
-def switch(**changes: object) -> Edit:
+def switch(**changes: Any) -> Edit:
     def edit(found: Found) -> Found:
         assert isinstance(found.switch, HardwareSight)
         return replace(found, switch=replace(found.switch, **changes))
@@ -74,7 +75,7 @@ def switch(**changes: object) -> Edit:
     return edit
 
 
-def port(name: str, **changes: object) -> Edit:
+def port(name: str, **changes: Any) -> Edit:
     return lambda found: replace(found, ports={**found.ports, name: replace(found.ports[name], **changes)})
 
 
@@ -86,7 +87,7 @@ def legacy(mode: str | Unseen) -> Edit:
     return edit
 
 
-def vf(**changes: object) -> Edit:
+def vf(**changes: Any) -> Edit:
     def edit(found: Found) -> Found:
         first, *rest = found.pfs
         vfs = (replace(first.vfs[0], **changes), *first.vfs[1:])

@@ -215,7 +215,7 @@ def on_bridge(bridge: str, device: str, datapath_type: str = "system") -> Callab
     def edit(target: Machine) -> None:
         ports = {"br0": frozenset({"br0"})}
         ports[bridge] = frozenset({bridge, device})
-        target.switch = replace(target.switch, ports=ports, datapath_type=datapath_type)
+        target.switch = replace(ovs(target), ports=ports, datapath_type=datapath_type)
 
     return edit
 
