@@ -156,7 +156,7 @@ def inventory(found: Found) -> list[dict[str, Any]]:
                         "index": vf.index,
                         "driver": vf.driver or None,
                         "devices": list(vf.devices),
-                        "free": vf.free,
+                        "in_use": found.in_use(vf),
                         "representor": None if isinstance(vf.representor, NoAnswer) else vf.representor.name,
                         "reason": vf.representor.why if isinstance(vf.representor, NoAnswer) else None,
                     }
@@ -178,7 +178,7 @@ def nic_table(rows: Iterable[Mapping[str, Any]]) -> Table:
         count = f"{mode}, {len(row['vfs'])}/{row['most_vfs']} VFs"
         grid.add_row(row["pf"], escape(row["driver"] or "-"), uplinks, count, row["switch"] or "-", row["bond"] or "-")
         for vf in row["vfs"]:
-            device = ", ".join(vf["devices"]) or ("-" if vf["free"] else "in use")
+            device = ", ".join(vf["devices"]) or ("in use" if vf["in_use"] else "-")
             reason = f"none: {vf['reason']}" if vf["reason"] else vf["representor"]
             grid.add_row(f"  {vf['index']:>3} {vf['vf']}", vf["driver"] or "-", device, escape(reason), "", "")
     return grid

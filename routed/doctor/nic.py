@@ -51,6 +51,9 @@ def check_members(found: Found, bridge: BridgeSettings) -> Iterator[Finding]:
         pf, check = found.pf_of(name), f"member {name}"
         if name not in found.ports:
             yield error(check, "there is no such device", "correct bridge.members in the rack file; `ip link`")
+        elif name in found.bond_modes:
+            has = ", ".join(found.members(name))
+            yield error(check, f"is a bond of {has or 'nothing'}", f"set bridge.members: [{has}] in the rack file")
         elif pf is None:
             yield error(
                 check,
@@ -77,7 +80,7 @@ def check_functions(found: Found, bridge: BridgeSettings) -> Iterator[Finding]:
                 f"`for vf in {' '.join(unbound)}; do echo $vf > /sys/bus/pci/drivers_probe; done`, after bonding",
             )
         else:
-            used = sum(not vf.free for vf in pf.vfs)
+            used = sum(found.in_use(vf) for vf in pf.vfs)
             yield ok(check, f"{len(pf.vfs)} of {pf.most_vfs}, {used} in use")
 
 

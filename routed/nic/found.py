@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ovs_flows.hardware import HardwareSight
 from routed.attach.answers import IPInterface, NicPort
-from routed.attach.sysfs import NoAnswer, Pf
+from routed.attach.sysfs import NoAnswer, Pf, Vf
 from routed.doctor.facts import Unseen
 
 
@@ -19,7 +19,7 @@ class Found:
     ports: Mapping[str, NicPort]
     """Every network device of the server's own namespace, by name."""
     addresses: Mapping[str, tuple[IPInterface, ...]]
-    """Of the uplink and of what it could be made of."""
+    """Of the uplink, of what it could be made of, and of VFs."""
     modes: Mapping[str, str | Unseen]
     """By PF: what devlink says of its switch."""
     tc_offload: Mapping[str, bool | None]
@@ -44,6 +44,11 @@ class Found:
         """Return the devices of a bond."""
         index = self.ports[bond].index if bond in self.ports else None
         return tuple(sorted(name for name, port in self.ports.items() if index and port.master == index))
+
+    def in_use(self, vf: Vf) -> bool:
+        """Whether a VF may be a pod's or a virtual machine's, or the server itself uses it."""
+        own = [self.ports[name] for name in vf.devices if name in self.ports]
+        return not vf.free or any(port.master is not None or self.addresses.get(port.name) for port in own)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,9 +31,9 @@ async def look(tree: Path, bridge: BridgeSettings, ovsdb: Ovsdb | Unseen) -> Fou
     """Look at everything; KernelError when not even the devices can be listed."""
     with Rtnl() as home:
         ports = {port.name: port for port in home.nic_ports()}
-        names = {bridge.uplink, *bridge.members}
+        pfs = discover(tree, ports.values())
+        names = {bridge.uplink, *bridge.members} | {name for pf in pfs for vf in pf.vfs for name in vf.devices}
         addresses = {name: tuple(home.addresses(ports[name].index)) for name in names if name in ports}
-    pfs = discover(tree, ports.values())
     release = platform.release()
     devices = {device for pf in pfs for device in pf.devices} | set(bridge.members)
     return Found(

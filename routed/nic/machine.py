@@ -22,7 +22,7 @@ from routed.attach.sysfs import NoAnswer, Pf, discover
 from routed.doctor.facts import Unseen
 from routed.nic.found import Found, Wanted
 from routed.nic.plan import Plan, plan
-from routed.nic.steps import Machine, Step
+from routed.nic.steps import Machine, Settle, Step
 
 _UDEV_BUSY = Path("/run/udev/queue")
 _SETTLED_S, _LOOK_S = 30.0, 0.1
@@ -35,20 +35,26 @@ class NoEffectError(Exception):
 async def carry_out(
     machine: Machine, look: Callable[[], Awaitable[Found]], wanted: Wanted, announce: Callable[[Step], None]
 ) -> Plan:
-    """Take every step that is missing, one after the other; return what was planned.
+    """Take every step that is missing, one after the other; return what was planned at first.
 
-    With an obstacle nothing is done. NoEffectError when a second look finds something still missing; what a step
-    raises ends it, and another run goes on from there.
+    Looks again afterwards, and once devices have settled: a driver may only then show what else there is to do. With
+    an obstacle nothing is done. NoEffectError when one comes up on the way, or when what was done is still missing; an
+    error of a step ends it, and another run goes on from there.
     """
-    first = plan(await look(), wanted)
-    for step in first.steps:
-        announce(step)
-        await step.run(machine)
-    if first.steps:
-        then = plan(await look(), wanted)
-        left = (*then.obstacles, *(f"`{step.command}` had no effect" for step in then.steps))
-        if left:
-            raise NoEffectError("; ".join(left))
+    first = now = plan(await look(), wanted)
+    done: list[Step] = []
+    while now.steps:
+        if all(step in done for step in now.steps):
+            raise NoEffectError("; ".join(f"`{step.command}` had no effect" for step in now.steps))
+        for step in now.steps:
+            announce(step)
+            await step.run(machine)
+            done.append(step)
+            if isinstance(step, Settle):
+                break
+        now = plan(await look(), wanted)
+        if now.obstacles:
+            raise NoEffectError("; ".join(now.obstacles))
     return first
 
 

@@ -85,12 +85,14 @@ def _hardware_obstacles(found: Found, wanted: Wanted) -> Iterator[str]:
     for member in wanted.members:
         if member not in found.ports:
             yield f"there is no device {member}; {_nics(found)}"
+        elif member in found.bond_modes:
+            yield f"{member} is a bond: name its members in bridge.members; {_nics(found)}"
         elif found.pf_of(member) is None:
             yield f"{member} is no port of a NIC with SR-IOV (BIOS: SR-IOV and VT-d on?); {_nics(found)}"
     pfs = _pfs(found, wanted)
     for pf in pfs:
         yield from _vf_obstacles(pf, wanted)
-        busy = [vf.address for vf in pf.vfs if not vf.free]
+        busy = [vf.address for vf in pf.vfs if found.in_use(vf)]
         if busy and (_is_legacy(found, pf) or _joins(found, wanted)):
             what = "switchdev mode" if _is_legacy(found, pf) else "bond"
             yield f"{pf.address} has no {what} yet, and {', '.join(busy)} may be in use: drain this server first"

@@ -158,6 +158,13 @@ class Server:
         if home:
             (self.tree / "bus/pci/devices" / home / "net" / name).rmdir()
 
+    def rename(self, name: str, to: str) -> None:
+        """Do what udev does to a device that has got a port name."""
+        port, home = self.ports[name], self._home(name)
+        self.move_away(name)
+        self.add_device(to, parent=home)
+        self.ports[to] = replace(port, name=to)
+
     def bind(self, vf: str, driver: str = "") -> None:
         """Bind a VF to a driver, its own when none is given, or with `-` to none."""
         folder = self.tree / "bus/pci/devices" / vf

@@ -17,14 +17,15 @@ from hypothesis import strategies as st
 from ovs_flows.hardware import HardwareSight
 from routed.attach.sysfs import NoAnswer
 from routed.doctor.facts import Unseen
-from routed.nic.found import Wanted
+from routed.nic.found import Found, Wanted
 from routed.nic.machine import NoEffectError, carry_out
 from routed.nic.plan import Plan, plan
 from routed.nic.steps import Step, Switchdev, needs_restart
 from tests.fakes.nics import FAMILIES, Family, Machine, Server
 
 WANTED = Wanted(bridge="br0", uplink="bond0", members=("ens3f0", "ens3f1"), vfs=4, mtu=9000)
-DRIVERS = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+ONE_SWITCH = {name: family for name, family in FAMILIES.items() if not family.own_switch}
+DRIVERS = pytest.mark.parametrize("family", ONE_SWITCH.values(), ids=ONE_SWITCH)
 
 
 class PulledTheMainsError(Exception):
@@ -62,8 +63,6 @@ async def planned(target: Machine, wanted: Wanted = WANTED) -> Plan:
 
 @DRIVERS
 async def test_a_new_server_becomes_ready_and_then_there_is_nothing_left_to_do(tmp_path: Path, family: Family) -> None:
-    if family.own_switch:
-        pytest.skip("such a card's ports are two switches: see below")
     target = machine(tmp_path, family)
     before = await planned(target)
     done = await carried_out(target)
@@ -82,8 +81,8 @@ async def test_a_new_server_becomes_ready_and_then_there_is_nothing_left_to_do(t
             assert (vf.representor.up, vf.representor.mtu) == (True, 9000)
 
 
-@settings(max_examples=25, deadline=None)
-@given(family=st.sampled_from([each for each in FAMILIES.values() if not each.own_switch]), data=st.data())
+@settings(max_examples=12, deadline=None)
+@given(family=st.sampled_from(list(ONE_SWITCH.values())), data=st.data())
 async def test_after_an_interruption_anywhere_the_next_run_finishes(family: Family, data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:
         target = machine(Path(folder), family)
@@ -181,6 +180,29 @@ async def test_what_has_no_effect_is_no_success(tmp_path: Path) -> None:
         await carried_out(target)
 
 
+async def test_what_a_driver_shows_only_in_switchdev_mode_is_done_in_the_same_run(tmp_path: Path) -> None:
+    class Reticent(Machine):
+        async def look(self) -> Found:
+            found = await super().look()
+            told = {name: on if found.ports[name].switch_id else None for name, on in found.tc_offload.items()}
+            return replace(found, tc_offload=told)
+
+    target = Reticent(machine(tmp_path).server)
+    assert "ethtool -K ens3f0 hw-tc-offload on" not in [step.command for step in (await planned(target)).steps]
+    assert "ethtool -K ens3f0 hw-tc-offload on" in await carried_out(target)
+    assert await carried_out(target) == []
+
+
+async def test_a_port_that_gets_another_name_on_the_way_is_told_by_it(tmp_path: Path) -> None:
+    class Renaming(Machine):
+        async def settle(self) -> None:
+            server = self.server
+            server.rename("ens3f0", "ens3f0np0")
+
+    with pytest.raises(NoEffectError, match=r"no device ens3f0; .*0000:03:00.0 \(ens3f0np0\)"):
+        await carried_out(Renaming(machine(tmp_path).server), replace(WANTED, hardware_only=True))
+
+
 # ---- never at somebody's cost
 
 
@@ -192,6 +214,11 @@ def vf_in_a_pod(target: Machine) -> None:
 def vf_in_a_machine(target: Machine) -> None:
     target.server.make_vfs("0000:03:00.1", 4)
     target.server.bind(target.server.vf_address("0000:03:00.1", 0), "vfio-pci")
+
+
+def vf_with_an_address(target: Machine) -> None:
+    target.server.make_vfs("0000:03:00.1", 4)
+    target.addresses["ens3f1v3"] = (ip_interface("192.0.2.1/24"),)
 
 
 def bonded_in_legacy_mode(target: Machine) -> None:
@@ -248,6 +275,7 @@ def pod_before_the_bond(target: Machine) -> None:
     [
         (pod_before_the_bond, {}, "0000:03:00.1 has no bond yet, and 0000:03:09.2 may be in use"),
         (vf_in_a_pod, {}, "0000:03:09.2 may be in use: drain"),
+        (vf_with_an_address, {}, "0000:03:09.3 may be in use: drain"),
         (vf_in_a_machine, {}, "0000:03:09.0 may be in use: drain"),
         (bonded_in_legacy_mode, {}, "`ip link set dev ens3f0 nomaster`"),
         (addressed("ens3f1"), {}, "`ip address del 10.1.0.11/24 dev ens3f1`"),
