@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import socket
 import sys
 from collections import Counter
@@ -13,7 +12,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import structlog
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -25,6 +23,7 @@ from routed.cli.options import DEFAULT_CONFIG, Config, Server
 from routed.cli.show import Output, OutputOption
 from routed.doctor.facts import Unseen
 from routed.doctor.findings import Finding, Level, exit_status
+from routed.logs import keep_silent
 from routed.settings import load
 
 _COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.UNKNOWN: "magenta", Level.ERROR: "bold red"}
@@ -70,8 +69,7 @@ def doctor(
     from routed.doctor.checks import judge  # noqa: PLC0415 - slow to import, and other commands need none of it
     from routed.doctor.gather import gather  # noqa: PLC0415 - see above
 
-    for_the_findings_to_tell = structlog.make_filtering_bound_logger(logging.CRITICAL)
-    structlog.configure(wrapper_class=for_the_findings_to_tell)
+    keep_silent()
     settings = load(config)
     me = settings.domain_server(server or socket.gethostname())
     findings = judge(asyncio.run(gather(settings, me, _sessions(config))))

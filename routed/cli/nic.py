@@ -17,6 +17,7 @@ from rich.table import Table
 
 from routed.cli.options import DEFAULT_CONFIG, Config
 from routed.cli.show import Output, OutputOption
+from routed.logs import keep_silent
 from routed.settings import BridgeSettings, PathSettings, checked, is_local, local, read, validated
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def setup(  # noqa: PLR0913, PLR0917 - one option per thing that can be wanted
     """Plan, then print or do."""
     from routed.nic.found import Wanted  # noqa: PLC0415 - slow to import, and other commands need none of it
 
+    keep_silent()
     bridge, paths = read_bridge(config)
     members = bridge.members or (bridge.uplink,)
     wanted = Wanted(bridge.name, bridge.uplink, members, vfs, mtu, hardware_only)
@@ -88,6 +90,7 @@ def nic(config: Config = DEFAULT_CONFIG, output: OutputOption = Output.TABLE, sy
     from routed.doctor.findings import exit_status  # noqa: PLC0415 - see above
     from routed.doctor.nic import judge  # noqa: PLC0415 - slow to import
 
+    keep_silent()
     bridge, paths = read_bridge(config)
     try:
         found = asyncio.run(_look(bridge, paths, sysfs))
