@@ -132,9 +132,9 @@ class _Function:
     """A PF while it is being looked at."""
 
     def __init__(self, folder: Path, ports: Iterable[_Port]) -> None:
-        self._folder = folder
+        self.folder = folder
         self.address = folder.name
-        self._driver = _driver(folder)
+        self.driver = _driver(folder)
         self._ports = tuple(ports)
         self._uplinks = self._find_uplinks()
 
@@ -142,13 +142,13 @@ class _Function:
         """Return what was found; ``functions`` are all PFs of this server."""
         return Pf(
             address=self.address,
-            vendor=_read(self._folder / "vendor").removeprefix("0x"),
-            device=_read(self._folder / "device").removeprefix("0x"),
-            driver=self._driver,
-            devices=_names(self._folder / "net"),
-            most_vfs=_count(self._folder / "sriov_totalvfs"),
-            autoprobe=_read(self._folder / "sriov_drivers_autoprobe") != "0",
-            vfs=tuple(self._vf(index, folder, functions) for index, folder in sorted(_virtual_functions(self._folder))),
+            vendor=_read(self.folder / "vendor").removeprefix("0x"),
+            device=_read(self.folder / "device").removeprefix("0x"),
+            driver=self.driver,
+            devices=_names(self.folder / "net"),
+            most_vfs=_count(self.folder / "sriov_totalvfs"),
+            autoprobe=_read(self.folder / "sriov_drivers_autoprobe") != "0",
+            vfs=tuple(self._vf(index, folder, functions) for index, folder in sorted(_virtual_functions(self.folder))),
             uplinks=self._uplinks,
         )
 
@@ -162,10 +162,10 @@ class _Function:
         """What representors call this PF; None where port and PCI function say different things."""
         function = int(self.address[-1])
         if isinstance(self._uplinks, NoAnswer):
-            return None
+            return function
         said = {int(match[1]) for port in self._uplinks if (match := _UPLINK_PORT.fullmatch(port.port_name))}
         agree = len(said) != 1 or said == {function}
-        return function if agree or self._driver in _NUMBERED_BY_FUNCTION else None
+        return function if agree or self.driver in _NUMBERED_BY_FUNCTION else None
 
     def _find_uplinks(self) -> tuple[NicPort, ...] | NoAnswer:
         own = [port.port for port in self._ports if port.parent == self.address and port.is_uplink]
@@ -196,7 +196,7 @@ class _Function:
             reason = self._own_in_doubt(own)
             strict = len({number for _, (number, _) in own}) > 1
         else:
-            reason = self._orphans_in_doubt(orphans, [one for one in functions if one.switch_id == self.switch_id])
+            reason = self._orphans_in_doubt(orphans, [one for one in functions if self._may_share(one)])
             strict = any(number is not None for _, (number, _) in orphans)
         if reason:
             return NoAnswer(reason)
@@ -208,6 +208,12 @@ class _Function:
         if len(matches) > 1:
             return NoAnswer(f"{_listed(matches)} could all represent VF {index} of {self.address}")
         return matches[0]
+
+    def _may_share(self, other: _Function) -> bool:
+        """Whether representors here may be those of another PF: of this switch, or of one whose uplink is elsewhere."""
+        if other.switch_id:
+            return other.switch_id == self.switch_id
+        return other.driver == self.driver and not _names(other.folder / "net")
 
     def _own_in_doubt(self, own: Sequence[_Represented]) -> str:
         """Return why representors on this function cannot be told apart; empty when they can."""

@@ -101,7 +101,7 @@ CARDS = st.lists(
     max_size=3,
     unique_by=lambda card: card.bus,
 )
-CHANGES = st.lists(st.tuples(st.sampled_from(["gone", "unbind", "pod", "vfio"]), st.integers(0, 99)))
+CHANGES = st.lists(st.tuples(st.sampled_from(["gone", "unbind", "pod", "vfio", "uplink"]), st.integers(0, 99)))
 
 
 def build(tree: Path, cards: list[Slot], *, dump_has_parents: bool) -> Server:
@@ -114,7 +114,7 @@ def build(tree: Path, cards: list[Slot], *, dump_has_parents: bool) -> Server:
     return made
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(cards=CARDS, dump_has_parents=st.booleans())
 def test_whatever_is_in_a_server_no_vf_is_given_the_representor_of_another(
     cards: list[Slot], dump_has_parents: bool
@@ -129,7 +129,7 @@ def test_whatever_is_in_a_server_no_vf_is_given_the_representor_of_another(
             assert {vf for vf, name in got.items() if name is not None} == certain
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(cards=CARDS, changes=CHANGES, dump_has_parents=st.booleans())
 def test_whatever_is_missing_no_vf_is_given_the_representor_of_another(
     cards: list[Slot], changes: list[tuple[str, int]], dump_has_parents: bool
@@ -144,7 +144,8 @@ def test_whatever_is_missing_no_vf_is_given_the_representor_of_another(
         assert {vf: name for vf, name in after.items() if name not in (None, right[vf])} == {}
         gone = {vf for vf, name in right.items() if name not in made.ports}
         kept = {vf for vf, name in before.items() if name is not None} - gone
-        assert {vf for vf in kept if after[vf] is None} == set(), "what happens to a VF does not hide another's"
+        if "uplink" not in dict(changes):
+            assert {vf for vf in kept if after[vf] is None} == set(), "what happens to a VF does not hide another's"
 
 
 def apply(made: Server, change: str, number: int, right: dict[str, str]) -> None:
@@ -156,6 +157,9 @@ def apply(made: Server, change: str, number: int, right: dict[str, str]) -> None
         made.move_away(right[vf])
     elif change == "unbind":
         made.bind(vf, "-")
+    elif change == "uplink":
+        for name in made.uplink_names(sorted(made.families)[number % len(made.families)]):
+            made.move_away(name)
     elif change == "vfio":
         made.bind(vf, "vfio-pci")
     elif change == "pod":
@@ -185,6 +189,17 @@ def test_two_cards_that_call_themselves_the_same_are_told_apart_by_their_slots_o
     assert "share a switch id and a number" in why(only_vf(made, made.vf_address("0000:03:00.0", 0)).representor)
 
 
+def test_a_pf_whose_uplink_is_elsewhere_may_still_have_representors_here(tmp_path: Path) -> None:
+    made = Server(tmp_path / "sys")
+    for bus in (3, 4):
+        for pf in made.add_card(FAMILIES["bnxt"], CARD, bus, ports=1):
+            made.make_vfs(pf, 1)
+            made.switchdev(pf)
+    made.move_away("ens4f0")
+    made.move_away("ens3f0r0")
+    assert set(representors(made).values()) == {None}, "ens4f0r0 is the other card's"
+
+
 def test_what_belongs_to_another_host_of_the_card_is_not_ours(tmp_path: Path) -> None:
     made = server(tmp_path, FAMILIES["mlx5"], vfs=2)
     for number, name in enumerate(("c1pf0vf0", "c1pf0vf1", "c1pf0", "pf0", "pf0sf3", "c1pf1sf0")):
@@ -201,6 +216,13 @@ def test_one_function_with_representors_of_two_is_told_by_number(tmp_path: Path)
     assert representors(made) == truth(made)
     made.move_away("ens3f0r1")
     assert representors(made)[made.vf_address("0000:03:00.0", 1)] is None
+
+
+def test_a_representor_with_a_parent_is_nobody_else_s(tmp_path: Path) -> None:
+    made = server(tmp_path, FAMILIES["mlx5"], vfs=1)
+    made.move_away("ens3f1r0")
+    made.add_device("other", CARD, "pf1vf0", parent="0000:03:00.0")
+    assert representors(made)[made.vf_address("0000:03:00.1", 0)] is None
 
 
 def test_a_vf_keeps_its_representor_whatever_has_become_of_itself(tmp_path: Path) -> None:
@@ -230,6 +252,10 @@ def test_a_port_number_that_contradicts_the_function_is_no_number(tmp_path: Path
     for name, said in (("ens3f0", "p1"), ("ens3f1", "p0")):
         made.ports[name] = replace(made.ports[name], port_name=said)
     assert set(representors(made).values()) == {None}
+    made.ports["ens3f1"] = replace(made.ports["ens3f1"], port_name="p1")
+    assert set(representors(made).values()) == {None}, "both uplinks say p1: neither is certain"
+    for pf in found(made):
+        assert "another number than its uplink" in why(pf.vfs[0].representor)
     made = server(tmp_path / "bnxt", FAMILIES["bnxt"])
     made.ports["ens3f0"] = replace(made.ports["ens3f0"], port_name="p1")
     assert representors(made) == truth(made), "this driver numbers by function"
