@@ -2,7 +2,7 @@
 
 Owns the database connection, the settings of our bridge, what is known of its uplink, and the ports plane. The only
 file that imports ovs and ovsdbapp. Never creates a bridge, never touches another one, never removes a port without our
-mark (`external_ids`). Schema: ovs-vswitchd.conf.db(5).
+mark (`external_ids`). Schema: ovs-vswitchd.conf.db(5). `ovs_flows.hardware` sets a server up by the same connection.
 
 ovsdbapp keeps a copy of the database in a thread of its own and commits there; all that may wait runs in a worker
 thread. Statistics and status columns are not monitored: OVS rewrites them every few seconds for every port.
@@ -47,14 +47,15 @@ _SETTINGS = {"disable-in-band": "true"}
 _PREFIXES = ("ip_dst", "ip_src", "ipv6_dst")
 """All three that OVS before 3.5 allows per table; later versions know by themselves."""
 _COLUMNS = {
-    "Open_vSwitch": ("bridges", "cur_cfg", "next_cfg", "ovs_version"),
+    "Open_vSwitch": ("bridges", "cur_cfg", "next_cfg", "ovs_version", "other_config"),
     "Bridge": (
-        *("name", "ports", "datapath_type", "controller"),
+        *("name", "ports", "datapath_type", "controller", "sflow", "ipfix"),
         *("fail_mode", "other_config", "external_ids", "flow_tables"),
     ),
     "Port": ("name", "interfaces", "external_ids", "lacp"),
     "Interface": (
         "name",
+        "type",
         "ofport",
         "ofport_request",
         "error",
@@ -66,6 +67,8 @@ _COLUMNS = {
     ),
     "Flow_Table": ("prefixes",),
     "Controller": ("target",),
+    "sFlow": ("targets",),
+    "IPFIX": ("targets",),
 }
 _TIMEOUT_S = 10
 """For one commit, the switch's part included."""

@@ -25,3 +25,10 @@ def configure(*, debug: bool = False, readable: bool = False) -> None:
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+def keep_silent() -> None:
+    """Log nothing, in a command that prints what it finds."""
+    logging.getLogger("ovsdbapp").setLevel(logging.CRITICAL)
+    logging.getLogger("ovs").setLevel(logging.CRITICAL)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))

@@ -10,6 +10,7 @@ import yaml
 DEPLOY = Path(__file__).parents[1] / "deploy"
 BASE = DEPLOY / "kustomize/base/routed.yaml"
 MONITORING = DEPLOY / "kustomize/monitoring/monitoring.yaml"
+NIC = DEPLOY / "kustomize/nic/daemonset.yaml"
 Object = dict[str, Any]
 
 

@@ -24,6 +24,7 @@ RTM_NEWLINK, RTM_DELLINK, RTM_NEWNEIGH = 16, 17, 28
 NLA_TYPE_MASK = 0x3FFF
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK = 1, 3, 4, 5
 IFLA_LINKINFO, IFLA_IFALIAS, IFLA_CARRIER, IFLA_LINK_NETNSID, IFLA_INFO_KIND = 18, 20, 33, 37, 1
+IFLA_MASTER, IFLA_PHYS_SWITCH_ID, IFLA_PHYS_PORT_NAME, IFLA_PARENT_DEV_NAME = 10, 36, 38, 56
 IFA_ADDRESS, IFA_LOCAL = 1, 2
 RTA_DST, RTA_GATEWAY, RTA_PRIORITY = 1, 5, 6
 NDA_DST, NDA_LLADDR = 1, 2
@@ -66,6 +67,27 @@ class Device:
     """Index of the device below (macvlan) or at the other end (veth)."""
     parent_elsewhere: bool
     """``parent`` counts in another namespace."""
+
+
+@dataclass(frozen=True, slots=True)
+class NicPort:
+    """A network device as a port of something: of a NIC's switch, of a bond."""
+
+    index: int
+    name: str
+    kind: str
+    """``bond``, ``openvswitch``, ...; empty for hardware, representors included."""
+    up: bool
+    mtu: int
+    mac: str
+    master: int | None
+    """Index of the bond or bridge that it belongs to."""
+    switch_id: str
+    """Of the NIC, as ``phys_switch_id`` has it; empty for what is no port of a switching NIC."""
+    port_name: str
+    """``phys_port_name``; empty where the driver gives none."""
+    parent: str
+    """The bus's name of the device that it belongs to, ``0000:03:00.0``; empty where driver or kernel do not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +200,26 @@ def device(body: bytes) -> Device:
         carrier=found.get(IFLA_CARRIER) == b"\1",
         parent=None if parent is None else _number(parent),
         parent_elsewhere=IFLA_LINK_NETNSID in found,
+    )
+
+
+def nic_port(body: bytes) -> NicPort:
+    """Read an RTM_NEWLINK for what the device is a port of."""
+    _, _, index, flags, _ = _IFINFOMSG.unpack_from(body, _HEADER.size)
+    found = _attributes(body, _HEADER.size + _IFINFOMSG.size)
+    info = _attributes(found.get(IFLA_LINKINFO, b""), 0)
+    master = found.get(IFLA_MASTER)
+    return NicPort(
+        index=index,
+        name=_text(found[IFLA_IFNAME]),
+        kind=_text(info.get(IFLA_INFO_KIND, b"")),
+        up=bool(flags & IFF_UP),
+        mtu=_number(found[IFLA_MTU]),
+        mac=found.get(IFLA_ADDRESS, b"").hex(":"),
+        master=None if master is None else _number(master),
+        switch_id=found.get(IFLA_PHYS_SWITCH_ID, b"").hex(),
+        port_name=_text(found.get(IFLA_PHYS_PORT_NAME, b"")),
+        parent=_text(found.get(IFLA_PARENT_DEV_NAME, b"")),
     )
 
 

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from routed.attach import answers
-from routed.attach.answers import Device, Event, IPInterface, Neighbour, Route
+from routed.attach.answers import Device, Event, IPInterface, Neighbour, NicPort, Route
 from routed.attach.errors import KernelError, NotFound
 from routed.attach.rtnl import (
     Request,
@@ -84,6 +84,10 @@ class Rtnl:
         text = alias.encode()
         found = [answers.device(body) for body in bodies if text in body]
         return [device for device in found if device.alias.startswith(alias)]
+
+    def nic_ports(self) -> list[NicPort]:
+        """Return all devices, as ports of NICs and bonds."""
+        return [answers.nic_port(body) for body in self._dump(list_devices())]
 
     def device(self, name: str) -> Device | None:
         """Return the device of this name."""

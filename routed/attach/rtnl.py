@@ -49,6 +49,10 @@ IN6_ADDR_GEN_MODE_NONE = 1
 _BURST, _LONGEST_BURST_S = 1 << 16, 200
 """Bytes that pass at once: a large segment of TCP, unless that took longer than the kernel can count (tc-tbf(8))."""
 
+_TC_OFFLOAD = "hw-tc-offload"
+_MONITOR_MS, _LACP, _FAST, _BY_PORTS = 100, 4, 1, 1
+"""Of a bond: 802.3ad; a partner silent for 3 s is gone; spread by addresses and ports (networking/bonding.rst)."""
+
 LOOPBACK = 1
 """Interface index of ``lo`` in every namespace."""
 
@@ -162,6 +166,32 @@ def add_veth(name: str, peer: str, mtu: int, *, index: int = 0, peer_netns: int 
         ("IFLA_LINKINFO", _linkinfo("veth", [("VETH_INFO_PEER", other)])),
     ]
     return _request(RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, message, f"create veth {name} and {peer}")
+
+
+def add_bond(name: str) -> Request:
+    """Create a bond that speaks LACP, without members; it is born down."""
+    message = ifinfmsg()
+    options: list[tuple[str, object]] = [
+        ("IFLA_BOND_MODE", _LACP),
+        ("IFLA_BOND_MIIMON", _MONITOR_MS),
+        ("IFLA_BOND_AD_LACP_RATE", _FAST),
+        ("IFLA_BOND_XMIT_HASH_POLICY", _BY_PORTS),
+    ]
+    message["attrs"] = [("IFLA_IFNAME", name), ("IFLA_LINKINFO", _linkinfo("bond", options))]
+    return _request(RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, message, f"create bond {name}")
+
+
+def enslave(index: int, master: int) -> list[Request]:
+    """Take a device down and put it into a bond; the bond takes it up again."""
+    down = ifinfmsg()
+    down["index"], down["flags"], down["change"] = index, 0, IFF_UP
+    member = ifinfmsg()
+    member["index"] = index
+    member["attrs"] = [("IFLA_MASTER", master)]
+    return [
+        _request(RTM_NEWLINK, NLM_F_ACK, down, f"take device {index} down"),
+        _request(RTM_NEWLINK, NLM_F_ACK, member, f"put device {index} into bond {master}"),
+    ]
 
 
 def add_macvlan(name: str, parent: int, netns: int) -> Request:
@@ -336,6 +366,35 @@ def tx_checksums_off(name: str) -> None:
     except (OSError, EthtoolError) as error:
         code = getattr(error, "errno", None) or errno.EOPNOTSUPP
         raise KernelError(code, f"turn off transmit checksums of {name}", str(error)) from error
+    finally:
+        ethtool.close()
+
+
+def tc_offload(name: str) -> bool | None:
+    """Whether the NIC behind a device takes flows over (``hw-tc-offload``); None for a device that cannot."""
+    ethtool = IoctlEthtool(name)
+    try:
+        features = ethtool.get_features()
+    except (OSError, EthtoolError):
+        return None
+    finally:
+        ethtool.close()
+    if _TC_OFFLOAD not in features:
+        return None
+    on: bool = features[_TC_OFFLOAD]
+    return True if on else False if features.is_available(_TC_OFFLOAD) else None
+
+
+def tc_offload_on(name: str) -> None:
+    """Let the NIC behind a device take flows over."""
+    ethtool = IoctlEthtool(name)
+    try:
+        features = ethtool.get_features()
+        features[_TC_OFFLOAD] = True
+        ethtool.set_features(features)
+    except (OSError, EthtoolError, KeyError) as error:
+        code = getattr(error, "errno", None) or errno.EOPNOTSUPP
+        raise KernelError(code, f"turn on {_TC_OFFLOAD} of {name}") from error
     finally:
         ethtool.close()
 

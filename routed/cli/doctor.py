@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import socket
 import sys
 from collections import Counter
@@ -13,17 +12,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-import structlog
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from routed.cli import nic
 from routed.cli.client import AgentUnreachableError, request
 from routed.cli.options import DEFAULT_CONFIG, Config, Server
 from routed.cli.show import Output, OutputOption
 from routed.doctor.facts import Unseen
 from routed.doctor.findings import Finding, Level, exit_status
+from routed.logs import keep_silent
 from routed.settings import load
 
 _COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.UNKNOWN: "magenta", Level.ERROR: "bold red"}
@@ -52,7 +52,13 @@ _FILE_WIDTH = 200
 """Columns when nobody looks."""
 
 
-def doctor(
+app = typer.Typer(invoke_without_command=True)
+app.command("nic", help=nic.DOCTOR_HELP)(nic.nic)
+
+
+@app.callback(help=HELP)
+def doctor(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
+    context: typer.Context,
     config: Config = DEFAULT_CONFIG,
     server: Server = "",
     output: OutputOption = Output.TABLE,
@@ -64,11 +70,12 @@ def doctor(
     ] = Path("/opt/cni/bin"),
 ) -> None:
     """Print the findings and exit with their status."""
+    if context.invoked_subcommand is not None:
+        return
     from routed.doctor.checks import judge  # noqa: PLC0415 - slow to import, and other commands need none of it
     from routed.doctor.gather import RuntimeFolders, gather  # noqa: PLC0415 - see above
 
-    for_the_findings_to_tell = structlog.make_filtering_bound_logger(logging.CRITICAL)
-    structlog.configure(wrapper_class=for_the_findings_to_tell)
+    keep_silent()
     settings = load(config)
     me = settings.domain_server(server or socket.gethostname())
     runtime = RuntimeFolders(cni_conf_dir, cni_bin_dir)

@@ -22,13 +22,13 @@ from bgp.config import read_password
 from bgp.errors import PasswordError
 from ipam.database import APPLICATION_ID
 from ovs_flows.errors import OvsError
-from ovs_flows.ovsdb import Ovsdb
 from ovs_flows.sight import SwitchSight, look, software
 from routed.attach.errors import KernelError
 from routed.attach.hostfacts import broadcast_neighbor
 from routed.attach.hostfacts import settings as sysctls
 from routed.attach.kernel import Rtnl
 from routed.cni.install import CONFIGURATION, can_map
+from routed.doctor.database import database
 from routed.doctor.facts import Agent, Bond, Echo, Facts, File, Files, Network, Unseen, ledger_path, members
 from routed.domain.rack import Server
 from routed.domain.workload import IPAddress
@@ -37,7 +37,7 @@ from routed.settings import Settings
 DRIVERS = ("macvlan", "veth")
 """Kernel drivers that slots are made of."""
 _PATIENCE_S = 3.0
-"""Longest wait for the database, and for the agent's health page."""
+"""Longest wait for the agent's health page."""
 _ECHOES, _ECHO_INTERVAL_S, _ECHO_PATIENCE_S = 3, 0.1, 1.0
 _SQLITE_HEADER, _SQLITE_APPLICATION_ID = b"SQLite format 3\0", slice(68, 72)  # https://sqlite.org/fileformat.html#1.3
 
@@ -67,7 +67,7 @@ async def gather(
         server=server,
         root=os.geteuid() == 0,
         release=release,
-        drivers={driver: _has_driver(driver, release) for driver in DRIVERS},
+        drivers={driver: has_driver(driver, release) for driver in DRIVERS},
         network=_network(settings.bridge.name, {settings.bridge.uplink, *devices}),
         bond=bond,
         switch_ids={device: _sysfs(f"{device}/phys_switch_id") or None for device in devices},
@@ -82,7 +82,7 @@ async def gather(
 # --- the kernel ------------------------------------------------------------------------------------------------------
 
 
-def _has_driver(name: str, release: str) -> bool | None:
+def has_driver(name: str, release: str) -> bool | None:
     """Tell whether a driver is loaded, built in or loadable: what modprobe(8) would find, without running it."""
     modules = Path("/lib/modules", release)
     if Path("/sys/module", name).is_dir():
@@ -150,25 +150,13 @@ def _lines(path: Path) -> list[str]:
 
 async def _switch(settings: Settings) -> SwitchSight | Unseen:
     socket = settings.paths.ovs / "db.sock"
-    try:
-        _, writer = await asyncio.open_unix_connection(socket)
-    except OSError as error:
-        return Unseen(f"{socket}: {error.strerror}")
-    writer.close()
-    await writer.wait_closed()
-    connected = asyncio.Event()
-    ovsdb = Ovsdb(socket, settings.bridge.name, settings.bridge.uplink, connected.set)
-    connection = asyncio.create_task(ovsdb.run())
-    try:
-        await asyncio.wait_for(connected.wait(), _PATIENCE_S)
-        return await look(ovsdb)
-    except TimeoutError:
-        return Unseen(f"the database at {socket} does not answer")
-    except OvsError as error:
-        return Unseen(str(error))
-    finally:
-        connection.cancel()
-        await asyncio.wait((connection,))
+    async with database(socket, settings.bridge.name, settings.bridge.uplink) as ovsdb:
+        if isinstance(ovsdb, Unseen):
+            return ovsdb
+        try:
+            return await look(ovsdb)
+        except OvsError as error:
+            return Unseen(str(error))
 
 
 async def _version(settings: Settings) -> str | Unseen:

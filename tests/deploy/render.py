@@ -7,11 +7,12 @@ from pathlib import Path
 
 from tests.deploy.tools import TOOLS
 from tests.kube.binaries import KUBERNETES
-from tests.manifests import BASE, DEPLOY, MONITORING
+from tests.manifests import BASE, DEPLOY, MONITORING, NIC
 
 CHART = DEPLOY / "chart"
 VALUES = DEPLOY / "kustomize/values.yaml"
 SINGLE = "templates/monitoring.yaml"
+DAEMON_SET = "templates/daemonset.yaml"
 
 
 def helm(*arguments: str | Path, chart: Path = CHART) -> str:
@@ -25,6 +26,7 @@ def rendered() -> dict[Path, str]:
     return {
         BASE: helm("--include-crds", "--values", VALUES),
         MONITORING: helm("--values", VALUES, "--values", VALUES.with_name("monitoring.yaml"), "--show-only", SINGLE),
+        NIC: helm("--values", VALUES, "--set", "nic.setup=true", "--show-only", DAEMON_SET),
     }
 
 

@@ -161,6 +161,23 @@ def test_an_option_does_what_it_says(option: str, wanted: list[str]) -> None:
     assert [text for text in wanted if text in before] in ([], ["maxSurge: 0"])
 
 
+def test_only_who_asks_for_it_has_nics_set_up() -> None:
+    spec = daemon_set("--set", "nic.setup=true,nic.vfs=16,nic.mtu=9000")["spec"]["template"]["spec"]
+    assert [one["name"] for one in spec["initContainers"]] == ["prepare", "nic"], "the first finds the server's file"
+    nic = spec["initContainers"][1]
+    assert nic["args"] == ["nic", "setup"]
+    wanted = {"ROUTED_CONFIG": "/run/routed/rack.yaml", "ROUTED_NIC_VFS": "16", "ROUTED_NIC_MTU": "9000"}
+    assert {each["name"]: each["value"] for each in nic["env"]} == wanted
+    assert {each["name"] for each in nic["volumeMounts"]} <= {each["name"] for each in spec["volumes"]}
+    assert "nic" not in [one["name"] for one in pod_spec()["initContainers"]], "the negative control"
+
+
+def test_the_overlay_for_nics_is_the_base_and_that_container() -> None:
+    base, nic = (named(parse(kustomize(DEPLOY / "kustomize" / name))) for name in ("base", "nic"))
+    assert {key for key in base if base[key] != nic[key]} == {("DaemonSet", "routed", "routed")}
+    assert nic[("DaemonSet", "routed", "routed")] == daemon_set("--values", VALUES, "--set", "nic.setup=true")
+
+
 # ---- the example
 
 

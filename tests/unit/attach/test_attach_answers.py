@@ -57,6 +57,23 @@ def test_a_device_with_all_that_matters() -> None:
     assert (device.up, device.carrier, device.parent, device.parent_elsewhere) == (True, True, 4, True)
 
 
+def test_a_representor_is_a_port_of_its_nic() -> None:
+    more = (
+        attribute(10, struct.pack("=I", 6)),
+        attribute(36, bytes.fromhex("c2cfc60003a1420c")),
+        attribute(38, b"pf0vf3\0"),
+        attribute(56, b"0000:03:00.0\0"),
+        attribute(57, b"pci\0"),
+    )
+
+    port = answers.nic_port(link(16, UNSPEC, *more))
+
+    assert (port.index, port.name, port.kind, port.up, port.mtu, port.master) == (9, "rp7", "", True, 1450, 6)
+    assert (port.switch_id, port.port_name, port.parent) == ("c2cfc60003a1420c", "pf0vf3", "0000:03:00.0")
+    bare = answers.nic_port(link())
+    assert (bare.master, bare.switch_id, bare.port_name, bare.parent) == (None, "", "", "")
+
+
 def test_a_device_with_next_to_nothing() -> None:
     device = answers.device(link())
 

@@ -28,7 +28,7 @@ from routed.cni.install import HostPorts, conflist
 from routed.doctor.checks import judge
 from routed.doctor.facts import Agent, Bond, Echo, Facts, File, Files, Network, Unseen
 from routed.doctor.findings import Finding, Level, error, exit_status, ok, unknown, warning
-from routed.doctor.gather import _has_driver, _is_ledger
+from routed.doctor.gather import _is_ledger, has_driver
 from routed.settings import Settings, load
 
 EXAMPLE = Path(__file__).parents[3] / "rack.example.yaml"
@@ -502,7 +502,7 @@ def test_a_ledger_is_told_by_its_first_bytes_while_an_agent_has_it_open(tmp_path
 
 
 def test_a_driver_that_no_kernel_has_is_missed() -> None:
-    assert _has_driver("routednosuchdriver", "0.0.0") in (False, None)
+    assert has_driver("routednosuchdriver", "0.0.0") in (False, None)
 
 
 def doctor(rack: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,44 @@
+"""systemd's units call commands that exist, in the order that NICs need."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SYSTEMD = Path(__file__).parents[3] / "deploy/systemd"
+FILE = "kubernetes: {}\nbridge: {name: nobridge, uplink: nobond, members: [nodeva, nodevb]}\n"
+
+
+def entries(unit: str) -> list[tuple[str, str]]:
+    lines = (SYSTEMD / unit).read_text().splitlines()
+    return [
+        (key, value) for line in lines if "=" in line and line[0] not in "#[" for key, _, value in [line.partition("=")]
+    ]
+
+
+@pytest.mark.parametrize("unit", ["routed-nic.service", "routed.service.d/nic.conf"])
+def test_a_unit_s_command_is_understood(unit: str, tmp_path: Path) -> None:
+    (tmp_path / "rack.yaml").write_text(FILE)
+    commands = [value for key, value in entries(unit) if key.startswith("Exec") and "routed" in value]
+    assert commands
+    for command in commands:
+        program, *arguments = shlex.split(command)
+        assert program == "/usr/bin/routed"
+        arguments[arguments.index("/etc/routed/rack.yaml")] = str(tmp_path / "rack.yaml")
+        run = [str(Path(sys.executable).with_name("routed")), *arguments, "--dry-run"]
+        environment = {"ROUTED_NIC_VFS": "8", "ROUTED_SYSFS": str(tmp_path), "PATH": "/usr/bin:/bin"}
+        done = subprocess.run(run, capture_output=True, text=True, check=False, timeout=60, env=environment)
+        assert (done.returncode, done.stderr) == (1, "")
+        assert "obstacle: there is no device nodeva" in done.stdout
+
+
+def test_hardware_comes_before_the_network_and_the_bond_before_the_agent() -> None:
+    hardware, drop_in = dict(entries("routed-nic.service")), dict(entries("routed.service.d/nic.conf"))
+    assert {"network-pre.target", "openvswitch-switch.service", "routed.service"} <= set(hardware["Before"].split())
+    assert hardware["EnvironmentFile"] == drop_in["EnvironmentFile"]
+    assert "--hardware-only" in hardware["ExecStart"]
+    assert "--hardware-only" not in drop_in["ExecStartPre"]
