@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from routed import __version__
-from routed.cli import audit, doctor, prepare, show, torconfig
+from routed.cli import audit, doctor, offload, prepare, show, torconfig
 from routed.cli.client import AgentUnreachableError, request
 from routed.cli.options import DEFAULT_CONFIG, Config, Server
 from routed.settings import SettingsError, is_local, local, read, validated
@@ -24,6 +24,7 @@ app = typer.Typer(
 )
 app.add_typer(show.app, name="show")
 app.add_typer(audit.app, name="audit")
+app.add_typer(offload.app, name="offload")
 app.command(help=doctor.HELP)(doctor.doctor)
 app.command(help=prepare.HELP)(prepare.prepare)
 app.command("tor-config", help=torconfig.HELP)(torconfig.tor_config)

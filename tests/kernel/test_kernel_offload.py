@@ -2,31 +2,136 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import re
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from containerlab.agents import ROUTED
+from containerlab.lab import Lab
 from containerlab.ping import ping
-from containerlab.probe import Place, both_ways
+from containerlab.probe import Place, Probe, both_ways
+from tests.fabric import eventually
 from tests.kernel.server import KernelServer
 from tests.servers import Pod
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(240)]
 
+SYSTEM, HOST_MAC = "02:00:00:00:01:fe", "02:10:00:00:01:0b"
+LATE_S = 10.0
+"""A link that goes must cost no more than a moment; this kernel is slow, and a blackhole would last for ever."""
+
 
 def test_a_server_bonds_across_two_switches_that_share_nothing_but_a_system_id(s11: KernelServer) -> None:
-    assert s11.partners() == [("02:00:00:00:01:fe", "1"), ("02:00:00:00:01:fe", "2")]
+    assert s11.partners() == [(SYSTEM, "1"), (SYSTEM, "2")]
+
+
+def test_both_switches_know_the_server(lab: Lab, s11: KernelServer) -> None:
+    for tor in s11.tors:
+        neighbours = json.loads(lab.node(tor).run(["ip", "-j", "neigh", "show", "dev", "gw"]).stdout)
+        known = {
+            entry["dst"] for entry in neighbours if entry.get("lladdr") == HOST_MAC and "FAILED" not in entry["state"]
+        }
+        assert known >= {"10.1.0.11", "fd00:1::11"}, tor
 
 
 def test_pods_traffic_is_in_tc(
     s11: KernelServer, pods: tuple[Pod, Pod], outside: Place, record_property: Callable[[str, object], None]
 ) -> None:
-    one, two = pods
-    pairs = both_ways([(one.place, two.place), (one.place, outside), (two.place, outside), (one.place, s11.place)])
-    assert ping(pairs) == []
-    assert ping(pairs) == [], "with megaflows in place"
-    found = [flow for pod in pods for flow in s11.megaflows_of(pod)]
+    s11.exercise(pods, outside)
     record_property("megaflows", "\n".join(s11.megaflows()))
-    for family in ("ipv4", "ipv6"):
-        assert sum(f"{family}(" in flow for flow in found) >= 8, f"both pods, in and out, {family}"
-    assert [flow for flow in found if "dp:tc" not in flow] == []
+    s11.assert_in_tc(pods)
+
+
+def test_the_agent_says_so_of_each_pod(s11: KernelServer, pods: tuple[Pod, Pod], outside: Place) -> None:
+    s11.exercise(pods, outside)
+    rows = {row["port"]: row for row in json.loads(s11.node.run([ROUTED, "offload", "-o", "json"]).stdout)}
+    for pod in pods:
+        row = rows[pod.port]
+        assert (row["state"], row["slow-path_packets"], row["hardware_packets"]) == ("tc-software", 0, 0)
+        assert row["tc-software_packets"] > 0
+        assert "not_in_hw" in row["reasons"][0]
+        assert s11.metric(f'routed_pod_offload{{address="{pod.address(4)}"}}') == 1
+
+
+def test_a_probe_shows_what_forwards_a_pods_packets(s11: KernelServer, pods: tuple[Pod, Pod]) -> None:
+    done = s11.node.run([ROUTED, "offload", "verify", pods[0].address(4), "-o", "json"], check=False)
+    verdict = json.loads(done.stdout)
+    assert done.returncode == 1, "no NIC here"
+    assert verdict["answered"] == verdict["probes"] == 40
+    assert verdict["state"] == "tc-software"
+    for way in ("sent", "received"):
+        assert verdict[way].keys() == {"tc-software"}
+        assert verdict[way]["tc-software"] >= 40
+
+
+def test_what_tc_cannot_have_is_found(
+    s11: KernelServer, pods: tuple[Pod, Pod], record_property: Callable[[str, object], None]
+) -> None:
+    one, two = pods
+    s11.inside(one, "ping", "-6", "-n", "-c", "2", "-s", "3000", two.address(6))
+    record_property("megaflows", "\n".join(s11.megaflows()))
+    [row] = [row for row in s11.look("offload") if row["port"] == one.port]
+    assert row["state"] == "slow-path"
+    assert row["slow-path_packets"] > 0
+    assert any("IPv6 fragments" in reason for reason in row["reasons"])
+    assert s11.metric(f'routed_pod_offload{{address="{one.address(4)}"}}') == 0
+    eventually(lambda: s11.state(one) != "slow-path", "the fragments' megaflows are gone", 60)
+
+
+def test_a_pod_without_traffic_is_idle(s11: KernelServer, pods: tuple[Pod, Pod]) -> None:
+    eventually(lambda: s11.state(pods[1]) == "idle", "no megaflows", 60)
+    assert s11.metric(f'routed_pod_offload{{address="{pods[1].address(4)}"}}') is None
+
+
+@pytest.fixture
+def cut(lab: Lab, s11: KernelServer) -> Iterator[Callable[[str], None]]:
+    """Cut links; they are mended afterwards."""
+    gone: list[str] = []
+
+    def cut(link: str) -> None:
+        gone.append(link)
+        lab.cut(link)
+
+    yield cut
+    for link in gone:
+        lab.restore(link)
+    eventually(s11.bonded, "the bond as it was", 60)
+    eventually(s11.at_rest, "s11 at rest", 60)
+
+
+@pytest.mark.parametrize("tor", ["r1a", "r1b"])
+def test_traffic_goes_on_when_a_link_is_cut(
+    s11: KernelServer, pods: tuple[Pod, Pod], outside: Place, cut: Callable[[str], None], tor: str
+) -> None:
+    flows = both_ways([(pods[0].place, outside)])
+    assert ping(flows) == []
+    with Probe(flows, rate_hz=20) as probe:
+        cut(f"{tor}:s11")
+        eventually(lambda: min(probe.arrivals(1.0)) == 1.0, "all that is sent arrives", 60)
+        reports = probe.stop()
+    assert [report for report in reports if report.open or report.worst_gap_s > LATE_S] == []
+    assert ping(flows) == []
+    s11.assert_in_tc(pods[:1])
+
+
+def test_a_limit_holds_where_tc_forwards(s11: KernelServer, pods: tuple[Pod, Pod]) -> None:
+    one, two = pods
+    assert s11.flood(one, two) > 0.9
+    bucket = ["tbf", "rate", "1mbit", "burst", "5kb", "limit", "10kb"]
+    s11.node.run(["tc", "qdisc", "replace", "dev", two.port, "root", *bucket])
+    try:
+        assert s11.flood(one, two) < 0.5
+        assert [flow for flow in s11.megaflows_of(two) if f"in_port({one.port})" in flow]
+        assert [flow for flow in s11.megaflows_of(two) if "dp:tc" not in flow] == []
+    finally:
+        s11.node.run(["tc", "qdisc", "delete", "dev", two.port, "root"])
+
+
+def test_megaflows_do_not_grow_with_the_number_of_peers(s11: KernelServer, pods: tuple[Pod, Pod]) -> None:
+    before = len(s11.megaflows_of(pods[0]))
+    for last in range(2, 60):
+        s11.send(pods[0], f"192.0.2.{last}")
+    after = len(s11.megaflows_of(pods[0]))
+    assert after - before < 10, re.sub(r"ufid:\S+ ", "", "\n".join(s11.megaflows_of(pods[0])))
