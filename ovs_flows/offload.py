@@ -49,7 +49,7 @@ _OWN_REASONS = (
     (re.compile(r"skb_priority\((?!0/0)"), "a queue of OVS (set_queue): limit the pod's rate by other means"),
     (re.compile(r"skb_mark\((?!0/0)"), "a flow matches or sets pkt_mark"),
     (
-        re.compile(r"actions:.*(?:hash\(|recirc\()"),
+        re.compile(r"actions:.*(?:hash|recirc)\(|dp_hash\((?!0/0)"),
         "a select group or a bond of OVS: make the uplink a bond of the kernel",
     ),
     (re.compile(r"ct\(|ct_state\((?!0/0)"), "connection tracking that TC has not got"),
@@ -77,6 +77,8 @@ class Megaflow:
     """Why it is not in hardware; empty when it is."""
     counts: bool
     """Whether it forwards what a pod cares about; no drops, and no ARP, which no NIC matches."""
+    again: bool
+    """Whether its packets went through another megaflow before (recirculation)."""
 
     @property
     def key(self) -> str:
@@ -150,6 +152,7 @@ def _parse(line: str, *, userspace: bool) -> Megaflow:
         packets=int(packets[1]),
         reason=_NO_TC if userspace and layer is not Layer.HARDWARE else _reason(line, match, layer),
         counts=actions != "drop" and _ARP not in match,
+        again="recirc_id(0x" in match,
     )
 
 
@@ -176,7 +179,8 @@ def report(flows: Iterable[Megaflow], ports: Collection[str]) -> Mapping[str, Po
         if not flow.counts:
             continue
         if flow.in_port in found:
-            found[flow.in_port].add(flow, found[flow.in_port].sent)
+            own = replace(flow, packets=0) if flow.again else flow
+            found[flow.in_port].add(own, found[flow.in_port].sent)
         for port in flow.ports & found.keys():
             found[port].add(flow, found[port].received)
     return found
