@@ -51,7 +51,7 @@ def verify(
     row = _row(request("GET", "attachments", config), pod)
     try:
         verdict = asyncio.run(_verify(settings, row))
-    except (OvsError, AttachError, OSError) as error:
+    except (OvsError, AttachError, OSError, LookupError) as error:
         typer.echo(f"routed: {pod}: {error}", err=True)
         raise typer.Exit(_BLIND) from None
     _tell(row["pod"], verdict, output)

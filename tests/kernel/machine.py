@@ -6,6 +6,7 @@ Source: Documentation/virt/uml/user_mode_linux_howto_v2.rst.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -46,18 +47,9 @@ class Machine:
         self.folder = folder
         self._console = folder / "console"
         (folder / "spec.json").write_text(json.dumps({"arguments": list(arguments), "env": dict(env)}))
-        command = [
-            *(*HOLD, KERNEL, f"mem={MEMORY}", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "quiet"),
-            *(
-                "con=null",
-                "con0=null,fd:1",
-                f"uml_dir={folder}",
-                f"init={sys.executable}",
-                "--",
-                str(INIT),
-                str(folder),
-            ),
-        ]
+        kernel = [KERNEL, f"mem={MEMORY}", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "quiet"]
+        kernel += ["con=null", "con0=null,fd:1", f"uml_dir={folder}", f"init={sys.executable}"]
+        command = [*HOLD, *kernel, "--", str(INIT), str(folder)]
         with self._console.open("wb") as console:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.STDOUT, start_new_session=True
@@ -90,6 +82,7 @@ class Machine:
 
     def kill(self) -> None:
         """End it, whatever it does, and wait for that: the kernel first, so that its holder reaps it."""
-        for pid in Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split():
-            os.kill(int(pid), signal.SIGKILL)
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended by itself
+            for pid in Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split():
+                os.kill(int(pid), signal.SIGKILL)
         self._process.wait()

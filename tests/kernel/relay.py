@@ -24,6 +24,9 @@ PATIENCE_S = 150.0
 """Longest time between two reports, the machine's boot and the fabric's included."""
 
 
+UNIT = Path(__file__).parents[1] / "unit"
+
+
 class Outside:
     """Gives tests to the machine."""
 
@@ -32,10 +35,20 @@ class Outside:
         self._machine: Machine | None = None
         self._lines: Iterator[dict[str, object]] = iter(())
 
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Ask for its tests last."""
+        items.sort(key=_is_kernels)
+
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
-        """Report what becomes of a test inside; not of others."""
-        if item.get_closest_marker("kernel") is None:
+        """Report what becomes of a test inside; not of others.
+
+        The machine has one CPU and runs meanwhile: with the unit tests, to which it makes no difference.
+        """
+        if not _is_kernels(item):
+            if UNIT in item.path.parents and self._machine is None and missing() is None:
+                self._boot(item.session)
             return None
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         for report in self._outcome(item):
@@ -61,7 +74,9 @@ class Outside:
             yield _own(item, "failed", str(error))
 
     def _boot(self, session: pytest.Session) -> None:
-        tests = [item.nodeid for item in session.items if item.get_closest_marker("kernel") is not None]
+        tests = [item.nodeid for item in session.items if _is_kernels(item)]
+        if not tests:
+            return
         self._folder = tempfile.TemporaryDirectory(prefix="kernel-lab-")
         environment = {FOLDER: self._folder.name, "HOME": os.environ.get("HOME", "/root"), "LANG": "C.UTF-8"}
         options = ("--color=no", "--verbose", "-p", "no:cacheprovider")
@@ -94,6 +109,10 @@ class Inside:
         self._file.write(json.dumps(data) + "\n")
         self._file.flush()
         os.fsync(self._file.fileno())
+
+
+def _is_kernels(item: pytest.Item) -> bool:
+    return item.get_closest_marker("kernel") is not None
 
 
 def _own(

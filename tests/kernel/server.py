@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import socket
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from tests.servers import Pod, Server
 PORT = 7777
 BURST, SIZE = 60, 1400
 """Few enough to wait in a socket's buffer."""
-PACE_S = 0.002
 SETTLE_S = 1.0
 
 
@@ -45,27 +43,13 @@ class KernelServer(Server):
         dump = self.node.run(["ovs-appctl", "dpctl/dump-flows", "-m", "--names", "type=all"]).stdout
         return dump.splitlines()
 
-    def megaflows_of(self, pod: Pod) -> list[str]:
-        """Return what the datapath forwards from and to a pod; without what it drops."""
-        names = (f"in_port({pod.port})", f",{pod.port}", f":{pod.port}")
-        return [flow for flow in self.megaflows() if any(name in flow for name in names) and "actions:drop" not in flow]
-
-    def assert_in_tc(self, pods: Sequence[Pod]) -> None:
-        """Assert that these pods send and receive, and all of it in TC."""
-        found = [flow for pod in pods for flow in self.megaflows_of(pod)]
-        for pod in pods:
-            for family in ("ipv4", "ipv6"):
-                own = [flow for flow in found if f"{family}(" in flow]
-                assert [flow for flow in own if f"in_port({pod.port})" in flow], f"{pod.port} sends {family}"
-                assert [flow for flow in own if flow.endswith(pod.port)], f"{pod.port} receives {family}"
-        assert [flow for flow in found if "dp:tc" not in flow] == []
-
-    def exercise(self, pods: tuple[Pod, Pod], outside: Place) -> None:
-        """Ping between pods, the fabric and the host, both ways: once to make the megaflows, once by them."""
+    def exercise(self, pods: tuple[Pod, Pod], outside: Place) -> list[str]:
+        """Ping between pods, fabric and host, both ways: once to make the megaflows, once by them; return them."""
         one, two = (pod.place for pod in pods)
         pairs = both_ways([(one, two), (one, outside), (two, outside), (one, self.place)])
         assert ping(pairs) == []
         assert ping(pairs) == []
+        return self.megaflows()
 
     # ---- what the agent says of it
 
@@ -83,7 +67,7 @@ class KernelServer(Server):
     # ---- traffic
 
     def flood(self, source: Pod, target: Pod) -> float:
-        """Send about 5 Mbit/s from pod to pod for a moment; return the share that arrives."""
+        """Send a burst from pod to pod; return the share that arrives."""
         with (
             socket_in(target.place.netns, socket.AF_INET, socket.SOCK_DGRAM) as ear,
             socket_in(source.place.netns, socket.AF_INET, socket.SOCK_DGRAM) as mouth,
@@ -93,7 +77,6 @@ class KernelServer(Server):
             arrived = 0
             for _ in range(BURST):
                 mouth.sendto(bytes(SIZE), (target.address(4), PORT))
-                time.sleep(PACE_S)  # a rate, not a wait
             try:
                 while True:
                     ear.recv(2 * SIZE)
@@ -105,3 +88,19 @@ class KernelServer(Server):
         """Send one datagram from a pod, to whoever it may concern."""
         with socket_in(source.place.netns, socket.AF_INET, socket.SOCK_DGRAM) as mouth:
             mouth.sendto(b"", (address, PORT))
+
+
+def of(pod: Pod, flows: Sequence[str]) -> list[str]:
+    """Return the megaflows from and to a pod; without those that drop."""
+    names = (f"in_port({pod.port})", f",{pod.port}", f":{pod.port}")
+    return [flow for flow in flows if any(name in flow for name in names) and "actions:drop" not in flow]
+
+
+def assert_in_tc(flows: Sequence[str], pods: Sequence[Pod]) -> None:
+    """Assert that these pods send and receive in both families, and all of it in TC."""
+    for pod in pods:
+        own = of(pod, flows)
+        for family in ("ipv4", "ipv6"):
+            assert [flow for flow in own if f"{family}(" in flow and f"in_port({pod.port})" in flow], "it sends"
+            assert [flow for flow in own if f"{family}(" in flow and flow.endswith(pod.port)], "it receives"
+        assert [flow for flow in own if "dp:tc" not in flow] == []

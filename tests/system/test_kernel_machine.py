@@ -49,6 +49,14 @@ def folder(tmp_path: Path) -> Iterator[Path]:
         os.kill(pid, signal.SIGKILL)
 
 
+def test_without_the_package_the_kernels_tests_are_skipped_and_say_what_is_missing() -> None:
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/kernel"]
+    done = subprocess.run(command, env={"PATH": "/nonexistent"}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "user-mode-linux" in done.stdout
+    assert "passed" not in done.stdout
+
+
 def test_a_run_that_reports_nothing_says_why(folder: Path) -> None:
     machine = Machine(folder, ["--no-such-option"], {"HOME": "/root"})
     assert list(machine.lines("reports", 60)) == []

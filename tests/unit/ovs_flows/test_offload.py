@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from ovs_flows.errors import CodecError, Unreachable
 from ovs_flows.offload import Layer, Megaflow, _datapath, parse, report, since
 
 DUMPS = Path(__file__).parents[2] / "golden" / "megaflows"
+PAGE = Path(__file__).parents[3] / "docs" / "offload.md"
 PODS = ("rt0", "rt1")
 SHOW = """\
 netdev@ovs-netdev: hit:1 missed:2
@@ -24,6 +26,12 @@ system@ovs-system: hit:3 missed:4
 
 def recorded(name: str) -> tuple[Megaflow, ...]:
     return parse((DUMPS / f"{name}.txt").read_text())
+
+
+def short(flow: str) -> str:
+    """Return a line of a dump as the page shows it: without its identifier, and without what it does not match."""
+    flow = re.sub(r"^ufid:\S+ |\b(?:skb|ct|dp)_\w+\(0/0\),|recirc_id\(0\),|packet_type\(ns=0/0,id=0/0\),", "", flow)
+    return re.sub(r"\b\w+=[^,()/]*/[0x:.]+(?=[,)]),?", "", flow).replace(",)", ")")
 
 
 def line(match: str = "", told: str = "dp:tc", actions: str = "rt1", packets: int = 3, port: str = "rt0") -> str:
@@ -144,3 +152,11 @@ def test_a_bridge_is_found_in_its_datapath(bridge: str, datapath: str) -> None:
 def test_a_port_is_no_bridge() -> None:
     with pytest.raises(Unreachable):
         _datapath(SHOW.replace("  br1:\n", ""), "br1")
+
+
+def test_page_shows_real_dumps() -> None:
+    shown = re.findall(r"^(?:in_port|recirc_id)\(.*packets:.*$", PAGE.read_text(), re.MULTILINE)
+    real = {short(flow.text) for path in DUMPS.glob("*.txt") for flow in parse(path.read_text())}
+    own = {short(flow.text) for flow in recorded("untagged") if "rt0" in {flow.in_port, *flow.ports} and flow.counts}
+    assert set(shown) >= own, "all of a pod's"
+    assert set(shown) <= real
