@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from icmplib import ICMPLibError, ping
 
-from ovs_flows.offload import Layer, Megaflow, PortReport, report, since
+from ovs_flows.offload import Layer, Megaflow, PortReport, Tally, report, since
 from routed.attach.netns import apart, enter, open_netns
 from routed.domain.workload import IPAddress
 
@@ -36,8 +36,10 @@ class Verdict:
 
     @property
     def proven(self) -> bool:
-        """Whether every probe was answered and all was forwarded by the NIC."""
-        return self.answered == self.sent and self.report.layer is Layer.HARDWARE
+        """Whether every probe was answered, and probes and answers were forwarded by the NIC and nothing else."""
+        ways = (self.report.sent, self.report.received)
+        seen = (way.get(Layer.HARDWARE, Tally()).packets for way in ways)
+        return self.answered == self.sent <= min(seen) and self.report.layer is Layer.HARDWARE
 
 
 async def verify(
@@ -47,9 +49,8 @@ async def verify(
 
     Raises AttachError when the pod cannot be entered, OSError when nothing can be sent from it, and what `look` raises.
     """
-    await apart(
-        lambda: _echo(netns, gateways, rounds=2)
-    )  # a flow's first packets make it: they are forwarded in software
+    # A megaflow is made of its first packets, which are forwarded in software.
+    await apart(lambda: _echo(netns, gateways, rounds=2))
     before = await look()
     answered = await apart(lambda: _echo(netns, gateways, rounds=ROUNDS))
     deadline = asyncio.get_running_loop().time() + PATIENCE_S

@@ -22,9 +22,8 @@ FOLDER = "KERNEL_LAB"
 REPORTS = "reports"
 PATIENCE_S = 150.0
 """Longest time between two reports, the machine's boot and the fabric's included."""
-
-
 UNIT = Path(__file__).parents[1] / "unit"
+"""Tests that the machine may run beside."""
 
 
 class Outside:

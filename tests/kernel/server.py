@@ -36,6 +36,10 @@ class KernelServer(Server):
         """Tell whether both members carry, in one aggregator."""
         return "Number of ports: 2" in self.bond() and self.bond().count("MII Status: up") == 3
 
+    def ofctl(self, command: str, *arguments: str) -> None:
+        """Program the bridge behind the agent's back."""
+        self.node.run(["ovs-ofctl", "-O", "OpenFlow14", command, "br0", *arguments])
+
     # ---- megaflows
 
     def megaflows(self) -> list[str]:

@@ -115,14 +115,21 @@ async def test_a_pod_that_is_not_here_cannot_be_verified(tmp_path: Path) -> None
     assert "shop/cart-9" in str(done.exception)
 
 
+ALL = {Layer.HARDWARE: Tally(1, 40)}
+
+
 @pytest.mark.parametrize(
-    ("answered", "layers", "proven"),
+    ("answered", "sent", "received", "proven"),
     [
-        (40, [Layer.HARDWARE], True),
-        (39, [Layer.HARDWARE], False),
-        (40, [Layer.HARDWARE, Layer.TC_SOFTWARE], False),
-        (40, [], False),
+        (40, ALL, ALL, True),
+        (39, ALL, ALL, False),
+        (40, ALL, {}, False),
+        (40, {Layer.HARDWARE: Tally(1, 39)}, ALL, False),
+        (40, ALL, {**ALL, Layer.TC_SOFTWARE: Tally(1, 1)}, False),
+        (40, {}, {}, False),
     ],
 )
-def test_a_proof_is_all_answered_and_all_in_hardware(answered: int, layers: list[Layer], proven: bool) -> None:
-    assert Verdict(40, answered, PortReport(sent={layer: Tally(1, 40) for layer in layers})).proven is proven
+def test_a_proof_is_all_answered_and_all_in_hardware_both_ways(
+    answered: int, sent: dict[Layer, Tally], received: dict[Layer, Tally], proven: bool
+) -> None:
+    assert Verdict(40, answered, PortReport(sent, received)).proven is proven
