@@ -33,6 +33,7 @@ demo: system install shim ## the main job on a fabric of two racks; KEEP=1 leave
 test: system install shim ## the whole suite, system tests on real components included; needs root
 	@if command -v go >/dev/null; then $(MAKE) --no-print-directory go-tools; fi # tests have no time to build them
 	@bash containerlab/packages.sh browser
+	@bash containerlab/packages.sh kernel || echo "no kernel of its own: the tests that need one are skipped"
 	@$(PY) -m pytest
 
 .PHONY: end-to-end
@@ -45,6 +46,11 @@ chaos: system install shim ## random faults and pod churn on the fabric for SECO
 lab: system install shim ## the fabric's tests; RUNNER=containerlab has containerlab and Docker run the fabric
 	@$(if $(filter containerlab,$(RUNNER)),bash containerlab/packages.sh containers)
 	@$(PY) -m pytest tests/lab --runner $(RUNNER) $(ARGS)
+
+.PHONY: kernel-lab
+kernel-lab: system install shim ## the tests that need a kernel with openvswitch, bonding and TC, in User-Mode Linux; needs root
+	@bash containerlab/packages.sh kernel
+	@$(PY) -m pytest tests/kernel $(ARGS)
 
 containers: ## Debian packages that containerlab and the nodes' images need, where they are missing; needs root
 	@bash containerlab/packages.sh containers

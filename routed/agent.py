@@ -10,7 +10,7 @@ import asyncio
 import gc
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,6 +28,7 @@ from ipam.errors import IpamError
 from ipam.ledger import Ledger
 from ipam.model import Pool
 from ovs_flows.errors import OvsError, Unreachable
+from ovs_flows.offload import PortReport, megaflows, report
 from ovs_flows.openflow import Flows
 from ovs_flows.ovsdb import Ovsdb, UplinkPorts
 from routed import views
@@ -52,6 +53,7 @@ from routed.control import serve_control, serve_health
 from routed.domain.intent import Owner, owners, plan
 from routed.domain.rack import Rack, Server, Uplink
 from routed.domain.sides import Health, Hold, Side
+from routed.domain.wiring import wire_name
 from routed.domain.workload import AttachmentId
 from routed.kube.cluster import Cluster
 from routed.kube.errors import KubeError
@@ -389,19 +391,32 @@ class Agent:
         usage = store.usage() if self._cluster is None else ()  # a share that grows on demand is never full
         return tuple(compare_server(plan, view, usage))
 
+    async def _metrics(self, store: Store, loop: Loop[Owner]) -> bytes:
+        try:
+            offload = await self._offload(store)
+        except OvsError:  # its planes say so already; of pods' offload nothing is known
+            offload = {}
+        return self._telemetry.render(
+            store.snapshot,
+            loop,
+            store.usage(),
+            self._speaker.neighbors(),
+            {} if self._steering is None else self._steering.failures,
+            state=self._lease_state(),
+            offload=offload,
+            findings=self._findings(store, loop),
+        )
+
+    async def _offload(self, store: Store) -> Mapping[str, PortReport]:
+        """Return where each port's packets are forwarded by now; OvsError."""
+        flows = await megaflows(self._settings.paths.ovs, self._settings.bridge.name)
+        return report(flows, [wire_name(one.slot) for one in store.snapshot.attachments.values()])
+
     def _health(self, store: Store, loop: Loop[Owner]) -> AbstractAsyncContextManager[None]:
         return serve_health(
             self._settings.metrics.address,
             self._settings.metrics.port,
-            metrics=lambda: self._telemetry.render(
-                store.snapshot,
-                loop,
-                store.usage(),
-                self._speaker.neighbors(),
-                {} if self._steering is None else self._steering.failures,
-                state=self._lease_state(),
-                findings=self._findings(store, loop),
-            ),
+            metrics=partial(self._metrics, store, loop),
             ready=partial(self._ailment, store, loop),
             started=lambda: self._ailment(store, loop) or self._unheard(),
         )
@@ -413,6 +428,9 @@ class Agent:
             await self._speaker.drain()
             self._dismiss()
 
+        async def offload() -> views.Rows:
+            return views.offload(store.snapshot, await self._offload(store))
+
         return serve_control(
             self._settings.control_socket,
             pages={
@@ -420,6 +438,7 @@ class Agent:
                 "routes": lambda: views.routes(store.snapshot, loop),
                 "flows": lambda: views.flows(store.snapshot, loop),
                 "neighbors": lambda: views.neighbors(store.snapshot, self._speaker.neighbors(), datetime.now(UTC)),
+                "offload": offload,
                 "leases": lambda: views.leases(store.usage(), self._lease_state()),
                 "export": lambda: encode(self._server_view(store, loop)),
             },

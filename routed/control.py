@@ -6,8 +6,9 @@ pods or changes something goes through the control socket, which only root can o
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from inspect import isawaitable
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,22 @@ from typing import Any
 from aiohttp import web
 
 from bgp.errors import BgpError
+from ovs_flows.errors import OvsError
 from routed.telemetry import CONTENT_TYPE
 
-Page = Callable[[], Any]
+Page = Callable[[], Awaitable[Any] | Any]
 Ailment = Callable[[], str | None]
 """A sentence that says what is wrong, None for health."""
 
 
 @asynccontextmanager
 async def serve_health(
-    address: IPv4Address | IPv6Address, port: int, *, metrics: Callable[[], bytes], ready: Ailment, started: Ailment
+    address: IPv4Address | IPv6Address,
+    port: int,
+    *,
+    metrics: Callable[[], Awaitable[bytes]],
+    ready: Ailment,
+    started: Ailment,
 ) -> AsyncIterator[None]:
     """Serve /metrics, /healthz (the loop answers), /readyz (an ADD could be served) and /startupz (a ToR listens, too).
 
@@ -33,7 +40,7 @@ async def serve_health(
     """
 
     async def show_metrics(_: web.Request) -> web.Response:
-        return web.Response(body=metrics(), headers={"Content-Type": CONTENT_TYPE})
+        return web.Response(body=await metrics(), headers={"Content-Type": CONTENT_TYPE})
 
     async def show_health(_: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -55,13 +62,17 @@ async def serve_health(
 
 @asynccontextmanager
 async def serve_control(
-    path: Path, *, pages: dict[str, Page], drain: Callable[[], Awaitable[None]]
+    path: Path, *, pages: Mapping[str, Page], drain: Callable[[], Awaitable[None]]
 ) -> AsyncIterator[None]:
     """Serve the pages of `routed show`, and POST /drain, on a socket that only root can open."""
 
     def show(page: Page) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def handle(_: web.Request) -> web.Response:
-            return web.json_response(page())
+            try:
+                found = page()
+                return web.json_response(await found if isawaitable(found) else found)
+            except OvsError as error:
+                return web.json_response({"error": str(error)}, status=503)
 
         return handle
 

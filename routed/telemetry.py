@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Histogram
@@ -18,11 +19,13 @@ from prometheus_client.registry import Collector
 
 from bgp.model import NeighborStatus, SessionState
 from ipam.model import Usage
+from ovs_flows.offload import PortReport
 from routed import __version__
 from routed.audit.model import Finding, Kind, Unobserved
 from routed.domain.intent import Owner, steers
 from routed.domain.rack import Tor
 from routed.domain.snapshot import Snapshot
+from routed.domain.wiring import wire_name
 from routed.domain.workload import AttachmentId, IPAddress
 from routed.kube.leases import LeaseState
 from routed.reconcile.loop import Loop
@@ -69,6 +72,7 @@ class Telemetry(Collector):
         side_failures: Mapping[str, int],
         *,
         state: LeaseState | None = None,
+        offload: Mapping[str, PortReport] = MappingProxyType({}),
         findings: Iterable[Finding] | Unobserved = (),
     ) -> bytes:
         """Return the exposition text of everything."""
@@ -80,6 +84,7 @@ class Telemetry(Collector):
             *_leases(state),
             *_sessions(snapshot.rack.tors, neighbors),
             *_sides(snapshot, side_failures),
+            _offload(snapshot, offload),
             _findings(findings),
             _family(
                 "routed_gateway_known",
@@ -165,6 +170,20 @@ def _sides(snapshot: Snapshot, failures: Mapping[str, int]) -> Iterable[Metric]:
     yield _total("routed_side_failures", "Times that a ToR could not be reached any more.", failures, "tor")
     asked = {(tor.name,): int(steers(snapshot, tor.address)) for tor in snapshot.rack.tors}
     yield _family("routed_steering", "1 while this ToR is asked to draw the pods' traffic to itself.", ("tor",), asked)
+
+
+def _offload(snapshot: Snapshot, reports: Mapping[str, PortReport]) -> Metric:
+    """Return on which layer each pod is; a pod without traffic is on none."""
+    layers = {
+        (str(attachment.addresses[0]),): int(report.layer)
+        for attachment in snapshot.attachments.values()
+        if (report := reports.get(wire_name(attachment.slot))) is not None and report.layer is not None
+    }
+    text = (
+        "The slowest place where packets of the pod with this address are forwarded: 0 Open vSwitch's slow path, "
+        "1 the kernel's TC, 2 the NIC. Nothing for an idle pod."
+    )
+    return _family("routed_pod_offload", text, ("address",), layers)
 
 
 def _findings(findings: Iterable[Finding] | Unobserved) -> Metric:

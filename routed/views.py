@@ -12,6 +12,7 @@ from typing import Any
 from bgp.model import Attributes, NeighborStatus, RouteKey, SessionState
 from ipam.model import Usage
 from ovs_flows.cookies import cookie
+from ovs_flows.offload import Layer, PortReport
 from ovs_flows.text import format_entries
 from routed.audit.model import Announced, Holding, PortView, ServerView, SideView, Unobserved
 from routed.domain.intent import Owner, Standing, plan, steers
@@ -61,6 +62,25 @@ def _error(snapshot: Snapshot, attachment: Attachment, work: Work | None) -> str
     if owner is not None:
         return f"cordoned: server {owner} has its address by now; delete the pod"
     return str(work.error) if work is not None and work.error is not None else None
+
+
+def offload(snapshot: Snapshot, reports: Mapping[str, PortReport]) -> Rows:
+    """Return one row per attachment: on which layer its packets are forwarded by now, and why not on a faster one."""
+    rows = []
+    for attachment in snapshot.attachments.values():
+        report = reports.get(wire_name(attachment.slot), PortReport())
+        rows.append(
+            {
+                "pod": str(attachment.pod),
+                "interface": attachment.id.ifname,
+                "addresses": list(map(str, attachment.addresses)),
+                "port": wire_name(attachment.slot),
+                "state": report.state,
+                **{f"{layer}_packets": report.packets(layer) for layer in reversed(Layer)},
+                "reasons": sorted(report.reasons, key=lambda reason: -report.reasons[reason]),
+            }
+        )
+    return rows
 
 
 def routes(snapshot: Snapshot, loop: Loop[Owner]) -> Rows:

@@ -41,9 +41,11 @@ case $1 in
         ovs-vsctl --no-wait init -- set Open_vSwitch . "external_ids:hostname=$HOSTNAME" \
             other_config:n-handler-threads=1 other_config:n-revalidator-threads=1
         ;;
-    # Without the kernel's openvswitch module: the userspace datapath works on any host.
+    # Without the kernel's openvswitch module, but with DATAPATH=kernel: the userspace datapath works on any host.
     ovs-vswitchd)
-        "${realtime[@]}" ovs-vswitchd --disable-system --pidfile --detach --log-file -vconsole:off
+        system=(--disable-system)
+        if [ "${DATAPATH:-}" = kernel ]; then system=(); fi
+        "${realtime[@]}" ovs-vswitchd "${system[@]}" --pidfile --detach --log-file -vconsole:off
         # A server's switch that no agent has taken over yet (server/start.sh) has flows of its own.
         if [ -e /run/standalone.flows ] && [ "$(ovs-vsctl get-fail-mode br0)" = standalone ]; then
             ovs-ofctl add-flows br0 /run/standalone.flows

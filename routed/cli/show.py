@@ -71,7 +71,11 @@ def leases(config: Config = DEFAULT_CONFIG, output: OutputOption = Output.TABLE)
 
 
 def _show(what: str, config: Path, output: Output) -> None:
-    rows = request("GET", what, config)
+    print_rows(what, request("GET", what, config), output)
+
+
+def print_rows(what: str, rows: Sequence[dict[str, Any]], output: Output) -> None:
+    """Print what the agent answered."""
     if output is Output.JSON:
         typer.echo(json.dumps(rows, indent=2))
     elif not rows:

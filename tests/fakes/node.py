@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 from ipam.leases import EmbeddedLeases
 from ipam.ledger import Ledger
 from ipam.model import Pool
+from ovs_flows.offload import PortReport
 from routed import views
 from routed.attach.errors import InvalidNetns
 from routed.audit.model import Finding, Unobserved
@@ -97,9 +98,11 @@ class Node:
             while not condition():
                 await asyncio.sleep(0.001)
 
-    def metrics(self, findings: Sequence[Finding] | Unobserved = ()) -> dict[str, float]:
+    def metrics(
+        self, findings: Sequence[Finding] | Unobserved = (), offload: Mapping[str, PortReport] | None = None
+    ) -> dict[str, float]:
         """Return samples by name and labels, as the exposition text spells them."""
-        rows = (line.rpartition(" ") for line in self._exposition(findings) if not line.startswith("#"))
+        rows = (line.rpartition(" ") for line in self._exposition(findings, offload) if not line.startswith("#"))
         return {name: float(value) for name, _, value in rows}
 
     def metric_names(self) -> set[str]:
@@ -108,8 +111,11 @@ class Node:
         parts = {"histogram": ("_bucket", "_count", "_sum")}
         return {name + part for name, kind in types for part in parts.get(kind, ("",))}
 
-    def _exposition(self, findings: Sequence[Finding] | Unobserved = ()) -> list[str]:
-        text = self.telemetry.render(self.store.snapshot, self.loop, self.store.usage(), {}, {}, findings=findings)
+    def _exposition(
+        self, findings: Sequence[Finding] | Unobserved = (), offload: Mapping[str, PortReport] | None = None
+    ) -> list[str]:
+        snapshot, usage = self.store.snapshot, self.store.usage()
+        text = self.telemetry.render(snapshot, self.loop, usage, {}, {}, offload=offload or {}, findings=findings)
         return text.decode().splitlines()
 
 

@@ -80,6 +80,10 @@ def test_no_agent_is_one_line(rack: Path) -> None:
 
 async def test_readiness_and_a_start_are_asked_apart() -> None:
     ailments = {"/readyz": "no bridge", "/startupz": "no ToR"}
+
+    async def metrics() -> bytes:
+        return b"routed_build_info 1\n"
+
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -87,7 +91,7 @@ async def test_readiness_and_a_start_are_asked_apart() -> None:
         serve_health(
             IPv4Address("127.0.0.1"),
             port,
-            metrics=lambda: b"routed_build_info 1\n",
+            metrics=metrics,
             ready=lambda: ailments.get("/readyz"),
             started=lambda: ailments.get("/startupz"),
         ),

@@ -1,0 +1,39 @@
+#!/bin/bash
+# Entrypoint of the server image for a kernel with openvswitch and bonding: the same host as in images/server, with the
+# kernel's datapath and offload to TC, and the kernel's 802.3ad bond as ONE port of the bridge.
+#   MAC         of the bridge and of the bond
+#   ADDRESSES   of the host, on the bridge. IPv6 ones are /128: neighbours are behind the gateway, nobody proxies ND
+#   GATEWAYS    one per family
+set -euo pipefail
+. /srv/node.sh
+
+ip link add bond0 address "$MAC" type bond mode 802.3ad miimon 100 lacp_rate fast xmit_hash_policy layer3+4
+wait_for_interfaces etha ethb
+for member in etha ethb; do
+    ip link set "$member" down
+    ip link set "$member" master bond0
+done
+for device in bond0 etha ethb; do
+    echo 1 >"/proc/sys/net/ipv6/conf/$device/disable_ipv6"
+    ip link set "$device" up
+done
+
+export DATAPATH=kernel
+/srv/daemon.sh ovsdb-server
+ovs-vsctl --no-wait set Open_vSwitch . other_config:hw-offload=true
+/srv/daemon.sh ovs-vswitchd
+# Standalone: a plain learning switch until the agent takes the bridge over by making it secure, which empties it.
+ovs-vsctl --timeout=30 add-br br0 \
+    -- set bridge br0 datapath_type=system fail_mode=standalone \
+    "other_config:hwaddr=\"$MAC\"" other_config:disable-in-band=true \
+    -- add-port br0 bond0 -- set interface bond0 ofport_request=1
+
+wait_for_interfaces br0
+echo 0 >/proc/sys/net/ipv4/conf/br0/send_redirects
+ip link set br0 up
+for address in $ADDRESSES; do ip address replace "$address" dev br0; done
+for gateway in $GATEWAYS; do
+    ip route replace "$gateway" dev br0
+    ip route replace default via "$gateway" dev br0
+done
+stay

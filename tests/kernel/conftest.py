@@ -1,0 +1,57 @@
+"""The fabric in a kernel that has all of it, and an agent on its server: what runs inside (tests/kernel/relay.py)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from containerlab.lab import Lab
+from containerlab.probe import Place
+from tests.fabric import eventually
+from tests.kernel.relay import FOLDER, Inside, Outside
+from tests.kernel.server import KernelServer
+from tests.servers import Pod
+
+TOPOLOGY = Path("containerlab/kernel.clab.yml")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Take the tests' reports to those outside, or the tests to those inside."""
+    config.pluginmanager.register(Inside(config) if FOLDER in os.environ else Outside(config))
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    """Two ToRs below a spine, and a server."""
+    with Lab.up(TOPOLOGY, name="kernel") as up:
+        yield up
+
+
+@pytest.fixture(scope="session")
+def s11(lab: Lab) -> KernelServer:
+    """The server with its agent, as untagged as the rack's cables."""
+    server = KernelServer(lab, "s11")
+    eventually(server.bonded, "both members in one aggregator")
+    server.start()
+    eventually(server.at_rest, "s11 at rest")
+    return server
+
+
+@pytest.fixture(scope="session")
+def pods(s11: KernelServer) -> tuple[Pod, Pod]:
+    """Two pods of the server."""
+    one, two = s11.add(2)
+    s11.await_routes([one, two])
+    return one, two
+
+
+@pytest.fixture(scope="session")
+def outside(lab: Lab) -> Place:
+    """The spine: both ways to a pod lead through either ToR."""
+    spine = Place("sp1", lab.node("sp1").netns_path, (ip_address("10.254.1.2"), ip_address("fd00:254:1::2")))
+    eventually(lambda: "10.101.0.0/24" in lab.kernel_routes("sp1"), "the pool on the spine")
+    return spine

@@ -1,0 +1,121 @@
+"""Has tests run in a machine with a kernel of its own, all in one that is booted once; two plugins of pytest.
+
+Outside, every test marked `kernel` is handed to the machine, and the reports that come back are passed on as if the
+test had run here. Inside, each report is written down where those outside read it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from tests.kernel.machine import Machine, MachineError, missing
+
+FOLDER = "KERNEL_LAB"
+"""Variable that tells those inside where to write."""
+REPORTS = "reports"
+PATIENCE_S = 150.0
+"""Longest time between two reports, the machine's boot and the fabric's included."""
+UNIT = Path(__file__).parents[1] / "unit"
+"""Tests that the machine may run beside."""
+
+
+class Outside:
+    """Gives tests to the machine."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._machine: Machine | None = None
+        self._lines: Iterator[dict[str, object]] = iter(())
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Ask for its tests last."""
+        items.sort(key=_is_kernels)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
+        """Report what becomes of a test inside; not of others.
+
+        The machine has one CPU and runs meanwhile: with the unit tests, to which it makes no difference.
+        """
+        if not _is_kernels(item):
+            if UNIT in item.path.parents and self._machine is None and missing() is None:
+                self._boot(item.session)
+            return None
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        for report in self._outcome(item):
+            item.ihook.pytest_runtest_logreport(report=report)
+        item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+        return True
+
+    def pytest_sessionfinish(self) -> None:
+        """End the machine, whatever it does."""
+        if self._machine is not None:
+            self._machine.kill()
+            self._folder.cleanup()
+
+    def _outcome(self, item: pytest.Item) -> Iterator[pytest.TestReport]:
+        if (reason := missing()) is not None:
+            yield _own(item, "skipped", (str(item.path), item.location[1] or 0, f"Skipped: {reason}"))
+            return
+        if self._machine is None:
+            self._boot(item.session)
+        try:
+            yield from self._reports(item)
+        except MachineError as error:
+            yield _own(item, "failed", str(error))
+
+    def _boot(self, session: pytest.Session) -> None:
+        tests = [item.nodeid for item in session.items if _is_kernels(item)]
+        if not tests:
+            return
+        self._folder = tempfile.TemporaryDirectory(prefix="kernel-lab-")
+        environment = {FOLDER: self._folder.name, "HOME": os.environ.get("HOME", "/root"), "LANG": "C.UTF-8"}
+        options = ("--color=no", "--verbose", "-p", "no:cacheprovider")
+        self._machine = Machine(Path(self._folder.name), [*options, *tests], environment)
+        self._lines = self._machine.lines(REPORTS, PATIENCE_S)
+
+    def _reports(self, item: pytest.Item) -> Iterator[pytest.TestReport]:
+        hook, config = self._config.hook, self._config
+        for line in self._lines:
+            report = hook.pytest_report_from_serializable(config=config, data=line)
+            if report.nodeid == item.nodeid:
+                yield report
+                if report.when == "teardown":
+                    return
+        assert self._machine is not None
+        raise MachineError(f"the machine has ended; its console ends with:\n{self._machine.tail()}")
+
+
+class Inside:
+    """Tells those outside."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._file = Path(os.environ[FOLDER], REPORTS).open("a")  # noqa: SIM115 - open for as long as the machine runs
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Write a report to the host's disk at once: this kernel would keep it to itself for a while."""
+        data = self._config.hook.pytest_report_to_serializable(config=self._config, report=report)
+        self._file.write(json.dumps(data) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
+def _is_kernels(item: pytest.Item) -> bool:
+    return item.get_closest_marker("kernel") is not None
+
+
+def _own(
+    item: pytest.Item, outcome: Literal["failed", "skipped"], words: str | tuple[str, int, str]
+) -> pytest.TestReport:
+    """Return a report of ours, of a test that did not run."""
+    return pytest.TestReport(item.nodeid, item.location, dict.fromkeys(item.keywords, 1), outcome, words, "setup")
