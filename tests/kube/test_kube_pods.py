@@ -66,10 +66,14 @@ def stop(cluster: ControlPlane, pod: PodRef) -> None:
     assert cluster.admin.get(path).status == 404
 
 
+NO_MEMORY = Path("/proc/none/pods.json")
+"""Nothing can be written there."""
+
+
 class Server:
     """What `Pods` needs of an agent."""
 
-    def __init__(self, api: Api, *attached: Attachment, memory: Path = Path("/none"), grace_s: float = 3600) -> None:
+    def __init__(self, api: Api, *attached: Attachment, memory: Path = NO_MEMORY, grace_s: float = 3600) -> None:
         self.attached = {one.id: one for one in attached}
         self.alive: set[Attachment] = set()
         self.discarded: list[Attachment] = []
