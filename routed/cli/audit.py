@@ -83,6 +83,11 @@ Config = Annotated[
     Path | None,
     typer.Option("--config", "-c", envvar="ROUTED_AUDIT_CONFIG", help="The audit file.", show_default=str(DEFAULT)),
 ]
+LateConfig = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="The audit file.", show_default="as said before the command"),
+]
+"""Behind a subcommand's name; it does not read the environment, so as not to overrule what stands before the name."""
 Baseline = Annotated[
     Path | None, typer.Option(help="Accept the findings that this file lists.", show_default="none is accepted")
 ]
@@ -126,7 +131,7 @@ def audit(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
 def explain(
     context: typer.Context,
     address: Annotated[str, typer.Argument(help="An IPv4 or IPv6 address: a pod's, or any other.", show_default=False)],
-    config: Config = None,
+    config: LateConfig = None,
 ) -> None:
     """Tell the whole story of one address: pod, server, port, sessions, routes on ToRs and spines, what is wrong.
 
@@ -147,7 +152,7 @@ def explain(
 def racks(
     context: typer.Context,
     names: Annotated[list[str] | None, typer.Argument(metavar="[RACK]...", show_default="all racks")] = None,
-    config: Config = None,
+    config: LateConfig = None,
     output: Annotated[RacksOutput, typer.Option("--output", "-o", help="Table for people, or for machines.")] = (
         RacksOutput.TABLE
     ),
@@ -172,7 +177,7 @@ def racks(
 @app.command()
 def watch(
     context: typer.Context,
-    config: Config = None,
+    config: LateConfig = None,
     interval: Annotated[float, typer.Option(min=1, help="Seconds from one look's end to the next one.")] = 30.0,
     baseline: Baseline = None,
 ) -> None:
@@ -203,8 +208,10 @@ def watch(
 
 
 def _file(context: typer.Context, config: Path | None) -> Path:
-    """Return the audit file, which may be named before the subcommand or behind it."""
+    """Return the audit file: named behind the subcommand, before it, or by the environment, in this order."""
     named: Path | None = config or context.obj
+    if named is None and not DEFAULT.exists():
+        raise SettingsError(f"there is no {DEFAULT}; name an audit file with --config (docs/audit.md: how to write one)")
     return named or DEFAULT
 
 

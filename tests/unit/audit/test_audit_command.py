@@ -91,6 +91,28 @@ def test_what_a_user_can_mend_is_one_line(site: Site, arguments: Sequence[str], 
     assert said in str(done.exception)
 
 
+@pytest.mark.parametrize("words", [["explain", "10.101.0.2"], ["racks"]], ids=["explain", "racks"])
+@pytest.mark.parametrize("before", [True, False])
+def test_the_command_line_beats_the_environment(site: Site, words: list[str], before: bool) -> None:
+    named = ["--config", str(site.folder / "audit.yaml")]
+    arguments = ["audit", *named, *words] if before else ["audit", *words, *named]
+    runner = CliRunner(env={"ROUTED_AUDIT_CONFIG": "/no/such.yaml"})
+    assert runner.invoke(app, arguments).exit_code == 0
+    assert "/no/such.yaml" in str(runner.invoke(app, ["audit", *words]).exception)
+
+
+def test_the_environment_names_the_file_for_every_command(site: Site) -> None:
+    runner = CliRunner(env={"ROUTED_AUDIT_CONFIG": str(site.folder / "audit.yaml")})
+    for words in ([], ["explain", "10.101.0.2"], ["racks"]):
+        assert runner.invoke(app, ["audit", *words]).exit_code == 0
+
+
+def test_without_any_file_the_way_to_one_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ROUTED_AUDIT_CONFIG", raising=False)
+    done = CliRunner().invoke(app, ["audit"])
+    assert str(done.exception).startswith("there is no /etc/routed/audit.yaml; name an audit file with --config")
+
+
 def test_usage_is_2(site: Site) -> None:
     assert audit(site, "--output", "yaml").exit_code == 2
     done = subprocess.run([ROUTED, "audit", "-c", "/no/such"], capture_output=True, text=True, check=False)
