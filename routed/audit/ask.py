@@ -13,7 +13,7 @@ from ipam.model import IPAddress
 from routed.audit.compare.rack import judge_address
 from routed.audit.explain import Story, explain
 from routed.audit.look import Looker
-from routed.audit.model import RackPlan, RackView
+from routed.audit.model import Kind, RackPlan, RackView
 from routed.audit.places import locate
 from routed.audit.run import Progress
 from routed.audit.settings import AuditSettings
@@ -39,7 +39,10 @@ async def ask(
 
     async def look(plan: RackPlan) -> RackView | None:
         view = await looker.rack(plan, holdings)
-        return view if rack or any(judge_address(view, address)) else None
+        found = list(judge_address(view, address))
+        if any(finding.kind is Kind.MISSING for finding in found):
+            view = await looker.refusals(view)
+        return view if rack or found else None
 
     async with asyncio.TaskGroup() as looks:
         spines = looks.create_task(looker.spines())

@@ -14,6 +14,7 @@ from ipaddress import ip_network
 from ipam.model import IPAddress
 from routed.audit.compare import PoolMap, compare_fabric, compare_rack
 from routed.audit.compare.claims import Claims, claims
+from routed.audit.compare.evidence import refusal
 from routed.audit.compare.faults import worst_first
 from routed.audit.compare.rack import judge_address
 from routed.audit.model import (
@@ -43,6 +44,8 @@ class Seen:
     """To the address itself."""
     shorter: tuple[Route, ...] = ()
     """To the longest prefix around it, where there is no best path to the address itself."""
+    refused: bool = False
+    """It received a path to the address itself and refused it."""
     silent: str = ""
     """Why the switch could not be observed; empty when it was."""
 
@@ -121,7 +124,8 @@ def _seen(address: IPAddress, name: str, view: SwitchView | Unobserved) -> Seen:
         return Seen(name, paths)
     wider = [route for route in around if route.prefix.prefixlen < route.prefix.max_prefixlen]
     longest = max((route.prefix.prefixlen for route in wider), default=0)
-    return Seen(name, paths, tuple(route for route in wider if route.prefix.prefixlen == longest))
+    shorter = tuple(route for route in wider if route.prefix.prefixlen == longest)
+    return Seen(name, paths, shorter, refused=bool(refusal(address, view.refused)))
 
 
 def _announced(address: IPAddress, agents: Mapping[str, ServerView]) -> Iterator[tuple[str, Announced]]:

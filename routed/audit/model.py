@@ -133,6 +133,10 @@ class Shell(StrEnum):
     """Only BGP was spoken with it."""
 
 
+Asked = tuple[IPAddress, int]
+"""A switch's BGP neighbour, and the IP version of the routes that it was asked about."""
+
+
 @dataclass(frozen=True, slots=True)
 class SwitchView:
     """All unicast BGP paths of one switch, both families."""
@@ -142,6 +146,9 @@ class SwitchView:
     shell: Shell = Shell.VTYSH
     at: datetime | None = None
     """When this was recorded; None: it is how the switch has just answered."""
+    refused: Mapping[Asked, frozenset[IPNetwork]] = field(default_factory=dict)
+    """What neighbours sent and the inbound policy refused. Asked only where routes are missing; who is not in it was
+    not asked about, or the switch could not say."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,6 +96,6 @@ def _switch(seen: Seen) -> Iterator[str]:
     if seen.silent:
         yield f"could not be observed: {seen.silent}"
     elif not seen.paths:
-        yield "no host route"
+        yield f"no host route{': received and refused' if seen.refused else ''}"
     for path in (*seen.paths, *seen.shorter):
         yield f"{'*' if path.best else ' '} {path.prefix} {describe(path)}"

@@ -47,6 +47,19 @@ async def test_a_missing_route_is_found(site: Site) -> None:
     assert {finding.where for finding in audit.findings} == {("r1b",)}
 
 
+async def test_a_tor_says_itself_that_it_refused_a_missing_route(site: Site) -> None:
+    site.write("r1b", site.own)
+    site.refuse("r1b", ["10.101.0.2/32"], None)
+    ipv4, ipv6 = (await run(site.settings())).findings
+    assert ipv4.cause == "r1b received it and refused it: inbound policy"
+    assert ipv6.cause == "r1b refused it: inbound policy, or a limit of prefixes"
+    told = await ask(ip_address("10.101.0.2"), site.settings())
+    assert told.findings[0].cause == ipv4.cause
+    assert "no host route: received and refused" in tables.text(story(told), 200)
+    site.refuse("r1b", [], [])
+    assert {"never received" in one.cause for one in (await run(site.settings())).findings} == {True}
+
+
 async def test_what_is_right_at_the_second_look_is_not_reported(site: Site) -> None:
     site.write("r1b", site.own, call=1)
     assert (await run(site.settings())).findings == ()
