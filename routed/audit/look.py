@@ -81,23 +81,24 @@ class Looker:
     async def rack(self, plan: RackPlan, holdings: Mapping[str, Sequence[Holding]] | Unobserved | None) -> RackView:
         """Look at the ToRs and agents of a rack, all at once. `holdings` is what the method of that name returned."""
         async with asyncio.TaskGroup() as looks:
+            intent = looks.create_task(self.intent(plan, holdings))
             tors = {
                 tor.name: looks.create_task(self._look(tor.name, partial(self._switch, tor.name)))
                 for tor in plan.rack.tors
             }
-            said = self._settings.agents
+        return replace(intent.result(), tors={name: look.result() for name, look in tors.items()})
+
+    async def intent(self, plan: RackPlan, holdings: Mapping[str, Sequence[Holding]] | Unobserved | None) -> RackView:
+        """Look at the agents of a rack alone, all at once: its ToRs are left out."""
+        said = self._settings.agents
+        async with asyncio.TaskGroup() as looks:
             servers = {
                 name: looks.create_task(self._look(name, partial(self._agent, said, name, plan.rack.name)))
                 for name in plan.servers
                 if said is not None
             }
         agents = {name: look.result() for name, look in servers.items()}
-        return RackView(
-            plan,
-            self._held(plan.rack.name, holdings, agents.values()),
-            agents,
-            {name: look.result() for name, look in tors.items()},
-        )
+        return RackView(plan, self._held(plan.rack.name, holdings, agents.values()), agents, {})
 
     async def refusals(self, view: RackView) -> RackView:
         """Ask the ToRs of a rack what they refused of agents whose routes they lack; without such, ask nobody."""

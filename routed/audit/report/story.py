@@ -55,11 +55,7 @@ def _rows(told: Story) -> Iterator[_Row]:
         place.rack or "-",
         f"{place.role}{f' {place.name}' if place.name else ''}, {place.prefix or 'no prefix'}",
     )
-    for holding in told.holdings:
-        state = "" if holding.announce else ", no route for now"
-        yield "pod", holding.server, f"{holding.pod or 'pod unknown'}{state}"
-    for server, port in told.ports.items():
-        yield "port", server, _port(port)
+    yield from _who(told)
     for server, route in told.announced:
         communities = f", communities {' '.join(sorted(route.communities))}" if route.communities else ""
         yield "announced", server, f"to {route.tor}, next hop {route.next_hop}{communities}"
@@ -73,6 +69,16 @@ def _rows(told: Story) -> Iterator[_Row]:
     for plane, switches in (("ToR", told.tors), ("beyond", told.beyond)):
         for seen in switches:
             yield from ((plane, seen.switch, says) for says in _switch(seen))
+
+
+def _who(told: Story) -> Iterator[_Row]:
+    for holding in told.holdings:
+        state = "" if holding.announce else ", no route for now"
+        yield "pod", holding.server, f"{holding.pod or 'pod unknown'}{state}"
+    for other, state in told.siblings.items():
+        yield "also", other.server, f"its other address {state}"
+    for server, port in told.ports.items():
+        yield "port", server, _port(port)
 
 
 def _port(port: PortView) -> str:

@@ -32,8 +32,10 @@ def only(view: RackView) -> Finding:
     [
         (
             Shell.VTYSH,
-            f"on {A}: vtysh -c 'show bgp ipv4 unicast neighbors 10.0.4.11 filtered-routes' "
-            "-c 'show route-map FROM-s1-1'",
+            (
+                f"on {A}: vtysh -c 'show bgp ipv4 unicast neighbors 10.0.4.11 filtered-routes' "
+                "-c 'show route-map FROM-s1-1'"
+            ),
         ),
         (Shell.BIRDC, f"on {A}: birdc 'show route {ONE}/32 filtered all'"),
         (
