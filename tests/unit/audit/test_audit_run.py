@@ -20,8 +20,9 @@ from routed.audit.run import Progress, run
 from routed.audit.sources import CouldNotObserve
 from routed.audit.sources.mrt import Mrt
 from routed.audit.sources.napalm import Login, Napalm
+from routed.audit.sources.plan import RackFiles
 from routed.settings import SettingsError
-from tests.fakes.audit_site import Site
+from tests.fakes.audit_site import RACK, Site
 
 
 @pytest.fixture
@@ -58,6 +59,17 @@ async def test_a_tor_says_itself_that_it_refused_a_missing_route(site: Site) -> 
     assert "no host route: received and refused" in tables.text(story(told), 200)
     site.refuse("r1b", [], [])
     assert {"never received" in one.cause for one in (await run(site.settings())).findings} == {True}
+
+
+async def test_a_rack_that_two_files_describe_is_refused_with_a_way_out(site: Site) -> None:
+    (site.folder / "r1-copy.yaml").write_text(RACK.read_text())
+    with pytest.raises(SettingsError, match=r"described by .*r1-copy\.yaml, too; list the files, or narrow `racks:`"):
+        await run(site.settings())
+
+
+async def test_the_labs_own_racks_are_one_pattern() -> None:
+    plans = await RackFiles(tuple(sorted(RACK.parent.glob("*.yaml")))).plans()
+    assert [plan.rack.name for plan in plans] == ["r1", "r2"]
 
 
 async def test_what_is_right_at_the_second_look_is_not_reported(site: Site) -> None:
