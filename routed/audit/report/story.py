@@ -11,6 +11,7 @@ from rich.text import Text
 from routed.audit.compare.evidence import describe
 from routed.audit.explain import Seen, Story
 from routed.audit.model import PortView, SideView
+from routed.audit.report.alike import together
 from routed.audit.report.summary import judge, printable
 from routed.audit.report.tables import VERDICTS, advice, headline_text, severity_text
 
@@ -40,7 +41,7 @@ def _block(lines: list[Text]) -> list[Text | str]:
 
 def _findings(told: Story) -> Iterator[RenderableType]:
     """Yield what is wrong; the evidence stands above."""
-    for finding in told.findings:
+    for finding in together(told.findings):
         yield ""
         said = told.verdict.startswith(finding.text)
         text = Text() if said else Text.assemble("  ", headline_text(finding))
