@@ -19,7 +19,7 @@ from routed.audit.model import Audit, Finding
 from routed.audit.report import baseline as baselines
 from routed.audit.report import tables
 from routed.audit.report.changes import changes
-from routed.audit.report.summary import EXIT_STATUS, judge, summarize
+from routed.audit.report.summary import EXIT_STATUS, counted, judge, summarize
 from routed.audit.settings import DEFAULT
 from routed.cli import export
 from routed.cli.looking import asked, audited
@@ -125,7 +125,7 @@ def audit(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
         _write(html, render(found))
     if write_baseline is not None:
         count = baselines.write(write_baseline, found)
-        typer.echo(f"{write_baseline}: {count} faults; say why each is accepted, or remove it", err=True)
+        typer.echo(f"{write_baseline}: {counted(count, 'fault')}; say why each is accepted, or remove it", err=True)
     raise typer.Exit(_status(found))
 
 

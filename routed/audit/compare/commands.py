@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,10 +11,18 @@ from routed.audit.model import Shell
 from routed.domain.rack import Server
 from routed.domain.workload import host_network
 
+_ON = re.compile(r"on [^:]+: ")
+
 
 def on(host: str, command: str) -> str:
     """Return a command for a server or switch, or for several."""
     return f"on {host}: {command}"
+
+
+def split(then: str) -> tuple[str, str]:
+    """Return where a command is to be run, in words, and the command; nothing and all where it names no place."""
+    match = _ON.match(then)
+    return (match[0], then[match.end() :]) if match else ("", then)
 
 
 @dataclass(frozen=True, slots=True)

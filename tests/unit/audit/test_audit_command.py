@@ -152,7 +152,8 @@ def test_page_is_written_beside_the_output(site: Site) -> None:
 def test_baseline_accepts_what_it_was_written_for(site: Site) -> None:
     break_it(site)
     known = site.folder / "known.txt"
-    assert audit(site, "--write-baseline", known).exit_code == 1
+    written = audit(site, "--write-baseline", known)
+    assert (written.exit_code, written.stderr) == (1, f"{known}: 2 faults; say why each is accepted, or remove it\n")
     done = audit(site, "--baseline", known)
     assert (done.exit_code, done.stderr) == (0, "")
     assert "2 accepted by the baseline" in done.stdout
@@ -160,6 +161,7 @@ def test_baseline_accepts_what_it_was_written_for(site: Site) -> None:
     repaired = audit(site, "--baseline", known)
     assert repaired.exit_code == 0
     assert repaired.stderr == "accepted and gone, remove it from the baseline: missing r1 10.101.0.2 r1a\n"
+    assert ": 1 fault; say why" in audit(site, "--write-baseline", known).stderr
     site.write("r1a", [*site.own, STRAY])
     assert audit(site, "--baseline", known).exit_code == 1, "a route that is missing now was there before"
 
