@@ -98,7 +98,8 @@ class Looker:
                 if said is not None
             }
         agents = {name: look.result() for name, look in servers.items()}
-        return RackView(plan, self._held(plan.rack.name, holdings, agents.values()), agents, {})
+        held = self._held(plan.rack.name, holdings, agents.values())
+        return RackView(plan, held, agents, {}, self._settings.partial)
 
     async def refusals(self, view: RackView) -> RackView:
         """Ask the ToRs of a rack what they refused of agents whose routes they lack; without such, ask nobody."""

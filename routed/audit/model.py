@@ -162,6 +162,8 @@ class RackView:
     """By server; servers whose agent nobody was told how to ask are left out."""
     tors: Mapping[str, SwitchView | Unobserved]
     """By ToR of the plan; all of them."""
+    partial: bool = False
+    """`holdings` are not all there are."""
 
 
 # ---- what is found

@@ -144,6 +144,22 @@ async def test_a_rack_that_the_file_does_not_name_is_unknown_and_not_empty(site:
     assert kinds(await run(site.settings(agents=None, holdings="held.json"))) == {Kind.LEAKED}
 
 
+async def test_a_file_of_some_pods_makes_the_others_no_leaks(site: Site) -> None:
+    away, other = site.pods
+    (site.folder / "held.json").write_text(
+        json.dumps({"holdings": {"r1": [{"address": str(away), "server": "s11", "pod": "shop/cart"}]}})
+    )
+    whole = await run(site.settings(agents=None, holdings="held.json"))
+    assert [(finding.kind, finding.subject) for finding in whole.findings] == [(Kind.LEAKED, str(other))]
+    some = site.settings(agents=None, holdings="held.json", partial=True)
+    audit = await run(some)
+    assert audit.findings == ()
+    assert {pool.used for pool in audit.racks[0].pools} == {None}
+    site.write("r1b", site.own)
+    found = {(finding.kind, finding.subject) for finding in (await run(some)).findings}
+    assert found == {(Kind.MISSING, str(away)), (Kind.ASYMMETRIC, str(other))}
+
+
 async def test_a_tor_whose_name_is_an_option_is_not_asked(site: Site) -> None:
     rack = site.folder / "r1.yaml"
     rack.write_text(rack.read_text().replace("name: r1a", 'name: "-oProxyCommand=reboot"'))

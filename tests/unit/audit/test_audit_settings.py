@@ -56,6 +56,7 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     [
         ({"racks": []}, "either racks or kubernetes"),
         ({"kubernetes": {}}, "either racks or kubernetes"),
+        ({"partial": True}, "partial is about holdings"),
         ({"agents": {}}, "agents: Value error, name either a command or a file"),
         ({"agents": {"command": ["ssh", "{host}"]}}, r"agents\.command: .*\{host\} is not known here"),
         ({"agents": {"command": []}}, r"agents\.command: "),
