@@ -6,7 +6,7 @@ An address that is in no rack's plan may be on the ToRs of any: all are looked a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from ipam.model import IPAddress
@@ -14,7 +14,7 @@ from routed.audit.compare.claims import claims
 from routed.audit.compare.rack import judge_address
 from routed.audit.explain import Seen, Story, explain, see
 from routed.audit.look import Looker
-from routed.audit.model import Kind, RackPlan, RackView, Unobserved
+from routed.audit.model import Holding, Kind, RackPlan, RackView, SwitchView, Unobserved
 from routed.audit.places import locate
 from routed.audit.run import Progress
 from routed.audit.settings import AuditSettings
@@ -50,6 +50,10 @@ class _Asker:
         self._spines = len(settings.switches.spines)
         self._heard: set[str] = set()
         self._total = 0
+        self._views: dict[str, RackView] = {}
+        """Racks that were looked at for a pod; without ToRs until one of its addresses is asked about."""
+        self._seen: Mapping[str, SwitchView | Unobserved] | None = None
+        """The spines."""
 
     async def addresses(self, pod: str) -> Sequence[IPAddress]:
         """Return the addresses of a pod, in whichever rack it is."""
@@ -59,6 +63,7 @@ class _Asker:
         async with asyncio.TaskGroup() as looks:
             tasks = [looks.create_task(looker.intent(plan, holdings)) for plan in plans]
         views = [task.result() for task in tasks]
+        self._views = {view.plan.rack.name: view for view in views}
         found = [one.address for view in views for one in claims(view).every() if one.pod == pod]
         if found:
             return found
@@ -70,7 +75,7 @@ class _Asker:
         raise SettingsError(f"no rack has a pod {pod}")
 
     async def story(self, address: IPAddress) -> Story:
-        """Look, and tell of one address."""
+        """Look, where nobody has looked yet, and tell of one address."""
         looker = self._looker
         plans = await looker.plans()
         rack = locate(address, plans).rack
@@ -81,7 +86,7 @@ class _Asker:
         elsewhere: list[Seen] = []
 
         async def look(plan: RackPlan) -> RackView | None:
-            view = await looker.rack(plan, holdings)
+            view = await self._view(plan, holdings)
             found = list(judge_address(view, address))
             if any(finding.kind is Kind.MISSING for finding in found):
                 view = await looker.refusals(view)
@@ -91,12 +96,27 @@ class _Asker:
             return None
 
         async with asyncio.TaskGroup() as looks:
-            spines = looks.create_task(looker.spines())
+            spines = looks.create_task(self._beyond())
             views = [looks.create_task(look(plan)) for plan in asked]
         view = next((view for one in views if (view := one.result()) is not None), None)
         story = explain(address, plans, view, spines.result(), elsewhere)
         known = {*story.silent, *story.sides, *(seen.switch for seen in (*story.tors, *story.beyond))}
         return replace(story, recorded={name: at for name, at in sorted(looker.recorded.items()) if name in known})
+
+    async def _view(self, plan: RackPlan, holdings: Mapping[str, Sequence[Holding]] | Unobserved | None) -> RackView:
+        """Return a rack; for all addresses of a pod from one look."""
+        before = self._views.get(plan.rack.name)
+        if before is None:
+            return await self._looker.rack(plan, holdings)
+        if not before.tors:
+            before = replace(before, tors=await self._looker.switches(tor.name for tor in plan.rack.tors))
+            self._views[plan.rack.name] = before
+        return before
+
+    async def _beyond(self) -> Mapping[str, SwitchView | Unobserved]:
+        if self._seen is None:
+            self._seen = await self._looker.spines()
+        return self._seen
 
     def _note(self, name: str, _: bool) -> None:
         self._heard.add(name)

@@ -82,11 +82,8 @@ class Looker:
         """Look at the ToRs and agents of a rack, all at once. `holdings` is what the method of that name returned."""
         async with asyncio.TaskGroup() as looks:
             intent = looks.create_task(self.intent(plan, holdings))
-            tors = {
-                tor.name: looks.create_task(self._look(tor.name, partial(self._switch, tor.name)))
-                for tor in plan.rack.tors
-            }
-        return replace(intent.result(), tors={name: look.result() for name, look in tors.items()})
+            tors = looks.create_task(self.switches(tor.name for tor in plan.rack.tors))
+        return replace(intent.result(), tors=tors.result())
 
     async def intent(self, plan: RackPlan, holdings: Mapping[str, Sequence[Holding]] | Unobserved | None) -> RackView:
         """Look at the agents of a rack alone, all at once: its ToRs are left out."""
@@ -115,11 +112,12 @@ class Looker:
 
     async def spines(self) -> Mapping[str, SwitchView | Unobserved]:
         """Look at the spines, all at once."""
+        return await self.switches(self._settings.switches.spines)
+
+    async def switches(self, names: Iterable[str]) -> Mapping[str, SwitchView | Unobserved]:
+        """Look at these switches, all at once."""
         async with asyncio.TaskGroup() as looks:
-            tasks = {
-                name: looks.create_task(self._look(name, partial(self._switch, name)))
-                for name in self._settings.switches.spines
-            }
+            tasks = {name: looks.create_task(self._look(name, partial(self._switch, name))) for name in names}
         return {name: look.result() for name, look in tasks.items()}
 
     def sources(self, plan: RackPlan) -> int:

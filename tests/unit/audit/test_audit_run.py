@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from routed.audit.ask import ask
+from routed.audit.ask import ask, ask_pod
 from routed.audit.look import Looker
 from routed.audit.model import Audit, Kind, Unobserved
 from routed.audit.report import machine, tables
@@ -234,6 +234,17 @@ async def test_an_address_of_no_plan_is_looked_for_in_every_rack(site: Site) -> 
     told = await ask(ip_address("192.0.2.7"), site.settings())
     assert [(finding.kind, finding.where) for finding in told.findings] == [(Kind.FOREIGN, ("r1a",))]
     assert (await ask(ip_address("192.0.2.8"), site.settings())).findings == ()
+
+
+async def test_a_pods_addresses_are_told_from_one_look(site: Site) -> None:
+    site.write("r1b", site.own, call=1)
+    site.refuse("r1b", ["10.101.0.2/32"], ["fd00:101::1:0/128"])
+    told = await ask_pod("shop/cart", site.settings())
+    assert [(str(one.address), one.findings[0].kind) for one in told] == [
+        ("10.101.0.2", Kind.MISSING),
+        ("fd00:101::1:0", Kind.MISSING),
+    ]
+    assert (site.folder / "r1b.calls").read_text() == "1\n"
 
 
 async def test_an_old_export_is_used_and_said(site: Site) -> None:
