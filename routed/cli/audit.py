@@ -30,7 +30,7 @@ Is every pod's route on both ToRs of its rack, with the right next hop, and noth
 
 Reads racks, agents and switches as the audit file says (docs/audit.md), compares them address by address, and says \
 what differs: worst first, with what every plane shows, the likely cause and the command to run next. Changes nothing; \
-needs no more than read-only access to the switches.
+needs no more than a login that may show on the switches, and what the servers' agents export.
 
 Exit status:
 
