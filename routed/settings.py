@@ -6,12 +6,14 @@ converts and checks; it decides nothing.
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from routed.domain.rack import Rack, Server, Subnet, Tor
 from routed.torconfig.settings import FabricSettings
@@ -315,8 +317,24 @@ def checked(kind: type[_S], document: Any, source: str) -> _S:
     try:
         return kind.model_validate(document)
     except ValidationError as error:
-        problems = "\n".join(f"  {_key(item['loc'])}: {item['msg']}" for item in error.errors())
+        problems = "\n".join(f"  {_key(item['loc'])}: {_problem(item, kind)}" for item in error.errors())
         raise SettingsError(f"{source}: {error.error_count()} problem(s)\n{problems}") from error
+
+
+def _problem(item: ErrorDetails, kind: type[BaseModel]) -> str:
+    """Return what is wrong with a key; of one that is not known, which one may be meant."""
+    if item["type"] != "extra_forbidden":
+        return item["msg"]
+    like = get_close_matches(str(item["loc"][-1]), sorted(_names(kind)), n=1)
+    return f"unknown key; did you mean {like[0]}?" if like else "unknown key"
+
+
+def _names(kind: Any) -> set[str]:
+    """Return every key of a model and of the models in it, however deep."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        inner = (_names(one.annotation) for one in kind.model_fields.values())
+        return set(kind.model_fields).union(*inner)
+    return set[str]().union(*map(_names, get_args(kind)))
 
 
 def _key(location: tuple[int | str, ...]) -> str:

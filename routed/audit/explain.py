@@ -6,7 +6,7 @@ seen there. The findings are those of the comparison, of this address alone. Pri
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from ipaddress import ip_network
@@ -14,7 +14,8 @@ from ipaddress import ip_network
 from ipam.model import IPAddress
 from routed.audit.compare import PoolMap, compare_fabric, compare_rack
 from routed.audit.compare.claims import Claims, claims
-from routed.audit.compare.faults import worst_first
+from routed.audit.compare.evidence import refusal
+from routed.audit.compare.faults import MANY, worst_first
 from routed.audit.compare.rack import judge_address
 from routed.audit.model import (
     Announced,
@@ -26,6 +27,7 @@ from routed.audit.model import (
     RackView,
     Route,
     ServerView,
+    Severity,
     SideView,
     SwitchView,
     Unobserved,
@@ -43,6 +45,8 @@ class Seen:
     """To the address itself."""
     shorter: tuple[Route, ...] = ()
     """To the longest prefix around it, where there is no best path to the address itself."""
+    refused: bool = False
+    """It received a path to the address itself and refused it."""
     silent: str = ""
     """Why the switch could not be observed; empty when it was."""
 
@@ -72,6 +76,8 @@ class Story:
     """What looks wrong and is not: a failure explains it."""
     findings: tuple[Finding, ...] = ()
     """Worst first."""
+    siblings: Mapping[Holding, str] = field(default_factory=dict)
+    """The other addresses of the same pod, and how each is, in words."""
     recorded: Mapping[str, datetime] = field(default_factory=dict)
     """Which of these servers and switches were not asked but read from recordings, and of when those are."""
 
@@ -81,16 +87,20 @@ def explain(
     plans: Sequence[RackPlan],
     view: RackView | None,
     spines: Mapping[str, SwitchView | Unobserved],
+    elsewhere: Sequence[Seen] = (),
 ) -> Story:
-    """Tell the story of an address; `view` is of the rack that `locate` names, None when it names none."""
+    """Tell the story of an address; `view` is of the rack that `locate` names, None when it names none.
+
+    `elsewhere` is what ToRs know of an address of no rack.
+    """
     place = locate(address, plans)
-    beyond = tuple(_seen(address, name, seen) for name, seen in spines.items())
+    beyond = tuple(see(address, name, seen) for name, seen in spines.items())
     if view is None:
-        return Story(address, place, _plain_verdict(address, place), beyond=beyond)
+        return _of_nobody(address, place, beyond, elsewhere)
     claimed = claims(view)
     holdings = claimed.holdings.get(address, ())
     found = _findings(address, plans, view, spines)
-    tors = tuple(_seen(address, name, seen) for name, seen in view.tors.items())
+    tors = tuple(see(address, name, seen) for name, seen in view.tors.items())
     notes = tuple(_notes(holdings, claimed, tors))
     agents = claimed.agents
     return Story(
@@ -106,13 +116,64 @@ def explain(
         beyond,
         notes,
         found,
+        dict(_siblings(holdings, claimed, view)),
     )
+
+
+def _of_nobody(address: IPAddress, place: Place, beyond: Sequence[Seen], elsewhere: Iterable[Seen]) -> Story:
+    """Tell of an address of no rack; where switches know the way to it, a rack's file may be missing."""
+    if place.role is Role.OUTSIDE:
+        told = [seen for seen in beyond if _learned(seen)] or [seen for seen in elsewhere if _learned(seen)]
+        if told:
+            found = _unknown_rack(address, sorted(told, key=lambda seen: seen.switch)[:MANY])
+            shown = (*beyond, *(seen for seen in told[:MANY] if seen not in beyond))
+            return Story(address, place, found.text, beyond=shown, findings=(found,))
+    return Story(address, place, _plain_verdict(address, place), beyond=tuple(beyond))
+
+
+def _unknown_rack(address: IPAddress, told: Sequence[Seen]) -> Finding:
+    """Return the finding of an address of no rack that switches have routes to."""
+    routes = [route for seen in told for route in _learned(seen)]
+    where = tuple(seen.switch for seen in told)
+    prefixes = " and ".join(sorted({str(route.prefix) for route in routes}))
+    origins = " and ".join(map(str, sorted({route.as_path[-1] for route in routes})))
+    have = "has" if len(where) == 1 else "have"
+    return Finding(
+        Kind.UNOBSERVED,
+        Severity.NOTE,
+        "",
+        str(address),
+        where,
+        f"{address} is in no rack that is known, but {' and '.join(where)} {have} {prefixes} from AS {origins}: "
+        "is a rack's file missing?",
+        "",
+        "compare `racks` in the audit file with the racks that there are",
+    )
+
+
+def _learned(seen: Seen) -> tuple[Route, ...]:
+    """Return the paths that somebody told a switch, without those of a default route."""
+    return tuple(route for route in (*seen.paths, *seen.shorter) if route.as_path and route.prefix.prefixlen)
+
+
+def _siblings(holdings: Sequence[Holding], claimed: Claims, view: RackView) -> Iterator[tuple[Holding, str]]:
+    """Say how the pod's other addresses are: what they do not share with this one is not the cause."""
+    own = {holding.address for holding in holdings}
+    pods = {(holding.server, holding.pod) for holding in holdings if holding.pod}
+    for other in claimed.every():
+        if (other.server, other.pod) in pods and other.address not in own:
+            wrong = sorted(judge_address(view, other.address), key=worst_first)
+            seen = [see(other.address, name, tor) for name, tor in view.tors.items()]
+            well = all(any(path.best for path in one.paths) for one in seen)
+            fine = f"{other.address} is well" if well else f"nothing is known to be wrong with {other.address}"
+            yield other, wrong[0].text if wrong else fine
 
 
 # ---- what was seen
 
 
-def _seen(address: IPAddress, name: str, view: SwitchView | Unobserved) -> Seen:
+def see(address: IPAddress, name: str, view: SwitchView | Unobserved) -> Seen:
+    """Return what one switch knows of an address."""
     if isinstance(view, Unobserved):
         return Seen(name, silent=view.reason)
     around = [route for route in view.routes if is_inside(address, route.prefix)]
@@ -121,7 +182,8 @@ def _seen(address: IPAddress, name: str, view: SwitchView | Unobserved) -> Seen:
         return Seen(name, paths)
     wider = [route for route in around if route.prefix.prefixlen < route.prefix.max_prefixlen]
     longest = max((route.prefix.prefixlen for route in wider), default=0)
-    return Seen(name, paths, tuple(route for route in wider if route.prefix.prefixlen == longest))
+    shorter = tuple(route for route in wider if route.prefix.prefixlen == longest)
+    return Seen(name, paths, shorter, refused=bool(refusal(address, view.refused)))
 
 
 def _announced(address: IPAddress, agents: Mapping[str, ServerView]) -> Iterator[tuple[str, Announced]]:

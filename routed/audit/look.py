@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
+from ipam.model import IPNetwork
 from routed.audit.ages import ago
-from routed.audit.model import Holding, RackPlan, RackView, ServerView, SwitchView, Unobserved
+from routed.audit.compare import doubts
+from routed.audit.model import Asked, Holding, RackPlan, RackView, ServerView, SwitchView, Unobserved
 from routed.audit.settings import AgentsSettings, AuditSettings
 from routed.audit.sources import (
     CouldNotObserve,
@@ -77,36 +81,58 @@ class Looker:
     async def rack(self, plan: RackPlan, holdings: Mapping[str, Sequence[Holding]] | Unobserved | None) -> RackView:
         """Look at the ToRs and agents of a rack, all at once. `holdings` is what the method of that name returned."""
         async with asyncio.TaskGroup() as looks:
-            tors = {
-                tor.name: looks.create_task(self._look(tor.name, partial(self._switch, tor.name)))
-                for tor in plan.rack.tors
-            }
-            said = self._settings.agents
+            intent = looks.create_task(self.intent(plan, holdings))
+            tors = looks.create_task(self.switches(tor.name for tor in plan.rack.tors))
+        return replace(intent.result(), tors=tors.result())
+
+    async def intent(self, plan: RackPlan, holdings: Mapping[str, Sequence[Holding]] | Unobserved | None) -> RackView:
+        """Look at the agents of a rack alone, all at once: its ToRs are left out."""
+        said = self._settings.agents
+        async with asyncio.TaskGroup() as looks:
             servers = {
                 name: looks.create_task(self._look(name, partial(self._agent, said, name, plan.rack.name)))
                 for name in plan.servers
                 if said is not None
             }
         agents = {name: look.result() for name, look in servers.items()}
-        return RackView(
-            plan,
-            self._held(plan.rack.name, holdings, agents.values()),
-            agents,
-            {name: look.result() for name, look in tors.items()},
-        )
+        held = self._held(plan.rack.name, holdings, agents.values())
+        return RackView(plan, held, agents, {}, self._settings.partial)
+
+    async def refusals(self, view: RackView) -> RackView:
+        """Ask the ToRs of a rack what they refused of agents whose routes they lack; without such, ask nobody."""
+        async with asyncio.TaskGroup() as looks:
+            tasks = {tor: looks.create_task(self._refused(tor, asked)) for tor, asked in doubts(view).items()}
+        tors = {
+            name: replace(seen, refused=tasks[name].result())
+            if name in tasks and isinstance(seen, SwitchView)
+            else seen
+            for name, seen in view.tors.items()
+        }
+        return replace(view, tors=tors)
 
     async def spines(self) -> Mapping[str, SwitchView | Unobserved]:
         """Look at the spines, all at once."""
+        return await self.switches(self._settings.switches.spines)
+
+    async def switches(self, names: Iterable[str]) -> Mapping[str, SwitchView | Unobserved]:
+        """Look at these switches, all at once."""
         async with asyncio.TaskGroup() as looks:
-            tasks = {
-                name: looks.create_task(self._look(name, partial(self._switch, name)))
-                for name in self._settings.switches.spines
-            }
+            tasks = {name: looks.create_task(self._look(name, partial(self._switch, name))) for name in names}
         return {name: look.result() for name, look in tasks.items()}
 
     def sources(self, plan: RackPlan) -> int:
         """Return how many are asked about a rack."""
         return len(plan.rack.tors) + (len(plan.servers) if self._settings.agents is not None else 0)
+
+    async def _refused(self, tor: str, asked: Iterable[Asked]) -> Mapping[Asked, frozenset[IPNetwork]]:
+        """Return what a ToR refused; nothing where it cannot say: the routes that it has were seen all the same."""
+        source = self._switch(tor)
+        if not isinstance(source, Frr):
+            return {}
+        async with self._room:
+            with suppress(CouldNotObserve):
+                return await source.refused(asked)
+        return {}
 
     async def _look(self, name: str, source: Callable[[], ServerSource | SwitchSource]) -> Any:
         async with self._room:

@@ -133,6 +133,10 @@ class Shell(StrEnum):
     """Only BGP was spoken with it."""
 
 
+Asked = tuple[IPAddress, int]
+"""A switch's BGP neighbour, and the IP version of the routes that it was asked about."""
+
+
 @dataclass(frozen=True, slots=True)
 class SwitchView:
     """All unicast BGP paths of one switch, both families."""
@@ -142,6 +146,9 @@ class SwitchView:
     shell: Shell = Shell.VTYSH
     at: datetime | None = None
     """When this was recorded; None: it is how the switch has just answered."""
+    refused: Mapping[Asked, frozenset[IPNetwork]] = field(default_factory=dict)
+    """What neighbours sent and the inbound policy refused. Asked only where routes are missing; who is not in it was
+    not asked about, or the switch could not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +162,8 @@ class RackView:
     """By server; servers whose agent nobody was told how to ask are left out."""
     tors: Mapping[str, SwitchView | Unobserved]
     """By ToR of the plan; all of them."""
+    partial: bool = False
+    """`holdings` are not all there are."""
 
 
 # ---- what is found

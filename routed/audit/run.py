@@ -105,7 +105,11 @@ class _Run:
     ) -> None:
         for plan in waiting:
             view = await self._looker.rack(plan, holdings)
-            self.results[plan.rack.name] = compare_rack(view, self._pools, low=self._settings.pools.low)
+            result = compare_rack(view, self._pools, low=self._settings.pools.low)
+            if self._look > 1 and any(finding.kind is Kind.MISSING for finding in result.findings):
+                view = await self._looker.refusals(view)
+                result = compare_rack(view, self._pools, low=self._settings.pools.low)
+            self.results[plan.rack.name] = result
 
     def _note(self, name: str, answered: bool) -> None:
         (self.heard.add if answered else self.heard.discard)(name)

@@ -174,6 +174,8 @@ class AuditSettings(_Section):
     kubernetes: ApiSettings | None = None
     holdings: Path | None = None
     """A JSON file of who should have which address."""
+    partial: bool = False
+    """`holdings` names some of the pods only: an address that it does not name may have one."""
     agents: AgentsSettings | None = None
     """None when nobody can be asked."""
     switches: SwitchesSettings = SwitchesSettings()
@@ -193,6 +195,12 @@ class AuditSettings(_Section):
     def _racks_from_somewhere(self) -> Self:
         if bool(self.racks) == (self.kubernetes is not None):
             raise ValueError("say where the racks are described: either racks or kubernetes")
+        return self
+
+    @model_validator(mode="after")
+    def _partial_holdings(self) -> Self:
+        if self.partial and self.holdings is None:
+            raise ValueError("partial is about holdings, and there are none")
         return self
 
     def path(self, said: str | Path) -> Path:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from enum import StrEnum
-from ipaddress import ip_address
+from ipaddress import ip_interface
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 
+from ipam.model import IPAddress
 from routed.audit.model import Audit, Finding
 from routed.audit.report import baseline as baselines
 from routed.audit.report import tables
 from routed.audit.report.changes import changes
-from routed.audit.report.summary import EXIT_STATUS, judge, summarize
+from routed.audit.report.summary import EXIT_STATUS, counted, judge, summarize
 from routed.audit.settings import DEFAULT
 from routed.cli import export
 from routed.cli.looking import asked, audited
@@ -28,7 +30,7 @@ Is every pod's route on both ToRs of its rack, with the right next hop, and noth
 
 Reads racks, agents and switches as the audit file says (docs/audit.md), compares them address by address, and says \
 what differs: worst first, with what every plane shows, the likely cause and the command to run next. Changes nothing; \
-needs no more than read-only access to the switches.
+needs no more than a login that may show on the switches, and what the servers' agents export.
 
 Exit status:
 
@@ -50,7 +52,7 @@ routed audit --html report.html
 
 routed audit --write-baseline known.txt; routed audit --baseline known.txt
 
-routed audit explain 10.101.0.23
+routed audit explain 10.101.0.23; routed audit explain shop/cart
 
 routed audit racks r1
 
@@ -83,6 +85,11 @@ Config = Annotated[
     Path | None,
     typer.Option("--config", "-c", envvar="ROUTED_AUDIT_CONFIG", help="The audit file.", show_default=str(DEFAULT)),
 ]
+LateConfig = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="The audit file.", show_default="as said before the command"),
+]
+"""Behind a subcommand's name; it does not read the environment, so as not to overrule what stands before the name."""
 Baseline = Annotated[
     Path | None, typer.Option(help="Accept the findings that this file lists.", show_default="none is accepted")
 ]
@@ -118,36 +125,51 @@ def audit(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
         _write(html, render(found))
     if write_baseline is not None:
         count = baselines.write(write_baseline, found)
-        typer.echo(f"{write_baseline}: {count} faults; say why each is accepted, or remove it", err=True)
+        typer.echo(f"{write_baseline}: {counted(count, 'fault')}; say why each is accepted, or remove it", err=True)
     raise typer.Exit(_status(found))
 
 
 @app.command()
 def explain(
     context: typer.Context,
-    address: Annotated[str, typer.Argument(help="An IPv4 or IPv6 address: a pod's, or any other.", show_default=False)],
-    config: Config = None,
+    what: Annotated[
+        str,
+        typer.Argument(metavar="ADDRESS|POD", help="An address of any kind, or NAMESPACE/POD.", show_default=False),
+    ],
+    config: LateConfig = None,
 ) -> None:
-    """Tell the whole story of one address: pod, server, port, sessions, routes on ToRs and spines, what is wrong.
+    """Tell the whole story of an address: pod, server, port, sessions, routes on ToRs and spines, what is wrong.
+
+    Of a pod, that of each of its addresses.
 
     Exit status: 0 nothing is wrong with it, 1 something is, 2 usage, 3 something could not be observed.
     """
     from routed.audit.report.story import story  # noqa: PLC0415 - slow to import, and other commands need none of it
 
+    told = asked(_subject(what), _file(context, config))
+    for number, one in enumerate(told):
+        _show(Group(*([""] if number else []), story(one)))
+    raise typer.Exit(EXIT_STATUS[judge(finding for one in told for finding in one.findings)])
+
+
+def _subject(text: str) -> IPAddress | str:
+    """Return the address that is meant, also by its host prefix, or the pod's name; SettingsError for anything else."""
     try:
-        what = ip_address(address)
+        host = ip_interface(text)
     except ValueError:
-        raise SettingsError(f"{address!r} is no IP address") from None
-    told = asked(what, _file(context, config))
-    _show(story(told))
-    raise typer.Exit(EXIT_STATUS[judge(told.findings)])
+        if re.fullmatch(r"[^/]+/[^/]+", text):
+            return text
+        raise SettingsError(f"{text!r} is no IP address, and no pod: NAMESPACE/POD") from None
+    if host.network.prefixlen != host.max_prefixlen:
+        raise SettingsError(f"{text} is {host.network.num_addresses} addresses; ask about one of them")
+    return host.ip
 
 
 @app.command()
 def racks(
     context: typer.Context,
     names: Annotated[list[str] | None, typer.Argument(metavar="[RACK]...", show_default="all racks")] = None,
-    config: Config = None,
+    config: LateConfig = None,
     output: Annotated[RacksOutput, typer.Option("--output", "-o", help="Table for people, or for machines.")] = (
         RacksOutput.TABLE
     ),
@@ -172,7 +194,7 @@ def racks(
 @app.command()
 def watch(
     context: typer.Context,
-    config: Config = None,
+    config: LateConfig = None,
     interval: Annotated[float, typer.Option(min=1, help="Seconds from one look's end to the next one.")] = 30.0,
     baseline: Baseline = None,
 ) -> None:
@@ -203,8 +225,10 @@ def watch(
 
 
 def _file(context: typer.Context, config: Path | None) -> Path:
-    """Return the audit file, which may be named before the subcommand or behind it."""
+    """Return the audit file: named behind the subcommand, before it, or by the environment, in this order."""
     named: Path | None = config or context.obj
+    if named is None and not DEFAULT.exists():
+        raise SettingsError(f"there is no {DEFAULT}; name an audit file with --config (docs/audit.md has one)")
     return named or DEFAULT
 
 

@@ -39,13 +39,15 @@ def audited(file: Path) -> Audit:
         return _finished(run(settings, progress))
 
 
-def asked(address: IPAddress, file: Path) -> Story:
-    """Have the story of one address told; exit status 3 when not even the racks are known."""
-    from routed.audit.ask import ask  # noqa: PLC0415 - see above
+def asked(what: IPAddress | str, file: Path) -> tuple[Story, ...]:
+    """Have an address's story told, or those of a pod's addresses; exit status 3 when that cannot be known."""
+    from routed.audit.ask import ask, ask_pod  # noqa: PLC0415 - see above
 
     settings = load(file)
     with _waiting() as progress:
-        return _finished(ask(address, settings, progress))
+        if isinstance(what, str):
+            return _finished(ask_pod(what, settings, progress))
+        return (_finished(ask(what, settings, progress)),)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from routed.settings import load as load_rack
 
 RACK = TWO_RACKS.parent / "racks" / "r1.yaml"
 SWITCH = """
+case "$*" in *filtered-routes*) exec cat "$1/$2.refused";; esac
 n=$(cat "$1/$2.calls" 2>/dev/null || echo 0); n=$((n + 1)); echo $n > "$1/$2.calls"
 for answer in "$1/$2.$n" "$1/$2"; do
     if [ -e "$answer.hangs" ]; then sleep 1000; fi
@@ -65,6 +66,11 @@ class Site:
         """Let a switch answer with these paths, in one call only or in all others; all is well by default."""
         name = switch if call is None else f"{switch}.{call}"
         (self.folder / name).write_text(frr([*self.own, *self.hosts] if paths is None else paths))
+
+    def refuse(self, switch: str, *answers: Iterable[str] | None) -> None:
+        """Let a switch have refused these prefixes, question by question; None: it does not keep what it refused."""
+        said = [{"warning": "not kept"} if one is None else {"receivedRoutes": dict.fromkeys(one)} for one in answers]
+        (self.folder / f"{switch}.refused").write_text("\n".join(map(json.dumps, said)))
 
     def hang(self, switch: str, *, call: int | None = None) -> None:
         """Let a switch not answer."""

@@ -68,7 +68,10 @@ def test_the_command_finds_it_and_says_so(auditor: Auditor) -> None:
     with refused(auditor) as expected:
         auditor.until(everything([expected]), "the finding")
         done = command(auditor, "--output", "json")
-        assert (done.returncode, json.loads(done.stdout)["findings"][0]["key"]) == (1, f"missing r1 {address} r1a")
+        (finding,) = json.loads(done.stdout)["findings"]
+        assert (done.returncode, finding["key"]) == (1, f"missing r1 {address} r1a")
+        assert finding["cause"] == "r1a received it and refused it: inbound policy"
+        assert finding["next"] == "on r1a: vtysh -c 'show route-map FROM-s11'"
     auditor.until(set(), "the repair")
     assert command(auditor).returncode == 0
 

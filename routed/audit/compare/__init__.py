@@ -6,6 +6,6 @@ spines together can tell.
 
 from routed.audit.compare.fabric import compare_fabric
 from routed.audit.compare.poolmap import PoolMap
-from routed.audit.compare.rack import RackResult, compare_rack, compare_server
+from routed.audit.compare.rack import RackResult, compare_rack, compare_server, doubts
 
-__all__ = ["PoolMap", "RackResult", "compare_fabric", "compare_rack", "compare_server"]
+__all__ = ["PoolMap", "RackResult", "compare_fabric", "compare_rack", "compare_server", "doubts"]

@@ -16,6 +16,7 @@ from routed.audit.compare.faults import Fault
 from routed.audit.compare.planes import Planes, Subject
 from routed.audit.compare.standing import Standing
 from routed.audit.model import Announced, Holding, Kind, Severity
+from routed.domain.workload import host_network
 
 
 def judge(planes: Planes, address: IPAddress) -> Iterator[Fault]:
@@ -142,23 +143,42 @@ class _Case:
 
     def _missing(self, server: str, tors: Sequence[str]) -> Fault:
         detour = all(self._planes.learned[tor].pods.get(self._subject.address) for tor in tors)
-        standing = self._planes.standings[server][tors[0]]
-        if server not in self._claims.agents:
-            cause = f"{server}'s agent could not be asked; it may be down, draining, or without a session"
-            then = commands.on(server, "routed doctor")
-        elif standing.session_up is False:
-            cause = f"the BGP session of {server} with {tors[0]} is down"
-            then = commands.on(server, "routed show neighbors")
-        else:
-            cause = f"{tors[0]} refused it: its policy, or its limit of prefixes"
-            then = self._planes.switches.received(tors[0], self._plan.servers[server], self._subject.address)
+        loss = "traffic takes the way by the other ToR" if detour else self._loss(tors)
         return self._subject.fault(
             Kind.MISSING,
             Severity.WARNING if detour else Severity.CRITICAL,
             (server, tuple(sorted(tors))),
-            f"no route on {' and '.join(tors)}",
-            (cause, then),
+            f"no route on {' and '.join(tors)}; {loss}",
+            self._why_missing(server, tors),
         )
+
+    def _loss(self, tors: Sequence[str]) -> str:
+        """Say how much these ToRs lose: flows are spread over both, and a ToR without the route drops its share."""
+        others = {tor.name for tor in self._plan.rack.tors}.difference(tors)
+        if not any(self._subject.paths.get(tor, True) for tor in others):
+            return "all traffic from outside its server is lost"
+        unseen = not others <= self._subject.paths.keys()
+        return f"{'at least ' if unseen else ''}half of the traffic from outside its server is lost"
+
+    def _why_missing(self, server: str, tors: Sequence[str]) -> tuple[str, str]:
+        """Return the likely cause and the next command."""
+        address, whose = self._subject.address, self._plan.servers[server]
+        if server not in self._claims.agents:
+            cause = f"{server}'s agent could not be asked; it may be down, draining, or without a session"
+            return cause, commands.on(server, "routed doctor")
+        if down := [tor for tor in tors if self._planes.standings[server][tor].session_up is False]:
+            cause = f"the BGP session of {server} with {' and '.join(down)} is down"
+            return cause, commands.on(server, "routed show neighbors")
+        said = {tor: self._planes.learned[tor].refused.get((whose.addresses[0], address.version)) for tor in tors}
+        known = {tor: host_network(address) in refused for tor, refused in said.items() if refused is not None}
+        if refusing := [tor for tor in tors if known.get(tor)]:
+            cause = f"{' and '.join(refusing)} received it and refused it: inbound policy"
+            return cause, self._planes.switches.policy(refusing, whose, address)
+        if len(known) == len(tors):
+            cause = f"{' and '.join(tors)} never received it, though {server}'s agent announces it"
+            return cause, commands.on(server, "routed show neighbors")
+        cause = f"{' and '.join(tors)} refused it: inbound policy, or a limit of prefixes"
+        return cause, self._planes.switches.refused(tors, whose, address)
 
     def _lone(self, server: str, tors: Sequence[str]) -> Fault:
         return self._subject.fault(

@@ -44,7 +44,8 @@ def claims(view: RackView) -> Claims:
     others = [holding for holding in view.holdings if holding.server not in agents]
     _add(found, others)
     everybody = frozenset(view.plan.servers) | {holding.server for holding in others}
-    complete = bool(others) or not agents  # else these are the agents' own, and say nothing about silent servers
+    # without others, these are the agents' own, and say nothing about silent servers
+    complete = not view.partial and (bool(others) or not agents)
     return Claims(found, agents, everybody | frozenset(agents) if complete else frozenset(agents))
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from ipam.model import IPAddress
+from ipam.model import IPAddress, IPNetwork
 from routed.audit.compare.announced import Announcements
 from routed.audit.compare.claims import Claims
 from routed.audit.compare.learned import Learned
-from routed.audit.model import Evidence, Holding, Route
+from routed.audit.model import Asked, Evidence, Holding, Route
+from routed.domain.workload import host_network
 
 
 def evidence(
@@ -37,6 +38,12 @@ def describe(path: Route) -> str:
     return ", ".join(words)
 
 
+def refusal(address: IPAddress, refused: Mapping[Asked, frozenset[IPNetwork]]) -> str:
+    """Return what to add where a switch has no route that it received; nothing where it did not say so."""
+    prefix = host_network(address)
+    return ": received and refused" if any(prefix in prefixes for prefixes in refused.values()) else ""
+
+
 def _intended(holdings: Sequence[Holding], claims: Claims) -> Iterator[Evidence]:
     for holding in holdings:
         says = holding.pod or "a pod"
@@ -63,6 +70,6 @@ def _learned(address: IPAddress, learned: Mapping[str, Learned]) -> Iterator[Evi
     for tor, table in learned.items():
         paths = table.pods.get(address, ())
         if not paths:
-            yield Evidence("learned", tor, "no route")
+            yield Evidence("learned", tor, f"no route{refusal(address, table.refused)}")
         for path in paths:
             yield Evidence("learned", tor, describe(path))

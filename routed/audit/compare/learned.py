@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ipam.model import IPAddress, IPNetwork
 from routed.audit.compare.poolmap import Key, PoolMap
-from routed.audit.model import RackPlan, Route, SwitchView
+from routed.audit.model import Asked, RackPlan, Route, SwitchView
 from routed.domain.workload import host_network
 
 
@@ -26,6 +26,8 @@ class Learned:
     """All other prefixes."""
     selected: int = 0
     """How many addresses of the rack's own pools have a best path."""
+    refused: Mapping[Asked, frozenset[IPNetwork]] = field(default_factory=dict)
+    """As in `SwitchView`."""
 
 
 class Sorter:
@@ -62,7 +64,7 @@ class Sorter:
 
     def sort(self, view: SwitchView) -> Learned:
         """Sort all routes of one ToR."""
-        found = Learned(view.switch)
+        found = Learned(view.switch, refused=view.refused)
         pods, networks = found.pods, found.networks
         for route in view.routes:
             prefix = route.prefix

@@ -24,6 +24,7 @@ from routed.audit.compare.poolmap import PoolMap
 from routed.audit.compare.pools import fullness, summaries
 from routed.audit.compare.standing import standings
 from routed.audit.model import (
+    Asked,
     Evidence,
     Finding,
     Kind,
@@ -108,6 +109,24 @@ def compare_server(
     yield from findings(plan.rack.name, _faults(_planes(alone, PoolMap([plan]))))
     shares = [PoolSummary(pool.prefix, pool.capacity, pool.capacity - pool.free) for pool in usage]
     yield from fullness(view.server, plan.rack.name, shares, low)
+
+
+def doubts(view: RackView) -> dict[str, frozenset[Asked]]:
+    """Return, by ToR, the neighbours whose routes it lacks although agents announce them over a session that is up.
+
+    The ToR itself may know why: it received and refused them, or it never did.
+    """
+    planes = _planes(view, PoolMap([view.plan]))
+    found: dict[str, set[Asked]] = {}
+    for server, told in planes.announced.to.items():
+        hosts = view.plan.servers.get(server)
+        for tor, routes in told.items():
+            table = planes.learned.get(tor)
+            if hosts is None or table is None or planes.standings[server][tor].session_up is False:
+                continue
+            lacking = (one for one in routes if not any(map(planes.sorter.is_local, table.pods.get(one, ()))))
+            found.setdefault(tor, set()).update((hosts.addresses[0], one.version) for one in lacking)
+    return {tor: frozenset(asked) for tor, asked in found.items() if asked}
 
 
 def judge_address(view: RackView, address: IPAddress) -> Iterator[Finding]:

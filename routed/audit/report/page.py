@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from ipam.model import IPAddress
 from routed import __version__
+from routed.audit.compare import commands
 from routed.audit.model import Audit, Evidence, Finding, Holding, Kind, PoolSummary, RackSummary
 from routed.audit.report.maps import Block, Cell, pool_map, trouble
 from routed.audit.report.summary import (
@@ -100,7 +101,10 @@ class FindingCard:
     where: str
     text: str
     cause: str
+    at: str
+    """Where to run what is next, in words; empty where it says so itself."""
     next: str
+    """What the button copies."""
     planes: tuple[tuple[str, tuple[Evidence, ...]], ...]
 
 
@@ -137,6 +141,7 @@ def _level(finding: Finding) -> str:
 
 
 def _finding(finding: Finding, anchor: str) -> FindingCard:
+    at, then = commands.split(printable(finding.next))
     return FindingCard(
         anchor=anchor,
         level=_level(finding),
@@ -145,7 +150,8 @@ def _finding(finding: Finding, anchor: str) -> FindingCard:
         where=places(finding.where),
         text=headline(finding),
         cause=printable(finding.cause),
-        next=printable(finding.next),
+        at=at.rstrip(),
+        next=then,
         planes=tuple((plane, tuple(each)) for plane, each in groupby(finding.evidence, key=lambda said: said.plane)),
     )
 

@@ -11,6 +11,7 @@ from rich.text import Text
 from routed.audit.compare.evidence import describe
 from routed.audit.explain import Seen, Story
 from routed.audit.model import PortView, SideView
+from routed.audit.report.alike import together
 from routed.audit.report.summary import judge, printable
 from routed.audit.report.tables import VERDICTS, advice, headline_text, severity_text
 
@@ -40,7 +41,7 @@ def _block(lines: list[Text]) -> list[Text | str]:
 
 def _findings(told: Story) -> Iterator[RenderableType]:
     """Yield what is wrong; the evidence stands above."""
-    for finding in told.findings:
+    for finding in together(told.findings):
         yield ""
         said = told.verdict.startswith(finding.text)
         text = Text() if said else Text.assemble("  ", headline_text(finding))
@@ -55,11 +56,7 @@ def _rows(told: Story) -> Iterator[_Row]:
         place.rack or "-",
         f"{place.role}{f' {place.name}' if place.name else ''}, {place.prefix or 'no prefix'}",
     )
-    for holding in told.holdings:
-        state = "" if holding.announce else ", no route for now"
-        yield "pod", holding.server, f"{holding.pod or 'pod unknown'}{state}"
-    for server, port in told.ports.items():
-        yield "port", server, _port(port)
+    yield from _who(told)
     for server, route in told.announced:
         communities = f", communities {' '.join(sorted(route.communities))}" if route.communities else ""
         yield "announced", server, f"to {route.tor}, next hop {route.next_hop}{communities}"
@@ -73,6 +70,16 @@ def _rows(told: Story) -> Iterator[_Row]:
     for plane, switches in (("ToR", told.tors), ("beyond", told.beyond)):
         for seen in switches:
             yield from ((plane, seen.switch, says) for says in _switch(seen))
+
+
+def _who(told: Story) -> Iterator[_Row]:
+    for holding in told.holdings:
+        state = "" if holding.announce else ", no route for now"
+        yield "pod", holding.server, f"{holding.pod or 'pod unknown'}{state}"
+    for other, state in told.siblings.items():
+        yield "also", other.server, f"its other address {state}"
+    for server, port in told.ports.items():
+        yield "port", server, _port(port)
 
 
 def _port(port: PortView) -> str:
@@ -96,6 +103,6 @@ def _switch(seen: Seen) -> Iterator[str]:
     if seen.silent:
         yield f"could not be observed: {seen.silent}"
     elif not seen.paths:
-        yield "no host route"
+        yield f"no host route{': received and refused' if seen.refused else ''}"
     for path in (*seen.paths, *seen.shorter):
         yield f"{'*' if path.best else ' '} {path.prefix} {describe(path)}"

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from routed.audit.model import Audit, Finding, Kind, PoolSummary, RackSummary, Severity
+from routed.audit.report.alike import together
 from routed.audit.report.changes import Changes
 from routed.audit.report.maps import Cell, PoolMap, pool_map, trouble
 from routed.audit.report.summary import (
@@ -51,7 +52,7 @@ def findings(audit: Audit) -> RenderableType:
     if not audit.findings:
         return summary_line(audit)
     grid = _grid("severity", "finding", "rack", "what")
-    for finding in audit.findings:
+    for finding in together(audit.findings):
         grid.add_row(
             severity_text(finding), Text(finding.kind), Text(printable(finding.rack or "-")), headline_text(finding)
         )
@@ -60,7 +61,7 @@ def findings(audit: Audit) -> RenderableType:
 
 def details(audit: Audit) -> RenderableType:
     """Return each finding with its evidence, likely cause and what to do, and the summary line."""
-    blocks = (block for finding in audit.findings for block in (_block(finding), ""))
+    blocks = (block for finding in together(audit.findings) for block in (_block(finding), ""))
     accepted = [Text.assemble(("accepted ", "dim"), headline_text(finding)) for finding in audit.accepted]
     return Group(*blocks, *accepted, *([""] if accepted else []), summary_line(audit))
 
@@ -114,7 +115,7 @@ def changed(audit: Audit, difference: Changes) -> RenderableType:
     """Return what came and what is gone since the last look, and the summary line."""
     grid = _grid("", "", "", "", header=False)
     for sign, found in (("+", difference.came), ("-", difference.gone)):
-        for finding in found:
+        for finding in together(found):
             grid.add_row(sign, severity_text(finding), Text(finding.kind), headline_text(finding))
     return Group(Text(audit.at.strftime("%H:%M:%S UTC"), style="bold"), grid, summary_line(audit))
 

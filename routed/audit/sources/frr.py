@@ -1,4 +1,4 @@
-"""FRR, and SONiC, whose BGP is FRR: one `vtysh` call per look, four JSON documents.
+"""FRR, and SONiC, whose BGP is FRR: one `vtysh` call per look, four JSON documents; one more where routes are missing.
 
 Reads what FRR 8.4 prints (measured), and the two later shapes of "json detail" (FRR 9 moved a prefix's header out of
 its list of paths). Older than `json detail` is no version that this reads.
@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import Any
 
 from ipam.model import IPAddress, IPNetwork
-from routed.audit.model import Route, SwitchView
+from routed.audit.model import Asked, Route, SwitchView
 from routed.audit.sources import CouldNotObserve
 from routed.audit.sources.command import Command
 
@@ -25,7 +25,6 @@ QUESTIONS = (
     "show ip route json",
     "show ipv6 route json",
 )
-
 
 _NOT_SPACE = re.compile(r"\S")
 
@@ -46,6 +45,26 @@ class Frr:
             return SwitchView(self.name, tuple(parse(text, time.time())))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CouldNotObserve(f"{self.command}: this is not the JSON of FRR's routes: {_about(error)}") from error
+
+    async def refused(self, asked: Iterable[Asked]) -> Mapping[Asked, frozenset[IPNetwork]]:
+        """Return what these neighbours sent and the inbound policy refused; CouldNotObserve.
+
+        A neighbour that the switch does not know, or whose routes it does not keep before its policy
+        (`soft-reconfiguration inbound`), is left out.
+        """
+        ordered = sorted(asked, key=str)
+        words = (word for neighbor in ordered for word in ("-c", _filtered(*neighbor)))
+        text = await self.command.run(*words)
+        try:
+            answers = zip(ordered, _documents(text), strict=True)
+            told = {neighbor: said["receivedRoutes"] for neighbor, said in answers if "receivedRoutes" in said}
+            return {neighbor: frozenset(map(ip_network, prefixes)) for neighbor, prefixes in told.items()}
+        except (ValueError, TypeError) as error:
+            raise CouldNotObserve(f"{self.command}: this is not the JSON of FRR's filtered routes: {error}") from error
+
+
+def _filtered(neighbor: IPAddress, version: int) -> str:
+    return f"show bgp ipv{version} unicast neighbors {neighbor} filtered-routes json"
 
 
 def parse(text: str, now: float) -> Iterator[Route]:

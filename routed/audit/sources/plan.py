@@ -40,7 +40,10 @@ class RackFiles:
         for path in self.paths:
             settings = load(path)
             if settings.rack in found:
-                raise SettingsError(f"{path}: rack {settings.rack} is described by {found[settings.rack]}, too")
+                raise SettingsError(
+                    f"{path}: rack {settings.rack} is described by {found[settings.rack]}, too; "
+                    "list the files, or narrow `racks:`"
+                )
             found[settings.rack] = path
             try:
                 plans.append(rack_plan(settings))

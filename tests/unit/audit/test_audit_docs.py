@@ -27,7 +27,7 @@ def test_whole_file_shows_every_key_and_its_default() -> None:
     shown = set(whole) | {"kubernetes"} & set(re.findall(r"\w+", FILES[1]))
     assert shown == set(AuditSettings.model_fields)
     defaults = AuditSettings(racks=("r.yaml",))
-    for key in ("holdings", "timeout_s", "parallel", "confirm_after_s"):
+    for key in ("holdings", "partial", "timeout_s", "parallel", "confirm_after_s"):
         assert whole[key] == getattr(defaults, key)
     assert whole["pools"] == defaults.pools.model_dump()
 

@@ -68,6 +68,15 @@ def test_everything_is_there_without_script() -> None:
     assert SAMPLE.accepted[0].text in text
 
 
+def test_what_is_copied_is_the_command_alone() -> None:
+    then = "on r1a and r1b: vtysh -c 'show route-map FROM-s12'"
+    texts = Parsed(render(replace(CLEAN, findings=(replace(MISSING, next=then),)))).texts
+    assert [text for text in texts if text.startswith(("on ", "vtysh "))] == [
+        "on r1a and r1b:",
+        "vtysh -c 'show route-map FROM-s12'",
+    ]
+
+
 @pytest.mark.parametrize(
     ("audit", "verdict"),
     [

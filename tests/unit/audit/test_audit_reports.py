@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
@@ -12,9 +13,10 @@ import pytest
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 from junitparser import Error, Failure, JUnitXml, Skipped, TestSuite
-from rich.console import Console
+from rich.console import Console, RenderableType
 
-from routed.audit.model import Audit, Finding, Holding, Kind, PoolSummary, RackSummary, Severity
+from routed.audit.compare.rack import unobserved
+from routed.audit.model import Audit, Finding, Holding, Kind, PoolSummary, RackSummary, Severity, Unobserved
 from routed.audit.report import machine, tables
 from routed.audit.report.changes import changes
 from routed.audit.report.maps import MOST_BLOCKS, Cell, pool_map, trouble
@@ -134,6 +136,25 @@ def test_large_pools_show_where_they_are_used_and_say_what_is_left_out() -> None
     drawn = pool_map(pool, RackSummary("r", (pool,), held, {}), {})
     assert [str(block.first) for block in drawn.blocks[:3]] == ["fd00:9::", "fd00:9::1:0", "fd00:9::2:0"]
     assert (len(drawn.blocks), drawn.left_out) == (MOST_BLOCKS, 2)
+
+
+def silent(name: str, reason: str, plane: str = "learned") -> Finding:
+    return unobserved("r1", name, plane, Unobserved(reason.format(name)), "try by hand")
+
+
+@pytest.mark.parametrize("show", [tables.findings, tables.details])
+def test_one_reason_is_one_line(show: Callable[[Audit], RenderableType]) -> None:
+    lookup, slow = "ssh {0} vtysh: ssh failed: Could not resolve hostname {0}", "ssh {0} vtysh: no answer within 10 s"
+    switches = [silent(f"t{number:02}", lookup) for number in range(12)]
+    others = [silent("u1", slow), silent("u2", slow), silent("v1", lookup, "announced")]
+    text = tables.text(show(with_findings(*switches, *others)), 300)
+    first, *rest, summary = (line for line in text.splitlines() if "could not be observed" in line)
+    reason = "ssh t00 vtysh: ssh failed: Could not resolve hostname t00"
+    assert first.endswith(f"12 switches (t00, t01, t02, ...) could not be observed; first: {reason}")
+    assert [line.partition(" could not be observed")[0].split()[-1] for line in rest] == ["u1", "u2", "v1"]
+    assert "15 could not be observed" in summary, "each of them counts"
+    few = tables.text(show(with_findings(*switches[:3])), 300)
+    assert all(f"{name} could not be observed: " in few for name in ("t00", "t01", "t02"))
 
 
 # ---- machines

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from routed.audit.ask import ask
+from routed.audit.ask import ask, ask_pod
 from routed.audit.look import Looker
 from routed.audit.model import Audit, Kind, Unobserved
 from routed.audit.report import machine, tables
@@ -20,8 +20,9 @@ from routed.audit.run import Progress, run
 from routed.audit.sources import CouldNotObserve
 from routed.audit.sources.mrt import Mrt
 from routed.audit.sources.napalm import Login, Napalm
+from routed.audit.sources.plan import RackFiles
 from routed.settings import SettingsError
-from tests.fakes.audit_site import Site
+from tests.fakes.audit_site import RACK, Site
 
 
 @pytest.fixture
@@ -45,6 +46,30 @@ async def test_a_missing_route_is_found(site: Site) -> None:
     audit = await run(site.settings())
     assert kinds(audit) == {Kind.MISSING}
     assert {finding.where for finding in audit.findings} == {("r1b",)}
+
+
+async def test_a_tor_says_itself_that_it_refused_a_missing_route(site: Site) -> None:
+    site.write("r1b", site.own)
+    site.refuse("r1b", ["10.101.0.2/32"], None)
+    ipv4, ipv6 = (await run(site.settings())).findings
+    assert ipv4.cause == "r1b received it and refused it: inbound policy"
+    assert ipv6.cause == "r1b refused it: inbound policy, or a limit of prefixes"
+    told = await ask(ip_address("10.101.0.2"), site.settings())
+    assert told.findings[0].cause == ipv4.cause
+    assert "no host route: received and refused" in tables.text(story(told), 200)
+    site.refuse("r1b", [], [])
+    assert {"never received" in one.cause for one in (await run(site.settings())).findings} == {True}
+
+
+async def test_a_rack_that_two_files_describe_is_refused_with_a_way_out(site: Site) -> None:
+    (site.folder / "r1-copy.yaml").write_text(RACK.read_text())
+    with pytest.raises(SettingsError, match=r"described by .*r1-copy\.yaml, too; list the files, or narrow `racks:`"):
+        await run(site.settings())
+
+
+async def test_the_labs_own_racks_are_one_pattern() -> None:
+    plans = await RackFiles(tuple(sorted(RACK.parent.glob("*.yaml")))).plans()
+    assert [plan.rack.name for plan in plans] == ["r1", "r2"]
 
 
 async def test_what_is_right_at_the_second_look_is_not_reported(site: Site) -> None:
@@ -117,6 +142,22 @@ async def test_a_rack_that_the_file_does_not_name_is_unknown_and_not_empty(site:
     assert "says nothing about rack r1" in audit.findings[0].text
     (site.folder / "held.json").write_text('{"holdings": {"r1": []}}')
     assert kinds(await run(site.settings(agents=None, holdings="held.json"))) == {Kind.LEAKED}
+
+
+async def test_a_file_of_some_pods_makes_the_others_no_leaks(site: Site) -> None:
+    away, other = site.pods
+    (site.folder / "held.json").write_text(
+        json.dumps({"holdings": {"r1": [{"address": str(away), "server": "s11", "pod": "shop/cart"}]}})
+    )
+    whole = await run(site.settings(agents=None, holdings="held.json"))
+    assert [(finding.kind, finding.subject) for finding in whole.findings] == [(Kind.LEAKED, str(other))]
+    some = site.settings(agents=None, holdings="held.json", partial=True)
+    audit = await run(some)
+    assert audit.findings == ()
+    assert {pool.used for pool in audit.racks[0].pools} == {None}
+    site.write("r1b", site.own)
+    found = {(finding.kind, finding.subject) for finding in (await run(some)).findings}
+    assert found == {(Kind.MISSING, str(away)), (Kind.ASYMMETRIC, str(other))}
 
 
 async def test_a_tor_whose_name_is_an_option_is_not_asked(site: Site) -> None:
@@ -193,6 +234,17 @@ async def test_an_address_of_no_plan_is_looked_for_in_every_rack(site: Site) -> 
     told = await ask(ip_address("192.0.2.7"), site.settings())
     assert [(finding.kind, finding.where) for finding in told.findings] == [(Kind.FOREIGN, ("r1a",))]
     assert (await ask(ip_address("192.0.2.8"), site.settings())).findings == ()
+
+
+async def test_a_pods_addresses_are_told_from_one_look(site: Site) -> None:
+    site.write("r1b", site.own, call=1)
+    site.refuse("r1b", ["10.101.0.2/32"], ["fd00:101::1:0/128"])
+    told = await ask_pod("shop/cart", site.settings())
+    assert [(str(one.address), one.findings[0].kind) for one in told] == [
+        ("10.101.0.2", Kind.MISSING),
+        ("fd00:101::1:0", Kind.MISSING),
+    ]
+    assert (site.folder / "r1b.calls").read_text() == "1\n"
 
 
 async def test_an_old_export_is_used_and_said(site: Site) -> None:

@@ -56,6 +56,7 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     [
         ({"racks": []}, "either racks or kubernetes"),
         ({"kubernetes": {}}, "either racks or kubernetes"),
+        ({"partial": True}, "partial is about holdings"),
         ({"agents": {}}, "agents: Value error, name either a command or a file"),
         ({"agents": {"command": ["ssh", "{host}"]}}, r"agents\.command: .*\{host\} is not known here"),
         ({"agents": {"command": []}}, r"agents\.command: "),
@@ -79,7 +80,12 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         ),
         ({"switches": {"defaults": {"source": "frr", "command": ["{server}"]}}}, r"switches\.defaults\.command: "),
         ({"timeout_s": 0}, "timeout_s: "),
-        ({"steering": "explained"}, "steering: Extra inputs are not permitted"),
+        ({"steering": "explained"}, "steering: unknown key$"),
+        ({"timeout": 5}, r"timeout: unknown key; did you mean timeout_s\?"),
+        (
+            {"switches": {"r1a": {"source": "frr", "comand": ["x"]}}},
+            r"switches\.r1a\.comand: unknown key; did you mean command\?",
+        ),
         ({"pools": {"low": 2}}, r"pools\.low: "),
     ],
 )

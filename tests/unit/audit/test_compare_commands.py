@@ -30,14 +30,31 @@ def only(view: RackView) -> Finding:
 @pytest.mark.parametrize(
     ("shell", "says"),
     [
-        (Shell.VTYSH, f"on {A}: vtysh -c 'show bgp ipv4 unicast neighbors 10.0.4.11 received-routes'"),
+        (
+            Shell.VTYSH,
+            (
+                f"on {A}: vtysh -c 'show bgp ipv4 unicast neighbors 10.0.4.11 filtered-routes' "
+                "-c 'show route-map FROM-s1-1'"
+            ),
+        ),
         (Shell.BIRDC, f"on {A}: birdc 'show route {ONE}/32 filtered all'"),
-        (Shell.OTHER, f"on {A}: look at what its neighbor 10.0.4.11 sent for {ONE}/32, before its policy"),
+        (
+            Shell.OTHER,
+            f"on {A}: look at what the neighbor 10.0.4.11 sent for {ONE}/32, before the policy, and at that policy",
+        ),
     ],
 )
 def test_a_route_that_was_refused(shell: Shell, says: str) -> None:
     missing = audits.with_tor(audits.healthy(PLAN), A, audits.without(ONE))
     assert only(speaking(shell, missing)).next == says
+
+
+def test_two_tors_are_asked_at_once_if_they_speak_alike() -> None:
+    missing = audits.healthy(PLAN)
+    for tor in (A, B):
+        missing = audits.with_tor(missing, tor, audits.without(ONE))
+    assert only(missing).next.startswith(f"on {A} and {B}: vtysh -c '")
+    assert only(speaking(Shell.BIRDC, missing)).next.startswith(f"on {A}: birdc '")
 
 
 @pytest.mark.parametrize("shell", Shell)

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from routed.audit.compare import compare_rack
+from ipam.model import IPAddress
+from routed.audit.compare import compare_rack, doubts
 from routed.audit.model import Finding, Holding, Kind, RackView, Route, Severity
 from tests.fixtures import audits
 
@@ -74,7 +75,9 @@ def test_a_route_that_one_tor_lacks_is_missing(rack: RackView) -> None:
     assert (finding.kind, finding.severity, finding.where) == (Kind.MISSING, Severity.CRITICAL, (A,))
     assert finding.subject == str(ONE)
     assert f"shop/web-0 on {S1}" in finding.text
-    assert "received-routes" in finding.next
+    assert finding.text.endswith(f"no route on {A}; half of the traffic from outside its server is lost")
+    assert finding.cause == f"{A} refused it: inbound policy, or a limit of prefixes"
+    assert "filtered-routes" in finding.next
     assert {(one.plane, one.where) for one in finding.evidence} == {
         ("intended", S1),
         ("announced", S1),
@@ -86,6 +89,56 @@ def test_a_route_that_one_tor_lacks_is_missing(rack: RackView) -> None:
 def test_a_route_that_both_tors_lack_is_one_finding(rack: RackView) -> None:
     view = audits.with_tor(audits.with_tor(rack, A, audits.without(ONE)), B, audits.without(ONE))
     assert kinds(view) == [(Kind.MISSING, str(ONE), (A, B))]
+    assert only(view).text.endswith(f"no route on {A} and {B}; all traffic from outside its server is lost")
+    assert only(view).cause.startswith(f"{A} and {B} refused it")
+
+
+def test_what_an_unseen_tor_loses_is_not_counted(rack: RackView) -> None:
+    view = audits.with_silent(audits.with_tor(rack, A, audits.without(ONE)), B)
+    missing = next(finding for finding in found(view) if finding.kind is Kind.MISSING)
+    assert missing.text.endswith("; at least half of the traffic from outside its server is lost")
+
+
+HOP = PLAN.servers[S1].addresses[0]
+
+
+@pytest.mark.parametrize(
+    ("said", "cause", "then"),
+    [
+        ({A: {ONE}, B: {ONE}}, f"{A} and {B} received it and refused it: inbound policy", f"on {A} and {B}: vtysh"),
+        ({A: {THREE}, B: {ONE}}, f"{B} received it and refused it: inbound policy", f"on {B}: vtysh"),
+        ({A: set(), B: {ONE}}, f"{B} received it and refused it: inbound policy", f"on {B}: vtysh"),
+        ({B: {ONE}}, f"{B} received it and refused it: inbound policy", f"on {B}: vtysh"),
+        (
+            {A: set(), B: {THREE}},
+            f"{A} and {B} never received it, though {S1}'s agent announces it",
+            f"on {S1}: routed",
+        ),
+        ({A: set()}, f"{A} and {B} refused it: inbound policy, or a limit of prefixes", f"on {A} and {B}: vtysh"),
+    ],
+)
+def test_what_tors_say_of_a_missing_route_is_its_cause(
+    rack: RackView, said: dict[str, set[IPAddress]], cause: str, then: str
+) -> None:
+    view = rack
+    for tor in (A, B):
+        view = audits.with_tor(view, tor, audits.without(ONE))
+    assert doubts(view) == {tor: {(HOP, 4)} for tor in (A, B)}
+    view = audits.refusing(view, {tor: {(HOP, 4): prefixes} for tor, prefixes in said.items()})
+    finding = only(view)
+    assert (finding.cause, finding.next[: len(then)]) == (cause, then)
+    assert [one.where for one in finding.evidence if one.says == "no route: received and refused"] == [
+        tor for tor in said if ONE in said[tor]
+    ]
+    if "received it and refused" in cause:
+        assert finding.next.endswith(f"vtysh -c 'show route-map FROM-{S1}'")
+
+
+def test_nobody_is_asked_about_what_is_there_or_cannot_be(rack: RackView) -> None:
+    assert doubts(rack) == {}
+    assert doubts(audits.cut(rack, S1, A)) == {}
+    down = {tor: replace(side, session_up=False) for tor, side in audits.told(rack, S1).sides.items()}
+    assert doubts(audits.with_agent(audits.with_tor(rack, A, audits.without(ONE)), S1, sides=down)) == {}
 
 
 def test_without_a_session_the_cause_of_a_missing_route_is_known(rack: RackView) -> None:
@@ -117,11 +170,13 @@ def test_both_sides_bad_excuses_nothing(rack: RackView) -> None:
 def test_what_the_better_tor_lacks_is_missing_while_it_steers(rack: RackView) -> None:
     view = audits.with_tor(audits.cut(rack, S1, A), B, audits.without(ONE))
     assert kinds(view) == [(Kind.MISSING, str(ONE), (B,))]
+    assert "all traffic" in only(view).text
 
 
 def test_a_detour_makes_a_missing_route_a_warning(rack: RackView) -> None:
     view = audits.with_route(audits.with_tor(rack, A, audits.without(ONE)), A, audits.detour(rack, ONE, B))
     assert only(view).severity is Severity.WARNING
+    assert "lost" not in only(view).text
 
 
 @pytest.mark.parametrize("state", ["starting", "draining"])

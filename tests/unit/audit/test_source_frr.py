@@ -155,6 +155,23 @@ async def test_anything_else_could_not_be_observed(printed: str, tmp_path: Path)
         await Frr("r1a", Command(("sh", "-c", f"cat {answer}"), 5)).observe()
 
 
+FILTERED = Path(__file__).parent / "recorded" / "frr-8.4-filtered.txt"
+ASKED = [(ip_address("10.1.0.12"), version) for version in (4, 6)]
+
+
+async def test_what_a_neighbour_sent_and_policy_refused() -> None:
+    """Recorded from FRR 8.4 of the lab: the third neighbour is not one."""
+    asked = [*ASKED, (ip_address("10.1.0.99"), 4)]
+    told = await Frr("r1a", Command(("sh", "-c", f"cat {FILTERED}"), 5)).refused(asked)
+    assert told == {ASKED[0]: {ip_network("10.101.1.3/32")}, ASKED[1]: frozenset()}
+
+
+@pytest.mark.parametrize("printed", ["", "{}", "{}{}{}", "[]{}", "{}{", '{"receivedRoutes": {"x": {}}}{}'])
+async def test_anything_else_says_nothing_of_refusals(printed: str) -> None:
+    with pytest.raises(CouldNotObserve, match="printf"):
+        await Frr("r1a", Command(("printf", "%s", printed, "printf"), 5)).refused(ASKED)
+
+
 def test_paths_that_nobody_told_are_not_ignored() -> None:
     def lose(entry: Any) -> None:
         entry[1].pop("peer")
