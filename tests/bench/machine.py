@@ -18,11 +18,11 @@ _TOOLS = {
 
 
 def describe() -> dict[str, str]:
-    """Return what the machine is and the versions of what ran on it."""
+    """Return what the machine is, as much of it as this process may use, and the versions of what ran on it."""
     model = _first(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     memory_kib = int(_first(r"MemTotal:\s*(\d+)", Path("/proc/meminfo").read_text()))
     return {
-        "processor": f"{os.cpu_count()} cores, {model}",
+        "processor": f"{len(os.sched_getaffinity(0))} cores, {model}",
         "memory": f"{memory_kib / 2**20:.0f} GiB",
         "kernel": platform.release(),
         "load when it began": f"{os.getloadavg()[0]:.1f}",
