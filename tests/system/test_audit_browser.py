@@ -114,8 +114,10 @@ async def test_levels_can_be_hidden(page: Page, tmp_path: Path) -> None:
     ],
 )
 async def test_a_cell_says_whose_address_it_is(page: Page, tmp_path: Path, prefix: str, at: int, tip: str) -> None:
-    await page.open(written(tmp_path, SAMPLE), height=2000)
-    box = await page.run(f"document.querySelector('.map[aria-label^=\"{prefix}\"]').getBoundingClientRect().toJSON()")
+    await page.open(written(tmp_path, SAMPLE))
+    shown = f"document.querySelector('.map[aria-label^=\"{prefix}\"]')"
+    await page.run(f"{shown}.scrollIntoView({{behavior: 'instant', block: 'center'}})")  # a mouse reaches nothing else
+    box = await page.run(f"{shown}.getBoundingClientRect().toJSON()")
     x, y = (box[side] + box["width"] * (cell + 0.5) / 16 for side, cell in (("left", at % 16), ("top", at // 16)))
     await page.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
     await page.until("!document.querySelector('#tip').hidden")
