@@ -58,7 +58,9 @@ async def test_a_tor_says_itself_that_it_refused_a_missing_route(site: Site) -> 
     assert told.findings[0].cause == ipv4.cause
     assert "no host route: received and refused" in tables.text(story(told), 200)
     site.refuse("r1b", [], [])
-    assert {"never received" in one.cause for one in (await run(site.settings())).findings} == {True}
+    for one in (await run(site.settings())).findings:
+        assert one.cause == "no policy of r1b refused it: never received, or denied for another reason"
+        assert one.next.endswith("neighbors 10.1.0.11 received-routes'")
 
 
 async def test_a_rack_that_two_files_describe_is_refused_with_a_way_out(site: Site) -> None:
