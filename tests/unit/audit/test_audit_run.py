@@ -249,6 +249,22 @@ async def test_a_pods_addresses_are_told_from_one_look(site: Site) -> None:
     assert (site.folder / "r1b.calls").read_text() == "1\n"
 
 
+async def test_a_pod_that_partial_holdings_do_not_name_may_be_there(site: Site) -> None:
+    few = [{"address": "10.101.0.2", "server": "s11", "pod": "shop/cart"}]
+    (site.folder / "few.json").write_text(json.dumps({"holdings": {"r1": few}}))
+    alone = site.settings(agents=None, holdings="few.json", partial=True)
+    (told,) = await ask_pod("shop/cart", alone)
+    assert str(told.address) == "10.101.0.2"
+    with pytest.raises(CouldNotObserve, match="the holdings are partial and do not name a pod shop/till"):
+        await ask_pod("shop/till", alone)
+    for denied in (
+        site.settings(agents=None, holdings="few.json"),
+        site.settings(holdings="few.json", partial=True),  # every agent was asked, and knows its own pods
+    ):
+        with pytest.raises(SettingsError, match="no rack has a pod shop/till"):
+            await ask_pod("shop/till", denied)
+
+
 async def test_an_old_export_is_used_and_said(site: Site) -> None:
     site.export("s11", age=timedelta(hours=3, minutes=59))
     audit = await run(site.settings())
