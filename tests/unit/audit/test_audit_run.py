@@ -288,6 +288,13 @@ async def test_an_export_that_is_too_old_shows_nothing(site: Site) -> None:
     assert (allowed.findings, list(allowed.recorded)) == ((), ["s11"])
 
 
+async def test_an_export_from_the_future_shows_nothing(site: Site) -> None:
+    site.export("s11", age=timedelta(hours=-1))
+    audit = await run(site.settings())
+    assert (kinds(audit), audit.recorded) == ({Kind.UNOBSERVED}, {})
+    assert "s11 is dated in the future" in audit.findings[0].text
+
+
 async def test_what_was_exported_just_now_is_live(site: Site) -> None:
     for age in (timedelta(minutes=4), timedelta(minutes=-4)):
         site.export("s11", age=age)
