@@ -34,8 +34,8 @@ async def ask_pod(
 ) -> tuple[Story, ...]:
     """Return the stories of all addresses of a pod, ``namespace/name``.
 
-    Raises as `ask`; CouldNotObserve also when somebody who may know the pod did not answer, SettingsError also when
-    everybody did and nobody has it.
+    Raises as `ask`; CouldNotObserve also when somebody who may know the pod did not answer, or partial holdings, which
+    do not name it, are all there is; SettingsError also when everybody answered and nobody has it.
     """
     asker = _Asker(settings, progress)
     return tuple([await asker.story(address) for address in await asker.addresses(pod)])
@@ -72,6 +72,8 @@ class _Asker:
         if silent or blind:
             who = ", ".join(sorted(silent)) or f"who has what in {', '.join(blind)}"
             raise CouldNotObserve(f"nobody who answered has a pod {pod}; not seen: {who}")
+        if any(view.partial and not view.servers for view in views):
+            raise CouldNotObserve(f"the holdings are partial and do not name a pod {pod}; ask about its address")
         raise SettingsError(f"no rack has a pod {pod}")
 
     async def story(self, address: IPAddress) -> Story:

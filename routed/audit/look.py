@@ -38,7 +38,7 @@ from routed.settings import SettingsError
 Heard = Callable[[str, bool], None]
 """Told of every source once it has answered, or not."""
 LIVE_S = 300.0
-"""What was recorded that long ago counts as asked just now: clocks differ, and a look takes time."""
+"""What was recorded that long ago, or ahead, counts as asked just now: clocks differ, and a look takes time."""
 NOBODY = "nobody can be asked who should have which address"
 
 
@@ -146,10 +146,12 @@ class Looker:
         return view
 
     def _check_age(self, name: str, view: ServerView | SwitchView) -> None:
-        """Remember what is a recording; CouldNotObserve when it is too old."""
+        """Remember what is a recording; CouldNotObserve when it is too old, or of the future."""
         self.recorded.pop(name, None)
-        if view.at is None or (age := datetime.now(UTC) - view.at) < timedelta(seconds=LIVE_S):
+        if view.at is None or abs(age := datetime.now(UTC) - view.at) < timedelta(seconds=LIVE_S):
             return
+        if age < timedelta(0):
+            raise CouldNotObserve(f"{name} is dated in the future, {view.at:%Y-%m-%d %H:%M} UTC; is its clock right?")
         if age > timedelta(seconds=self._settings.max_age_s):
             raise CouldNotObserve(f"{name} was recorded {ago(age)}; record it again, or raise max_age_s")
         self.recorded[name] = view.at

@@ -175,8 +175,8 @@ class _Case:
             cause = f"{' and '.join(refusing)} received it and refused it: inbound policy"
             return cause, self._planes.switches.policy(refusing, whose, address)
         if len(known) == len(tors):
-            cause = f"{' and '.join(tors)} never received it, though {server}'s agent announces it"
-            return cause, commands.on(server, "routed show neighbors")
+            cause = f"no policy of {' and '.join(tors)} refused it: never received, or denied for another reason"
+            return cause, self._planes.switches.received(tors, whose, address)
         cause = f"{' and '.join(tors)} refused it: inbound policy, or a limit of prefixes"
         return cause, self._planes.switches.refused(tors, whose, address)
 

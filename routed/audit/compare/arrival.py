@@ -66,7 +66,7 @@ class Arrival:
                 (cause, commands.on(server, "routed doctor")),
             )
         elif self.standing.excused and self.standing.session_up and self._is_withdrawn():
-            then = self.subject.planes.switches.received(tor, self.subject.plan.servers[server], self.subject.address)
+            then = self.subject.planes.switches.received([tor], self.subject.plan.servers[server], self.subject.address)
             yield self._fault(
                 Kind.STALE,
                 Severity.WARNING,

@@ -42,14 +42,14 @@ class Switches:
             f"look at all its BGP paths to {prefix}",
         )
 
-    def received(self, switch: str, server: Server, address: IPAddress) -> str:
-        """Return how it shows what it received of a server, before its policy."""
+    def received(self, switches: Sequence[str], server: Server, address: IPAddress) -> str:
+        """Return how they show what they received of a server, before their policy."""
         neighbor, prefix = server.addresses[0], _prefix(address)
-        return self._ask(
-            switch,
-            f"show bgp ipv{address.version} unicast neighbors {neighbor} received-routes",
+        return self._ask_all(
+            switches,
+            (f"show bgp ipv{address.version} unicast neighbors {neighbor} received-routes",),
             f"birdc 'show route {prefix} filtered all'",
-            f"look at what its neighbor {neighbor} sent for {prefix}, before its policy",
+            f"look at what the neighbor {neighbor} sent for {prefix}, before the policy",
         )
 
     def refused(self, switches: Sequence[str], server: Server, address: IPAddress) -> str:

@@ -114,7 +114,7 @@ def compare_server(
 def doubts(view: RackView) -> dict[str, frozenset[Asked]]:
     """Return, by ToR, the neighbours whose routes it lacks although agents announce them over a session that is up.
 
-    The ToR itself may know why: it received and refused them, or it never did.
+    The ToR itself may know why: whether its policy refused them.
     """
     planes = _planes(view, PoolMap([view.plan]))
     found: dict[str, set[Asked]] = {}

@@ -49,6 +49,7 @@ class Frr:
     async def refused(self, asked: Iterable[Asked]) -> Mapping[Asked, frozenset[IPNetwork]]:
         """Return what these neighbours sent and the inbound policy refused; CouldNotObserve.
 
+        What bgpd denies for another reason, such as its own AS in the path, is not among it.
         A neighbour that the switch does not know, or whose routes it does not keep before its policy
         (`soft-reconfiguration inbound`), is left out.
         """

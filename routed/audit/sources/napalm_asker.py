@@ -24,6 +24,8 @@ except ModuleNotFoundError as error:
 
 _MEMORY = 4 * 2**30
 """Bytes of address space: a switch's answer is kept whole, more than once."""
+_STRICT = {"ssh_strict": True, "system_host_keys": True}
+"""For drivers that use netmiko, which by itself tells any host the password; others ignore it."""
 _BY_KEY = {"use_keys": True, "allow_agent": True}
 """For drivers that use netmiko, which by itself tries passwords alone; others ignore it."""
 
@@ -31,7 +33,7 @@ _BY_KEY = {"use_keys": True, "allow_agent": True}
 def ask(said: dict[str, Any]) -> list[Any]:
     """Return the answer to each question: an object for the encoding json, else text."""
     driver, password = napalm.get_network_driver(said["driver"]), _password(said)
-    options = said["options"] if password else _BY_KEY | said["options"]
+    options = _STRICT | ({} if password else _BY_KEY) | said["options"]
     device = driver(said["host"], said["user"], password, timeout=max(1, int(said["timeout_s"])), optional_args=options)
     with device:
         # one by one: drivers put all answers into the message when one is refused
@@ -50,8 +52,13 @@ def _password(said: dict[str, Any]) -> str:
 
 
 def _say(kind: type[BaseException], error: BaseException, _: TracebackType | None) -> None:
-    """Say in one line what ended the process: drivers' exceptions have nothing in common, and some have many lines."""
-    sys.stderr.write(f"{kind.__name__}: {' '.join(str(error).split())}\n")
+    """Say in one line what ended the process: drivers' exceptions have nothing in common, and some have many lines.
+
+    With what came before it: drivers say "Cannot connect" and keep to themselves that the host is not a known one.
+    """
+    before = error.__cause__ or error.__context__
+    said = f"{error}: {before}" if before else str(error)
+    sys.stderr.write(f"{kind.__name__}: {' '.join(said.split())}\n")
 
 
 if __name__ == "__main__":

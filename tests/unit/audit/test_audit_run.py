@@ -58,7 +58,9 @@ async def test_a_tor_says_itself_that_it_refused_a_missing_route(site: Site) -> 
     assert told.findings[0].cause == ipv4.cause
     assert "no host route: received and refused" in tables.text(story(told), 200)
     site.refuse("r1b", [], [])
-    assert {"never received" in one.cause for one in (await run(site.settings())).findings} == {True}
+    for one in (await run(site.settings())).findings:
+        assert one.cause == "no policy of r1b refused it: never received, or denied for another reason"
+        assert one.next.endswith("neighbors 10.1.0.11 received-routes'")
 
 
 async def test_a_rack_that_two_files_describe_is_refused_with_a_way_out(site: Site) -> None:
@@ -247,6 +249,22 @@ async def test_a_pods_addresses_are_told_from_one_look(site: Site) -> None:
     assert (site.folder / "r1b.calls").read_text() == "1\n"
 
 
+async def test_a_pod_that_partial_holdings_do_not_name_may_be_there(site: Site) -> None:
+    few = [{"address": "10.101.0.2", "server": "s11", "pod": "shop/cart"}]
+    (site.folder / "few.json").write_text(json.dumps({"holdings": {"r1": few}}))
+    alone = site.settings(agents=None, holdings="few.json", partial=True)
+    (told,) = await ask_pod("shop/cart", alone)
+    assert str(told.address) == "10.101.0.2"
+    with pytest.raises(CouldNotObserve, match="the holdings are partial and do not name a pod shop/till"):
+        await ask_pod("shop/till", alone)
+    for denied in (
+        site.settings(agents=None, holdings="few.json"),
+        site.settings(holdings="few.json", partial=True),  # every agent was asked, and knows its own pods
+    ):
+        with pytest.raises(SettingsError, match="no rack has a pod shop/till"):
+            await ask_pod("shop/till", denied)
+
+
 async def test_an_old_export_is_used_and_said(site: Site) -> None:
     site.export("s11", age=timedelta(hours=3, minutes=59))
     audit = await run(site.settings())
@@ -268,6 +286,13 @@ async def test_an_export_that_is_too_old_shows_nothing(site: Site) -> None:
     assert audit.recorded == {}
     allowed = await run(site.settings(max_age_s=4 * 86400))
     assert (allowed.findings, list(allowed.recorded)) == ((), ["s11"])
+
+
+async def test_an_export_from_the_future_shows_nothing(site: Site) -> None:
+    site.export("s11", age=timedelta(hours=-1))
+    audit = await run(site.settings())
+    assert (kinds(audit), audit.recorded) == ({Kind.UNOBSERVED}, {})
+    assert "s11 is dated in the future" in audit.findings[0].text
 
 
 async def test_what_was_exported_just_now_is_live(site: Site) -> None:

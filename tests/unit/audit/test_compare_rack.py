@@ -111,8 +111,8 @@ HOP = PLAN.servers[S1].addresses[0]
         ({B: {ONE}}, f"{B} received it and refused it: inbound policy", f"on {B}: vtysh"),
         (
             {A: set(), B: {THREE}},
-            f"{A} and {B} never received it, though {S1}'s agent announces it",
-            f"on {S1}: routed",
+            f"no policy of {A} and {B} refused it: never received, or denied for another reason",
+            f"on {A} and {B}: vtysh -c 'show bgp ipv4 unicast neighbors {HOP} received-routes'",
         ),
         ({A: set()}, f"{A} and {B} refused it: inbound policy, or a limit of prefixes", f"on {A} and {B}: vtysh"),
     ],

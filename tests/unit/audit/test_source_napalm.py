@@ -21,6 +21,7 @@ from routed.audit.model import Route, SwitchView
 from routed.audit.sources import CouldNotObserve, eos, junos, nxos
 from routed.audit.sources.napalm import Login, Napalm
 from tests.fakes.switch_api import SwitchApi
+from tests.fakes.switch_ssh import SwitchSsh
 
 NOW = 1_606_121_000.0
 POD = ip_network("10.101.0.2/32")
@@ -340,11 +341,14 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     return Site(tmp_path, monkeypatch)
 
 
+STRICT = {"ssh_strict": True, "system_host_keys": True}
+
+
 @pytest.mark.parametrize(("driver", "answers"), [("eos", EOS), ("nxos", [NXOS, NXOS6]), ("junos", JUNOS)])
 async def test_a_switch_is_asked(driver: str, answers: list[Any], site: Site) -> None:
     view = await site.napalm(driver, answers).observe()
     assert {POD, POOL, POD6} <= {route.prefix for route in view.routes}
-    assert site.login == ["r1a.example.org", "audit", "right", 30, {"port": 8443}]
+    assert site.login == ["r1a.example.org", "audit", "right", 30, STRICT | {"port": 8443}]
     assert (site.folder / "closed").exists()
     assert b"right" not in (site.folder / "arguments").read_bytes(), "everybody on this host may read it"
 
@@ -354,7 +358,7 @@ async def test_passwords_come_from_the_environment_too_or_are_not_needed(site: S
     assert site.login[2] == "from the environment"
     await site.napalm("eos", EOS, password_file=None).observe()
     assert site.login[2] == ""
-    assert site.login[4] == {"port": 8443, "use_keys": True, "allow_agent": True}
+    assert site.login[4] == STRICT | {"port": 8443, "use_keys": True, "allow_agent": True}
 
 
 async def test_what_fails_is_said(site: Site) -> None:
@@ -410,6 +414,35 @@ async def test_a_command_that_a_switch_refuses_is_not_an_empty_table(driver: str
 async def test_a_login_that_fails_could_not_be_observed(tmp_path: Path) -> None:
     with pytest.raises(CouldNotObserve, match="ConnectionException: Cannot connect to"):
         await spoken("nxos", {}, tmp_path, "wrong")
+
+
+# ---- NAPALM's own drivers, over ssh
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "password").write_text("right")
+    (tmp_path / ".ssh").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("known", "options", "told"),
+    [(False, {}, []), (True, {}, ["right"]), (False, {"ssh_strict": False}, ["right"])],
+    ids=["a stranger", "a known host", "whoever answers, if options say so"],
+)
+@pytest.mark.parametrize("driver", ["eos", "nxos_ssh"])
+async def test_a_password_is_told_to_known_hosts_alone(
+    driver: str, known: bool, options: dict[str, str | int | bool], told: list[str], home: Path
+) -> None:
+    with SwitchSsh() as switch:
+        (home / ".ssh" / "known_hosts").write_text(switch.known_host if known else "")
+        spoken_to: dict[str, str | int | bool] = {"transport": "ssh", "port": switch.port}
+        login = Login(driver, "127.0.0.1", "audit", home / "password", None, spoken_to | options)
+        with pytest.raises(CouldNotObserve, match="Authentication" if told else "not found in known_hosts"):
+            await Napalm("r1a", login, 30).observe()
+        assert switch.passwords == told
 
 
 ANSWERS: dict[str, tuple[str, list[Any], Callable[[Any], Any]]] = {
