@@ -124,8 +124,7 @@ def _mode_obstacles(found: Found, pf: Pf) -> Iterator[str]:
     if found.modes.get(pf.address) == "switchdev":
         yield f"{pf.address} is in switchdev mode, and none of its devices says so: is the driver older than it?"
     for name in found.uplinks(pf):
-        if found.addresses.get(name):
-            yield f"{name} has addresses and would lose them in switchdev mode: {_take_away(found, name)}"
+        yield from _losses(found, name, "switchdev mode")
         if found.ports[name].master is not None:
             yield f"{name} has to leave its bond for switchdev mode: `ip link set dev {name} nomaster`"
 
@@ -152,12 +151,19 @@ def _address_obstacles(found: Found, wanted: Wanted, plugged: frozenset[str]) ->
     """What goes into a bond or onto a bridge answers under its own addresses no more."""
     members = found.members(wanted.uplink)
     for member in wanted.members if wanted.bonded else ():
-        if member not in members and found.addresses.get(member):
-            yield f"{member} has addresses and would lose them in {wanted.uplink}: {_take_away(found, member)}"
-        elif member not in members and member in found.ports and found.ports[member].master is not None:
-            yield f"{member} is in another bond or bridge: `ip link set dev {member} nomaster`"
+        if member not in members and member in found.ports:
+            yield from _losses(found, member, wanted.uplink)
+            if found.ports[member].master is not None:
+                yield f"{member} is in another bond or bridge: `ip link set dev {member} nomaster`"
     if wanted.uplink not in plugged and found.addresses.get(wanted.uplink):
         yield f"{wanted.uplink} has addresses, which belong on {wanted.bridge}: {_take_away(found, wanted.uplink)}"
+
+
+def _losses(found: Found, name: str, where: str) -> Iterator[str]:
+    if found.addresses.get(name):
+        yield f"{name} has addresses and would lose them in {where}: {_take_away(found, name)}"
+    for upper in found.uppers.get(name, ()):
+        yield f"{name} carries {upper} and would lose it in {where}: from a console, `ip link del dev {upper}`"
 
 
 def _take_away(found: Found, name: str) -> str:

@@ -202,6 +202,7 @@ class Machine:
         )
     )
     addresses: dict[str, tuple[IPInterface, ...]] = field(default_factory=dict)
+    uppers: dict[str, tuple[str, ...]] = field(default_factory=dict)
     offloading: set[str] = field(default_factory=set)
     bonds: set[str] = field(default_factory=set)
 
@@ -211,6 +212,7 @@ class Machine:
             pfs=pfs,
             ports=dict(ports),
             addresses=dict(self.addresses),
+            uppers=dict(self.uppers),
             modes={pf.address: "switchdev" if self.server.in_switchdev(pf.address) else "legacy" for pf in pfs},
             tc_offload={name: name in self.offloading for pf in pfs for name in pf.devices},
             bond_modes=dict.fromkeys(self.bonds, "802.3ad"),

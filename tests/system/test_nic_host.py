@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,12 +22,22 @@ from routed.doctor.facts import Unseen
 from routed.nic.look import look
 from routed.nic.machine import Host
 from routed.settings import BridgeSettings
-from tests.fixtures.pods import server
+from tests.fixtures.pods import run, server, unmount
 from tests.system.ovs_instance import Ovs
 
 pytestmark = pytest.mark.system
 
 BRIDGE = BridgeSettings(name="br0", uplink="bond0", members=("up0", "up1"))
+
+
+@contextmanager
+def namespace_s_sysfs(folder: Path) -> Iterator[Path]:
+    """Mount what /sys is in the caller's network namespace."""
+    run("mount", "-t", "sysfs", "sysfs", str(folder))
+    try:
+        yield folder
+    finally:
+        unmount(folder)
 
 
 @asynccontextmanager
@@ -96,6 +106,21 @@ async def test_devices_are_raised_without_an_address_of_their_own(tmp_path: Path
         assert found.pfs == ()
         with pytest.raises(NotFound, match="look up none"):
             await machine.raise_device("none", None)
+
+
+async def test_what_rides_on_a_device_is_seen_but_not_what_it_rides_on(tmp_path: Path) -> None:
+    with server(), Rtnl() as home, namespace_s_sysfs(tmp_path) as tree:
+        home.apply(add_veth("up0", "up1", 1500))
+        run("ip", "link", "add", "mac0", "link", "up0", "type", "macvlan", "mode", "bridge")
+        run("ip", "link", "add", "bond0", "type", "bridge")
+        run("ip", "link", "set", "dev", "up1", "master", "bond0")
+        found = await look(tree, BRIDGE, Unseen("not looked at"))
+        assert {name: found.uppers[name] for name in ("up0", "up1", "bond0")} == {
+            "up0": ("mac0",),
+            "up1": (),
+            "bond0": (),
+        }
+        assert found.members("bond0") == ("up1",)
 
 
 async def test_what_the_kernel_refuses_says_what_was_being_done(tmp_path: Path) -> None:

@@ -238,6 +238,21 @@ def addressed(name: str) -> Callable[[Machine], None]:
     return edit
 
 
+def carrying(name: str, upper: str) -> Callable[[Machine], None]:
+    return lambda target: target.uppers.update({name: (upper,)})
+
+
+def carrying_before_the_bond(target: Machine) -> None:
+    for pf in target.server.families:
+        target.server.switchdev(pf)
+    carrying("ens3f0", "ens3f0.108")(target)
+
+
+def vf_with_a_vlan(target: Machine) -> None:
+    target.server.make_vfs("0000:03:00.1", 4)
+    carrying("ens3f1v1", "ens3f1v1.108")(target)
+
+
 def on_bridge(bridge: str, device: str, datapath_type: str = "system") -> Callable[[Machine], None]:
     def edit(target: Machine) -> None:
         ports = {"br0": frozenset({"br0"})}
@@ -276,6 +291,9 @@ def pod_before_the_bond(target: Machine) -> None:
         (pod_before_the_bond, {}, "0000:03:00.1 has no bond yet, and 0000:03:09.2 may be in use"),
         (vf_in_a_pod, {}, "0000:03:09.2 may be in use: drain"),
         (vf_with_an_address, {}, "0000:03:09.3 may be in use: drain"),
+        (vf_with_a_vlan, {}, "0000:03:09.1 may be in use: drain"),
+        (carrying("ens3f0", "ens3f0.108"), {}, "in switchdev mode: from a console, `ip link del dev ens3f0.108`"),
+        (carrying_before_the_bond, {}, "ens3f0 carries ens3f0.108 and would lose it in bond0"),
         (vf_in_a_machine, {}, "0000:03:09.0 may be in use: drain"),
         (bonded_in_legacy_mode, {}, "`ip link set dev ens3f0 nomaster`"),
         (addressed("ens3f1"), {}, "`ip address del 10.1.0.11/24 dev ens3f1`"),
