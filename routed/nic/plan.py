@@ -144,19 +144,22 @@ def _host_obstacles(found: Found, wanted: Wanted) -> Iterator[str]:
                 yield f"{device} is in a bond of Open vSwitch's own, which no NIC takes over: make it the kernel's"
     if wanted.bonded and wanted.uplink in found.ports and wanted.uplink not in found.bond_modes:
         yield f"{wanted.uplink} is a device, and no bond"
-    yield from _address_obstacles(found, wanted, found.switch.ports.get(wanted.bridge, frozenset()))
+    yield from _address_obstacles(found, wanted, frozenset().union(*found.switch.ports.values()))
 
 
 def _address_obstacles(found: Found, wanted: Wanted, plugged: frozenset[str]) -> Iterator[str]:
-    """What goes into a bond or onto a bridge answers under its own addresses no more."""
+    """What goes into a bond or onto a bridge is in no other, and answers under its own addresses no more."""
     members = found.members(wanted.uplink)
     for member in wanted.members if wanted.bonded else ():
         if member not in members and member in found.ports:
             yield from _losses(found, member, wanted.uplink)
             if found.ports[member].master is not None:
                 yield f"{member} is in another bond or bridge: `ip link set dev {member} nomaster`"
-    if wanted.uplink not in plugged and found.addresses.get(wanted.uplink):
-        yield f"{wanted.uplink} has addresses, which belong on {wanted.bridge}: {_take_away(found, wanted.uplink)}"
+    if wanted.uplink not in plugged and wanted.uplink in found.ports:
+        if found.addresses.get(wanted.uplink):
+            yield f"{wanted.uplink} has addresses, which belong on {wanted.bridge}: {_take_away(found, wanted.uplink)}"
+        if found.ports[wanted.uplink].master is not None:
+            yield f"{wanted.uplink} is in another bond or bridge: `ip link set dev {wanted.uplink} nomaster`"
 
 
 def _losses(found: Found, name: str, where: str) -> Iterator[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ovs_flows import hardware
+from ovs_flows.errors import PortError
 from ovs_flows.ovsdb import Ovsdb
 from ovs_flows.rows import version
 from routed.attach import devlink
@@ -55,14 +56,34 @@ async def test_a_bridge_is_set_up_once_and_says_so(ovs: Ovs, tmp_path: Path) -> 
             await machine.hw_offload()
             await machine.add_bridge()
             await machine.keep_mac("02:aa:00:00:00:10")
-            await machine.add_port("bond0")
         async with asyncio.timeout(10):
             while not (after := await hardware.look(ovsdb)).offload or not after.hwaddr:
                 await asyncio.sleep(0.05)
-    assert after.ports == {"br0": {"br0", "bond0"}}
+    assert after.ports == {"br0": {"br0"}}
     assert (after.datapath_type, after.hwaddr) == ("system", "02:aa:00:00:00:10")
     assert ovs.vsctl("get", "open", ".", "other_config:hw-offload").strip() == '"true"'
+
+
+async def test_a_device_is_plugged_once(ovs: Ovs, tmp_path: Path) -> None:
+    ovs.add_bridge("br0")
+    ovs.make_veth("bond0")
+    async with host(ovs, tmp_path) as (machine, ovsdb):
+        for _ in range(2):
+            await machine.add_port("bond0")
+        assert (await hardware.look(ovsdb)).ports == {"br0": {"br0", "bond0"}}
     assert ovs.vsctl("list-ports", "br0").split() == ["bond0"]
+
+
+async def test_what_cannot_be_plugged_is_no_port(ovs: Ovs, tmp_path: Path) -> None:
+    """A row that stays in the database would count as plugged, and be plugged whenever that is possible."""
+    ovs.add_bridge("br0")
+    async with host(ovs, tmp_path) as (machine, ovsdb):
+        with pytest.raises(PortError, match=r"could not plug port bond0: .*No such device"):
+            await machine.add_port("bond0")
+        async with asyncio.timeout(10):
+            while "bond0" in (await hardware.look(ovsdb)).ports["br0"]:
+                await asyncio.sleep(0.05)
+    assert ovs.vsctl("list-ports", "br0") == ""
 
 
 async def test_what_keeps_flows_from_hardware_is_seen(ovs: Ovs) -> None:

@@ -228,6 +228,23 @@ def bonded_in_legacy_mode(target: Machine) -> None:
     target.server.ports["ens3f0"] = replace(target.server.ports["ens3f0"], master=index)
 
 
+def in_linux_bridge(name: str) -> Callable[[Machine], None]:
+    def edit(target: Machine) -> None:
+        target.server.add_device("bridge0", kind="bridge")
+        if name not in target.server.ports:
+            target.server.add_device(name, kind="bond")
+            target.bonds.add(name)
+        index = target.server.ports["bridge0"].index
+        target.server.ports[name] = replace(target.server.ports[name], master=index)
+
+    return edit
+
+
+def in_switchdev_and_in_linux_bridge(target: Machine) -> None:
+    target.server.switchdev("0000:03:00.0")
+    in_linux_bridge("ens3f0")(target)
+
+
 def addressed(name: str) -> Callable[[Machine], None]:
     def edit(target: Machine) -> None:
         if name not in target.server.ports:
@@ -298,6 +315,12 @@ def pod_before_the_bond(target: Machine) -> None:
         (bonded_in_legacy_mode, {}, "`ip link set dev ens3f0 nomaster`"),
         (addressed("ens3f1"), {}, "`ip address del 10.1.0.11/24 dev ens3f1`"),
         (addressed("bond0"), {}, "which belong on br0"),
+        (in_linux_bridge("bond0"), {}, "`ip link set dev bond0 nomaster`"),
+        (
+            in_switchdev_and_in_linux_bridge,
+            {"uplink": "ens3f0", "members": ("ens3f0",)},
+            "ens3f0 is in another bond or bridge",
+        ),
         (on_bridge("br1", "bond0"), {}, "`ovs-vsctl del-port br1 bond0`"),
         (on_bridge("br0", "ens3f0"), {}, "bond of Open vSwitch's own"),
         (on_bridge("br0", "bond0", "netdev"), {}, "datapath netdev"),
