@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ovs_flows.hardware import HardwareSight
 from routed.attach.sysfs import NoAnswer, Pf
 from routed.doctor.facts import Unseen
 from routed.nic.found import Found, Wanted
@@ -100,8 +101,14 @@ def _hardware_obstacles(found: Found, wanted: Wanted) -> Iterator[str]:
             yield from _mode_obstacles(found, pf)
         elif isinstance(pf.uplinks, NoAnswer):
             yield pf.uplinks.why
-    if len({pf.switch_id for pf in pfs if pf.switch_id}) > 1:
+    if _cards(pfs) > 1:
         yield f"{', '.join(wanted.members)} are ports of different NICs: neither forwards between a pod and their bond"
+
+
+def _cards(pfs: tuple[Pf, ...]) -> int:
+    """Return how many NICs these are: by their switches, or by their PCI slots while not all have told theirs."""
+    switches = {pf.switch_id for pf in pfs}
+    return len({pf.address.rpartition(".")[0] for pf in pfs} if "" in switches else switches)
 
 
 def _nics(found: Found) -> str:
@@ -218,10 +225,18 @@ def _bridge(found: Found, wanted: Wanted) -> Iterator[Step]:
     if wanted.bridge not in switch.ports:
         yield AddBridge(wanted.bridge)
     if not switch.hwaddr:
-        source = wanted.uplink if wanted.uplink in found.ports else wanted.members[0]
-        yield KeepMac(wanted.bridge, switch.mac or found.ports[source].mac)
+        yield KeepMac(wanted.bridge, _mac(found, switch, wanted))
     if wanted.uplink not in switch.ports.get(wanted.bridge, ()):
         yield AddPort(wanted.bridge, wanted.uplink)
+
+
+def _mac(found: Found, switch: HardwareSight, wanted: Wanted) -> str:
+    """Return the MAC address that the server has, or will have: that of a bridge or bond without members is random."""
+    plugged = found.ports.keys() & switch.ports.get(wanted.bridge, frozenset()) - {wanted.bridge}
+    if plugged and switch.mac:
+        return switch.mac
+    source = wanted.members[0] if wanted.bonded and not found.members(wanted.uplink) else wanted.uplink
+    return found.ports[source].mac
 
 
 def _drivers(pf: Pf, wanted: Wanted, *, joins: bool) -> Iterator[Step]:
