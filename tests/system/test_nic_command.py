@@ -66,6 +66,9 @@ def test_setup_goes_as_far_as_the_hardware_does_and_says_where_it_ended(ovs: Ovs
     assert done.stderr.startswith("routed: put 0000:03:00.0 into switchdev mode: "), "no driver is behind this tree"
     assert (tree / f"{DEVICES}.0/sriov_numvfs").read_text() == "4"
     assert ovs.vsctl("list-br") == ""
+    again = routed(ovs, tree, "nic", "setup", "--vfs", "4", "--best-effort")
+    assert again.returncode == 0
+    assert again.stderr, "it does say what failed"
 
 
 def test_setup_leaves_a_port_alone_that_shares_the_nic_and_has_an_address(ovs: Ovs, tree: Path) -> None:
