@@ -6,12 +6,13 @@ Schema: ovs-vswitchd.conf.db(5).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ovs_flows.errors import PortError
 from ovs_flows.ovsdb import Ovsdb
-from ovs_flows.rows import version
+from ovs_flows.rows import ofport, version
 from ovs_flows.tables import PREFIX_TABLES
 
 _KNOWS_PREFIXES = (3, 5)
@@ -63,8 +64,15 @@ async def keep_mac(ovsdb: Ovsdb, mac: str) -> None:
 
 
 async def add_port(ovsdb: Ovsdb, port: str) -> None:
-    """Plug a device, when it is on no bridge; Unreachable when ovs-vswitchd does not run."""
+    """Plug a device, when it is on no bridge; Unreachable when ovs-vswitchd does not run.
+
+    PortError, and the database is as it was, when it could not: it would try again at every start of the server.
+    """
     await ovsdb.transact(lambda api: api.add_port(ovsdb.bridge, port, may_exist=True))
+    why = await ovsdb.read(lambda api: _refusal(api.tables["Interface"].rows.values(), port))
+    if why:
+        await ovsdb.transact(lambda api: api.del_port(port, ovsdb.bridge), applied=False)
+        raise PortError(f"OVS could not plug port {port}: {why}")
 
 
 def _sight(tables: Mapping[str, Any], name: str) -> HardwareSight:
@@ -95,6 +103,14 @@ def _without_prefixes(bridge: Any) -> tuple[int, ...]:
 
 def _interface(bridge: Any, name: str) -> Any:
     return next(interface for port in bridge.ports for interface in port.interfaces if interface.name == name)
+
+
+def _refusal(interfaces: Iterable[Any], name: str) -> str:
+    """Return why a port was not plugged; empty when it was."""
+    (row,) = (interface for interface in interfaces if interface.name == name)
+    if ofport(row):
+        return ""
+    return row.error[0] if row.error else "no reason given, is ovs-vswitchd running?"
 
 
 def _devices(bridge: Any) -> frozenset[str]:

@@ -43,7 +43,7 @@ Make this server's NIC ready: VFs, switchdev mode, bond, bridge, offload. Run tw
 Nothing runs it unless you do: `routed agent` never changes a NIC's mode. What somebody may be using (a VF in a pod, a \
 port with addresses) is an obstacle: it is named, and nothing is done at all.
 
-Exit status: 0 ready, 1 an obstacle or a step that failed, 2 the file cannot be used.
+Exit status: 0 ready, 1 an obstacle or a step that failed (0 with --best-effort), 2 the file cannot be used.
 
 Examples:
 
@@ -64,6 +64,9 @@ def setup(  # noqa: PLR0913, PLR0917 - one option per thing that can be wanted
     hardware_only: Annotated[
         bool, typer.Option(help="VFs, mode and offload alone: for the start of a server, before its network.")
     ] = False,
+    best_effort: Annotated[
+        bool, typer.Option(help="Exit with 0 also when something is in the way: an agent can do without.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option(help="Print what would be done, as commands.")] = False,
     sysfs: Tree = DEFAULT_TREE,
 ) -> None:
@@ -78,10 +81,10 @@ def setup(  # noqa: PLR0913, PLR0917 - one option per thing that can be wanted
         plan = asyncio.run(_set_up(wanted, bridge, paths, sysfs, dry_run=dry_run))
     except _expected() as error:
         typer.echo(f"routed: {error}", err=True)
-        raise typer.Exit(1) from None
+        raise typer.Exit(0 if best_effort else 1) from None
     for line in told(plan, dry_run=dry_run):
         typer.echo(line)
-    raise typer.Exit(1 if plan.obstacles else 0)
+    raise typer.Exit(1 if plan.obstacles and not best_effort else 0)
 
 
 def nic(config: Config = DEFAULT_CONFIG, output: OutputOption = Output.TABLE, sysfs: Tree = DEFAULT_TREE) -> None:

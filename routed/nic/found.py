@@ -19,7 +19,9 @@ class Found:
     ports: Mapping[str, NicPort]
     """Every network device of the server's own namespace, by name."""
     addresses: Mapping[str, tuple[IPInterface, ...]]
-    """Of the uplink, of what it could be made of, and of VFs."""
+    """Of the uplink, of every device of a PF, members included, and of VFs."""
+    uppers: Mapping[str, tuple[str, ...]]
+    """Of the same: what rides on a device (VLANs, macvlans), its bond or bridge left out."""
     modes: Mapping[str, str | Unseen]
     """By PF: what devlink says of its switch."""
     tc_offload: Mapping[str, bool | None]
@@ -48,7 +50,9 @@ class Found:
     def in_use(self, vf: Vf) -> bool:
         """Whether a VF may be a pod's or a virtual machine's, or the server itself uses it."""
         own = [self.ports[name] for name in vf.devices if name in self.ports]
-        return not vf.free or any(port.master is not None or self.addresses.get(port.name) for port in own)
+        return not vf.free or any(
+            port.master is not None or self.addresses.get(port.name) or self.uppers.get(port.name) for port in own
+        )
 
 
 @dataclass(frozen=True, slots=True)

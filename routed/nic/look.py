@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import platform
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from ovs_flows.errors import OvsError
 from ovs_flows.hardware import HardwareSight
 from ovs_flows.ovsdb import Ovsdb
 from routed.attach import devlink
+from routed.attach.answers import NicPort
 from routed.attach.errors import KernelError
 from routed.attach.kernel import Rtnl
 from routed.attach.rtnl import tc_offload
@@ -32,14 +34,16 @@ async def look(tree: Path, bridge: BridgeSettings, ovsdb: Ovsdb | Unseen) -> Fou
     with Rtnl() as home:
         ports = {port.name: port for port in home.nic_ports()}
         pfs = discover(tree, ports.values())
-        names = {bridge.uplink, *bridge.members} | {name for pf in pfs for vf in pf.vfs for name in vf.devices}
-        addresses = {name: tuple(home.addresses(ports[name].index)) for name in names if name in ports}
+        functions = (devices for pf in pfs for devices in (pf.devices, *(vf.devices for vf in pf.vfs)))
+        names = {bridge.uplink, *bridge.members, *itertools.chain.from_iterable(functions)} & ports.keys()
+        addresses = {name: tuple(home.addresses(ports[name].index)) for name in names}
     release = platform.release()
     devices = {device for pf in pfs for device in pf.devices} | set(bridge.members)
     return Found(
         pfs=pfs,
         ports=ports,
         addresses=addresses,
+        uppers={name: _uppers(tree, ports[name], ports.values()) for name in names},
         modes={pf.address: await asyncio.to_thread(_mode, pf) for pf in pfs},  # an event loop of the library's own
         tc_offload={name: tc_offload(name) for name in sorted(devices) if name in ports},
         bond_modes=_bond_modes(tree, ports),
@@ -53,6 +57,13 @@ def _mode(pf: Pf) -> str | Unseen:
         return devlink.mode(pf.address)
     except KernelError as error:
         return Unseen(str(error))
+
+
+def _uppers(tree: Path, port: NicPort, ports: Iterable[NicPort]) -> tuple[str, ...]:
+    """Return what rides on a device in the server's own namespace; what was moved into another has no entry there."""
+    entries = (tree / "class/net" / port.name).glob("upper_*")
+    masters = {each.name for each in ports if each.index == port.master}
+    return tuple(sorted({entry.name.removeprefix("upper_") for entry in entries} - masters))
 
 
 def _bond_modes(tree: Path, ports: Iterable[str]) -> Mapping[str, str]:

@@ -129,7 +129,7 @@ class Host:
         await hardware.keep_mac(self._ovsdb(), mac)
 
     async def add_port(self, device: str) -> None:
-        """Plug a device into the bridge; OvsError."""
+        """Plug a device into the bridge; OvsError, and it is not on it, when that cannot be."""
         await hardware.add_port(self._ovsdb(), device)
 
     def _ovsdb(self) -> Ovsdb:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ovs_flows.hardware import HardwareSight
 from routed.attach.sysfs import NoAnswer, Pf
 from routed.doctor.facts import Unseen
 from routed.nic.found import Found, Wanted
@@ -100,8 +101,14 @@ def _hardware_obstacles(found: Found, wanted: Wanted) -> Iterator[str]:
             yield from _mode_obstacles(found, pf)
         elif isinstance(pf.uplinks, NoAnswer):
             yield pf.uplinks.why
-    if len({pf.switch_id for pf in pfs if pf.switch_id}) > 1:
+    if _cards(pfs) > 1:
         yield f"{', '.join(wanted.members)} are ports of different NICs: neither forwards between a pod and their bond"
+
+
+def _cards(pfs: tuple[Pf, ...]) -> int:
+    """Return how many NICs these are: by their switches, or by their PCI slots while not all have told theirs."""
+    switches = {pf.switch_id for pf in pfs}
+    return len({pf.address.rpartition(".")[0] for pf in pfs} if "" in switches else switches)
 
 
 def _nics(found: Found) -> str:
@@ -124,8 +131,7 @@ def _mode_obstacles(found: Found, pf: Pf) -> Iterator[str]:
     if found.modes.get(pf.address) == "switchdev":
         yield f"{pf.address} is in switchdev mode, and none of its devices says so: is the driver older than it?"
     for name in found.uplinks(pf):
-        if found.addresses.get(name):
-            yield f"{name} has addresses and would lose them in switchdev mode: {_take_away(found, name)}"
+        yield from _losses(found, name, "switchdev mode")
         if found.ports[name].master is not None:
             yield f"{name} has to leave its bond for switchdev mode: `ip link set dev {name} nomaster`"
 
@@ -145,19 +151,29 @@ def _host_obstacles(found: Found, wanted: Wanted) -> Iterator[str]:
                 yield f"{device} is in a bond of Open vSwitch's own, which no NIC takes over: make it the kernel's"
     if wanted.bonded and wanted.uplink in found.ports and wanted.uplink not in found.bond_modes:
         yield f"{wanted.uplink} is a device, and no bond"
-    yield from _address_obstacles(found, wanted, found.switch.ports.get(wanted.bridge, frozenset()))
+    yield from _address_obstacles(found, wanted, frozenset().union(*found.switch.ports.values()))
 
 
 def _address_obstacles(found: Found, wanted: Wanted, plugged: frozenset[str]) -> Iterator[str]:
-    """What goes into a bond or onto a bridge answers under its own addresses no more."""
+    """What goes into a bond or onto a bridge is in no other, and answers under its own addresses no more."""
     members = found.members(wanted.uplink)
     for member in wanted.members if wanted.bonded else ():
-        if member not in members and found.addresses.get(member):
-            yield f"{member} has addresses and would lose them in {wanted.uplink}: {_take_away(found, member)}"
-        elif member not in members and member in found.ports and found.ports[member].master is not None:
-            yield f"{member} is in another bond or bridge: `ip link set dev {member} nomaster`"
-    if wanted.uplink not in plugged and found.addresses.get(wanted.uplink):
-        yield f"{wanted.uplink} has addresses, which belong on {wanted.bridge}: {_take_away(found, wanted.uplink)}"
+        if member not in members and member in found.ports:
+            yield from _losses(found, member, wanted.uplink)
+            if found.ports[member].master is not None:
+                yield f"{member} is in another bond or bridge: `ip link set dev {member} nomaster`"
+    if wanted.uplink not in plugged and wanted.uplink in found.ports:
+        if found.addresses.get(wanted.uplink):
+            yield f"{wanted.uplink} has addresses, which belong on {wanted.bridge}: {_take_away(found, wanted.uplink)}"
+        if found.ports[wanted.uplink].master is not None:
+            yield f"{wanted.uplink} is in another bond or bridge: `ip link set dev {wanted.uplink} nomaster`"
+
+
+def _losses(found: Found, name: str, where: str) -> Iterator[str]:
+    if found.addresses.get(name):
+        yield f"{name} has addresses and would lose them in {where}: {_take_away(found, name)}"
+    for upper in found.uppers.get(name, ()):
+        yield f"{name} carries {upper} and would lose it in {where}: from a console, `ip link del dev {upper}`"
 
 
 def _take_away(found: Found, name: str) -> str:
@@ -209,10 +225,18 @@ def _bridge(found: Found, wanted: Wanted) -> Iterator[Step]:
     if wanted.bridge not in switch.ports:
         yield AddBridge(wanted.bridge)
     if not switch.hwaddr:
-        source = wanted.uplink if wanted.uplink in found.ports else wanted.members[0]
-        yield KeepMac(wanted.bridge, switch.mac or found.ports[source].mac)
+        yield KeepMac(wanted.bridge, _mac(found, switch, wanted))
     if wanted.uplink not in switch.ports.get(wanted.bridge, ()):
         yield AddPort(wanted.bridge, wanted.uplink)
+
+
+def _mac(found: Found, switch: HardwareSight, wanted: Wanted) -> str:
+    """Return the MAC address that the server has, or will have: that of a bridge or bond without members is random."""
+    plugged = found.ports.keys() & switch.ports.get(wanted.bridge, frozenset()) - {wanted.bridge}
+    if plugged and switch.mac:
+        return switch.mac
+    source = wanted.members[0] if wanted.bonded and not found.members(wanted.uplink) else wanted.uplink
+    return found.ports[source].mac
 
 
 def _drivers(pf: Pf, wanted: Wanted, *, joins: bool) -> Iterator[Step]:

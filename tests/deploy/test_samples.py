@@ -65,6 +65,13 @@ def test_network_pod_and_device_plugin_name_the_same_things() -> None:
     assert container["resources"] == {"requests": {resource: "1"}, "limits": {resource: "1"}}, "extended: equal"
 
 
+@pytest.mark.parametrize("name", ["network-attachment", "pod-with-vf"])
+def test_a_sample_promises_no_vf_while_the_page_says_that_there_is_none(name: str) -> None:
+    page = (DEPLOY.parent / "docs/sriov.md").read_text()
+    assert "| the agent puts a VF into a pod | **not yet**" in page
+    assert (SAMPLES / f"{name}.yaml").read_text().startswith("# Not yet: the plugin ignores `deviceID`")
+
+
 @pytest.mark.parametrize(
     "mistake",
     [

@@ -202,6 +202,7 @@ class Machine:
         )
     )
     addresses: dict[str, tuple[IPInterface, ...]] = field(default_factory=dict)
+    uppers: dict[str, tuple[str, ...]] = field(default_factory=dict)
     offloading: set[str] = field(default_factory=set)
     bonds: set[str] = field(default_factory=set)
 
@@ -211,6 +212,7 @@ class Machine:
             pfs=pfs,
             ports=dict(ports),
             addresses=dict(self.addresses),
+            uppers=dict(self.uppers),
             modes={pf.address: "switchdev" if self.server.in_switchdev(pf.address) else "legacy" for pf in pfs},
             tc_offload={name: name in self.offloading for pf in pfs for name in pf.devices},
             bond_modes=dict.fromkeys(self.bonds, "802.3ad"),
@@ -253,7 +255,10 @@ class Machine:
         assert all(vf.free and not vf.driver for pf in (await self.look()).pfs for vf in pf.vfs), (
             "no switch of two ports"
         )
-        ports[device] = replace(ports[device], master=ports[bond].index, up=True, mtu=ports[bond].mtu)
+        if all(port.master != ports[bond].index for port in ports.values()):
+            ports[bond] = replace(ports[bond], mac=ports[device].mac)
+        mac, mtu = ports[bond].mac, ports[bond].mtu
+        ports[device] = replace(ports[device], master=ports[bond].index, up=True, mtu=mtu, mac=mac)
 
     async def raise_device(self, device: str, mtu: int | None) -> None:
         ports = self.server.ports
@@ -274,9 +279,8 @@ class Machine:
         self.switch = replace(self._ovs(), offload=True)
 
     async def add_bridge(self) -> None:
-        self.switch = replace(
-            self._ovs(), ports={**self._ovs().ports, "br0": frozenset({"br0"})}, datapath_type="system"
-        )
+        ports = {**self._ovs().ports, "br0": frozenset({"br0"})}
+        self.switch = replace(self._ovs(), ports=ports, datapath_type="system", mac="02:ff:ff:ff:ff:ff")
 
     async def keep_mac(self, mac: str) -> None:
         assert "br0" in self._ovs().ports

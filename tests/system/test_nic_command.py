@@ -66,6 +66,21 @@ def test_setup_goes_as_far_as_the_hardware_does_and_says_where_it_ended(ovs: Ovs
     assert done.stderr.startswith("routed: put 0000:03:00.0 into switchdev mode: "), "no driver is behind this tree"
     assert (tree / f"{DEVICES}.0/sriov_numvfs").read_text() == "4"
     assert ovs.vsctl("list-br") == ""
+    again = routed(ovs, tree, "nic", "setup", "--vfs", "4", "--best-effort")
+    assert again.returncode == 0
+    assert again.stderr, "it does say what failed"
+
+
+def test_setup_leaves_a_port_alone_that_shares_the_nic_and_has_an_address(ovs: Ovs, tree: Path) -> None:
+    (tree / f"{DEVICES}.0/net/mgmt0").mkdir()
+    ovs.make_veth("mgmt0")
+    before = routed(ovs, tree, "nic", "setup", "--vfs", "4", "--dry-run")
+    assert (before.returncode, before.stderr) == (0, ""), "the negative control"
+    run("ip", "-n", ovs.netns, "address", "add", "10.1.0.11/24", "dev", "mgmt0")
+    done = routed(ovs, tree, "nic", "setup", "--vfs", "4")
+    assert done.returncode == 1
+    assert "mgmt0 has addresses and would lose them in switchdev mode" in done.stdout
+    assert (tree / f"{DEVICES}.0/sriov_numvfs").read_text() == "0\n"
 
 
 def test_setup_leaves_a_port_with_an_address_alone(ovs: Ovs, tree: Path) -> None:

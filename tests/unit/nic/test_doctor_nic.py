@@ -285,6 +285,8 @@ def test_setup_of_a_server_without_such_a_nic_does_nothing(tmp_path: Path) -> No
     assert lines[0] == "obstacle: there is no device nodeva; NICs with SR-IOV: none"
     assert lines[-1] == "nothing was done"
     assert list(tmp_path.iterdir()) == [file], "something was made"
+    meant_well = routed("nic", "setup", "--vfs", "4", "--best-effort", "--config", file, "--sysfs", tmp_path)
+    assert (meant_well.returncode, meant_well.stdout) == (0, done.stdout), "it says the same"
 
 
 def test_a_file_that_cannot_be_used_is_told_from_a_server_that_is_not_ready(tmp_path: Path) -> None:

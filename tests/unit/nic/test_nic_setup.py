@@ -20,7 +20,7 @@ from routed.doctor.facts import Unseen
 from routed.nic.found import Found, Wanted
 from routed.nic.machine import NoEffectError, carry_out
 from routed.nic.plan import Plan, plan
-from routed.nic.steps import Step, Switchdev, needs_restart
+from routed.nic.steps import AddBond, AddBridge, Step, Switchdev, needs_restart
 from tests.fakes.nics import FAMILIES, Family, Machine, Server
 
 WANTED = Wanted(bridge="br0", uplink="bond0", members=("ens3f0", "ens3f1"), vfs=4, mtu=9000)
@@ -92,6 +92,7 @@ async def test_after_an_interruption_anywhere_the_next_run_finishes(family: Fami
                 await carried_out(target, stop_after=data.draw(st.integers(0, steps)))
         assert len(await carried_out(target)) <= steps
         assert await carried_out(target) == []
+        assert ovs(target).hwaddr == target.server.ports["bond0"].mac == target.server.ports["ens3f0"].mac
 
 
 async def test_the_commands_are_those_that_an_operator_would_type_in_that_order(tmp_path: Path) -> None:
@@ -153,6 +154,36 @@ async def test_at_boot_the_hardware_comes_first_and_the_vfs_wait_for_the_bond(tm
     later = await carried_out(target)
     assert [command for command in later if "numvfs" in command or "eswitch" in command] == []
     assert {vf.driver for pf in (await target.look()).pfs for vf in pf.vfs} == {"mlx5_core"}
+
+
+async def test_a_card_that_takes_two_slots_is_one_once_its_switch_says_so(tmp_path: Path) -> None:
+    target = Machine(Server(tmp_path / "sys"))
+    for bus in (3, 4):
+        target.server.add_card(FAMILIES["mlx5"], "c2cfc60003a1420c", bus=bus, ports=1)
+    wanted = replace(WANTED, members=("ens3f0", "ens4f0"))
+    assert "different NICs" in " ".join((await planned(target, wanted)).obstacles)
+    for pf in target.server.families:
+        target.server.switchdev(pf)
+    assert (await planned(target, wanted)).obstacles == ()
+
+
+@pytest.mark.parametrize("last", [AddBond, AddBridge])
+async def test_no_random_mac_address_stays_after_an_interruption(tmp_path: Path, last: type[Step]) -> None:
+    target = machine(tmp_path)
+    kinds = [type(step) for step in (await planned(target)).steps]
+    with pytest.raises(PulledTheMainsError):
+        await carried_out(target, stop_after=kinds.index(last) + 1)
+    await carried_out(target)
+    assert ovs(target).hwaddr == target.server.ports["bond0"].mac == target.server.ports["ens3f0"].mac
+
+
+async def test_a_bridge_with_ports_keeps_the_mac_address_that_it_has(tmp_path: Path) -> None:
+    target = machine(tmp_path)
+    target.server.add_device("ens9")
+    on_bridge("br0", "ens9")(target)
+    target.switch = replace(ovs(target), mac="02:00:00:00:00:99")
+    await carried_out(target)
+    assert ovs(target).hwaddr == "02:00:00:00:00:99"
 
 
 async def test_one_port_needs_no_bond(tmp_path: Path) -> None:
@@ -228,6 +259,23 @@ def bonded_in_legacy_mode(target: Machine) -> None:
     target.server.ports["ens3f0"] = replace(target.server.ports["ens3f0"], master=index)
 
 
+def in_linux_bridge(name: str) -> Callable[[Machine], None]:
+    def edit(target: Machine) -> None:
+        target.server.add_device("bridge0", kind="bridge")
+        if name not in target.server.ports:
+            target.server.add_device(name, kind="bond")
+            target.bonds.add(name)
+        index = target.server.ports["bridge0"].index
+        target.server.ports[name] = replace(target.server.ports[name], master=index)
+
+    return edit
+
+
+def in_switchdev_and_in_linux_bridge(target: Machine) -> None:
+    target.server.switchdev("0000:03:00.0")
+    in_linux_bridge("ens3f0")(target)
+
+
 def addressed(name: str) -> Callable[[Machine], None]:
     def edit(target: Machine) -> None:
         if name not in target.server.ports:
@@ -236,6 +284,21 @@ def addressed(name: str) -> Callable[[Machine], None]:
         target.addresses[name] = (ip_interface("10.1.0.11/24"),)
 
     return edit
+
+
+def carrying(name: str, upper: str) -> Callable[[Machine], None]:
+    return lambda target: target.uppers.update({name: (upper,)})
+
+
+def carrying_before_the_bond(target: Machine) -> None:
+    for pf in target.server.families:
+        target.server.switchdev(pf)
+    carrying("ens3f0", "ens3f0.108")(target)
+
+
+def vf_with_a_vlan(target: Machine) -> None:
+    target.server.make_vfs("0000:03:00.1", 4)
+    carrying("ens3f1v1", "ens3f1v1.108")(target)
 
 
 def on_bridge(bridge: str, device: str, datapath_type: str = "system") -> Callable[[Machine], None]:
@@ -249,8 +312,17 @@ def on_bridge(bridge: str, device: str, datapath_type: str = "system") -> Callab
 
 def two_cards(target: Machine) -> None:
     target.server.add_card(FAMILIES["mlx5"], "77", bus=4)
+
+
+def two_cards_in_switchdev_mode(target: Machine) -> None:
+    two_cards(target)
     for pf in target.server.families:
         target.server.switchdev(pf)
+
+
+def one_card_of_two_in_switchdev_mode(target: Machine) -> None:
+    two_cards(target)
+    target.server.switchdev("0000:03:00.0")
 
 
 def few_vfs(target: Machine) -> None:
@@ -276,14 +348,25 @@ def pod_before_the_bond(target: Machine) -> None:
         (pod_before_the_bond, {}, "0000:03:00.1 has no bond yet, and 0000:03:09.2 may be in use"),
         (vf_in_a_pod, {}, "0000:03:09.2 may be in use: drain"),
         (vf_with_an_address, {}, "0000:03:09.3 may be in use: drain"),
+        (vf_with_a_vlan, {}, "0000:03:09.1 may be in use: drain"),
+        (carrying("ens3f0", "ens3f0.108"), {}, "in switchdev mode: from a console, `ip link del dev ens3f0.108`"),
+        (carrying_before_the_bond, {}, "ens3f0 carries ens3f0.108 and would lose it in bond0"),
         (vf_in_a_machine, {}, "0000:03:09.0 may be in use: drain"),
         (bonded_in_legacy_mode, {}, "`ip link set dev ens3f0 nomaster`"),
         (addressed("ens3f1"), {}, "`ip address del 10.1.0.11/24 dev ens3f1`"),
         (addressed("bond0"), {}, "which belong on br0"),
+        (in_linux_bridge("bond0"), {}, "`ip link set dev bond0 nomaster`"),
+        (
+            in_switchdev_and_in_linux_bridge,
+            {"uplink": "ens3f0", "members": ("ens3f0",)},
+            "ens3f0 is in another bond or bridge",
+        ),
         (on_bridge("br1", "bond0"), {}, "`ovs-vsctl del-port br1 bond0`"),
         (on_bridge("br0", "ens3f0"), {}, "bond of Open vSwitch's own"),
         (on_bridge("br0", "bond0", "netdev"), {}, "datapath netdev"),
         (two_cards, {"members": ("ens3f0", "ens4f0")}, "different NICs"),
+        (two_cards_in_switchdev_mode, {"members": ("ens3f0", "ens4f0")}, "different NICs"),
+        (one_card_of_two_in_switchdev_mode, {"members": ("ens3f0", "ens4f0")}, "different NICs"),
         (few_vfs, {}, "`echo 0 > /sys/bus/pci/devices/0000:03:00.0/sriov_numvfs`"),
         (no_bond, {}, "bond0 is a device, and no bond"),
         (without_ovs, {}, "db.sock: No such file"),

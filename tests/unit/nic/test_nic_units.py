@@ -20,7 +20,7 @@ def entries(unit: str) -> list[tuple[str, str]]:
     ]
 
 
-@pytest.mark.parametrize("unit", ["routed-nic.service", "routed.service.d/nic.conf"])
+@pytest.mark.parametrize("unit", ["routed-nic.service", "routed-uplink.service"])
 def test_a_unit_s_command_is_understood(unit: str, tmp_path: Path) -> None:
     (tmp_path / "rack.yaml").write_text(FILE)
     commands = [value for key, value in entries(unit) if key.startswith("Exec") and "routed" in value]
@@ -36,9 +36,18 @@ def test_a_unit_s_command_is_understood(unit: str, tmp_path: Path) -> None:
         assert "obstacle: there is no device nodeva" in done.stdout
 
 
-def test_hardware_comes_before_the_network_and_the_bond_before_the_agent() -> None:
-    hardware, drop_in = dict(entries("routed-nic.service")), dict(entries("routed.service.d/nic.conf"))
+def test_hardware_comes_before_the_network_and_the_uplink_before_it_is_online() -> None:
+    hardware, uplink = dict(entries("routed-nic.service")), dict(entries("routed-uplink.service"))
     assert {"network-pre.target", "openvswitch-switch.service", "routed.service"} <= set(hardware["Before"].split())
-    assert hardware["EnvironmentFile"] == drop_in["EnvironmentFile"]
+    assert {"routed-nic.service", "openvswitch-switch.service"} <= set(uplink["After"].split())
+    assert {"network-online.target", "routed.service"} <= set(uplink["Before"].split())
+    assert hardware["EnvironmentFile"] == uplink["EnvironmentFile"]
     assert "--hardware-only" in hardware["ExecStart"]
-    assert "--hardware-only" not in drop_in["ExecStartPre"]
+    assert "--hardware-only" not in uplink["ExecStart"]
+
+
+def test_the_agent_starts_whatever_a_nic_lacks() -> None:
+    agent = dict(entries("routed.service"))
+    assert agent.keys().isdisjoint({"ExecStartPre", "ExecCondition", "Requires", "Requisite", "BindsTo"})
+    assert list(SYSTEMD.rglob("*.conf")) == [], "a drop-in could add one"
+    assert {dict(entries(unit))["Type"] for unit in ("routed-nic.service", "routed-uplink.service")} == {"oneshot"}
