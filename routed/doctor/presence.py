@@ -85,7 +85,7 @@ def check_host_ports(facts: Facts) -> Iterator[Finding]:
     elif isinstance(portmap, Unseen):
         yield unknown("host ports", portmap.why, "run as root")
     elif portmap is None:
-        yield error("host ports", f"{CONFIGURATION} names portmap, which is not in {folder}: no pod can start", install)
+        yield error("host ports", f"{CONFIGURATION} names portmap, which is not in {folder}: no pod starts or ends", install)
     elif not portmap or not all(one.get("masqAll") for one in chain if one.get("type") == PORTMAP):
         yield error(
             "host ports",

@@ -143,7 +143,7 @@ def test_without_portmap_a_pod_that_wants_host_ports_is_refused(s22: Server, dae
         assert [one["type"] for one in chain] == ["routed", "portmap"]
         assert "ok" in host_ports(daemon_pod)
         (daemon_pod.plugins / "portmap").unlink()
-        assert "no pod can start" in host_ports(daemon_pod)
+        assert "no pod starts or ends" in host_ports(daemon_pod)
 
 
 def host_ports(daemon_pod: DaemonPod) -> str:

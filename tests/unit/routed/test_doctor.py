@@ -333,7 +333,7 @@ def test_is_fine(edit: Edit, check: str, found: str) -> None:
         (both(no_agent, on_files(state=None, state_parent=None)), "state", "cannot be made", "`mkdir -p"),
         (on_files(ledger=False), "ledger", "is no ledger", "`mv /var/lib/routed/ledger.db"),
         (on_files(ledger=None), "ledger", "gone under a running agent", "`systemctl restart routed`"),
-        (on_files(portmap=None), "host ports", "no pod can start", "into /opt/cni/bin"),
+        (on_files(portmap=None), "host ports", "no pod starts or ends", "into /opt/cni/bin"),
         (on_files(portmap=False), "host ports", "get no answer", "release 1.2.0"),
         (on_files(chain=({"type": "routed"}, {**PORTS, "type": "portmap"})), "host ports", "get no answer", "masqAll"),
         (password(0o644), "password", "0644", "chmod 0600 /secret"),
