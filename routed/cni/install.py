@@ -10,6 +10,7 @@ came with release 1.2.0, and which the nftables backend does not heed in release
 
 from __future__ import annotations
 
+import errno
 import os
 from enum import StrEnum
 from pathlib import Path
@@ -59,10 +60,17 @@ _PLUGINS = {
 
 
 def can_map(folder: Path) -> bool | None:
-    """Tell whether a runtime's `portmap` knows `masqAll`; None when there is no `portmap`. OSError."""
+    """Tell whether a runtime's `portmap` knows `masqAll`; None when there is no `portmap`.
+
+    OSError, also for a link that leads to nothing: in a container, what it leads to may just not be mounted.
+    """
+    program = folder / PORTMAP
     try:
-        return b"masqAll" in (folder / PORTMAP).read_bytes()  # the key stands in the program; versions may be "unknown"
+        return b"masqAll" in program.read_bytes()  # the key stands in the program; versions may be "unknown"
     except FileNotFoundError:
+        if program.is_symlink():
+            where = f"links to {program.readlink()}, which is not to be seen from here"
+            raise FileNotFoundError(errno.ENOENT, where, str(program)) from None
         return None
 
 

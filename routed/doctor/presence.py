@@ -77,13 +77,14 @@ def check_host_ports(facts: Facts) -> Iterator[Finding]:
         )
         return
     told = [one.get("type") for one in chain if one.get("capabilities", {}).get("portMappings")]
-    install = f"install the CNI plugins, release 1.2.0 or later, into {folder}, then restart the agent"
+    install = f"install the CNI plugins, release 1.2.0 or later, into {folder} (no links), then restart the agent"
     if not told:
         yield ok("host ports", "ignored: no plugin is told of them")
     elif PORTMAP not in told:
-        yield warning("host ports", f"refused: there is no portmap in {folder} that could map them", install)
+        why = portmap.why if isinstance(portmap, Unseen) else f"there is no portmap in {folder} that could map them"
+        yield warning("host ports", f"refused: {why}", install)
     elif isinstance(portmap, Unseen):
-        yield unknown("host ports", portmap.why, "run as root")
+        yield unknown("host ports", portmap.why, f"run as root, on the server; an agent in a container reads {folder} only")
     elif portmap is None:
         yield error("host ports", f"{CONFIGURATION} names portmap, which is not in {folder}: no pod starts or ends", install)
     elif not portmap or not all(one.get("masqAll") for one in chain if one.get("type") == PORTMAP):

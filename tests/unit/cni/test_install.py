@@ -73,6 +73,15 @@ def test_a_portmap_without_the_option_counts_as_unable(
     assert can_map(tmp_path) is able
 
 
+def test_a_portmap_that_is_a_link_counts_as_what_it_leads_to(tmp_path: Path) -> None:
+    (tmp_path / PORTMAP).symlink_to("elsewhere/portmap")
+    with pytest.raises(OSError, match="links to elsewhere/portmap"):  # not mounted into a container, say
+        can_map(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / PORTMAP).write_bytes(b"json:masqAll")
+    assert can_map(tmp_path)
+
+
 def test_a_plugin_that_runs_can_be_replaced(tmp_path: Path) -> None:
     shutil.copy("/bin/sleep", tmp_path / PLUGIN)
     running = subprocess.Popen([tmp_path / PLUGIN, "60"])

@@ -388,6 +388,7 @@ def test_a_side_that_is_steered_around_is_a_warning(edit: Edit, check: str, foun
     [
         (lambda f: replace(f, version="2.10.1"), "ovs", "2.10.1 was never tested", "upgrade"),
         (on_files(chain=chain(HostPorts.REFUSED)), "host ports", "refused", "into /opt/cni/bin"),
+        (on_files(chain=chain(HostPorts.REFUSED), portmap=UNSEEN), "host ports", UNSEEN.why, "no links"),
         (both(no_agent, on_bridge(owner="", fail_mode="standalone")), "bridge", "not taken over", "when it starts"),
         (both(*ETHA, with_file(single_link)), "uplink", "one link", "`ovs-vsctl add-bond br0"),
         (with_uplink(replace(BOND0, lacp=False)), "lacp", "without LACP", "lacp=active"),
