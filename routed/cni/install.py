@@ -87,8 +87,8 @@ def install_plugin(program: Path, folder: Path) -> None:
 def publish(folder: Path, wanted: HostPorts | None) -> None:
     """Write the configuration into a runtime's folder of configurations; OSError.
 
-    One that an operator has changed stays as it is. None: what the server can is not known, so one of ours stays, too. A
-    runtime ends a pod with the plugins that it knows by then: without `portmap`, the pod's rules outlive it.
+    One that an operator has changed stays as it is. None: what the server can is not known, so one of ours stays, too.
+    A runtime ends a pod with the plugins that it knows by then: without `portmap`, the pod's rules outlive it.
     """
     file = folder / CONFIGURATION
     there = file.read_bytes() if file.exists() else None
