@@ -172,7 +172,7 @@ async def test_without_an_api_server_pods_ask_for_what_they_asked_for_before(
             await pods.wishes(gone, 0)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{"])
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"u": null}', '{"u": {}}', '{"u": {"metadata": null}}'])
 def test_a_memory_that_is_torn_is_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "pods.json").write_text(text)
     assert Memory(tmp_path / "pods.json").pods == {}
