@@ -92,20 +92,17 @@ class Container:
 
     def publish(self) -> None:
         """Tell runtimes of the plugin, if that is ours to do; OSError."""
-        if self.cni_conf_dir is None:
-            return
-        host_ports = self._host_ports()
-        publish(self.cni_conf_dir, host_ports)
-        log.info("cni.published", host_ports=host_ports.value)
+        if self.cni_conf_dir is not None:
+            publish(self.cni_conf_dir, self._host_ports())
 
-    def _host_ports(self) -> HostPorts:
+    def _host_ports(self) -> HostPorts | None:
         if self.cni_bin_dir is None:
             return HostPorts.IGNORED
         try:
             return HostPorts.MAPPED if can_map(self.cni_bin_dir) else HostPorts.REFUSED
         except OSError as error:  # pods that want none can start all the same
             log.warning("portmap.unknown", error=str(error))
-            return HostPorts.REFUSED
+            return None
 
 
 class Agent:

@@ -58,7 +58,8 @@ class Image:
     def borrowed(cls) -> Image:
         """Return this machine's programs and this checkout, in place of an image."""
         programs = f"{Path(sys.executable).parent}:/usr/sbin:/usr/bin"
-        environment = {"PATH": programs, "ROUTED_BGP_USER": "nobody", "ROUTED_PLUGIN": str(SHIM)}
+        ours = {"ROUTED_BGP_USER": "nobody", "ROUTED_PLUGIN": str(SHIM)}
+        environment = {"PATH": programs, "container": "oci", **ours}
         folders = ["/usr", "/lib", "/lib64", "/bin", "/sbin", "/etc/passwd", "/etc/group", "/etc/ld.so.cache"]
         there = [path for path in (*folders, sys.base_prefix, str(ROOT)) if Path(path).exists()]
         options = ["rbind", "ro", "nosuid", "nodev", "rprivate"]

@@ -10,9 +10,14 @@ came with release 1.2.0, and which the nftables backend does not heed in release
 
 from __future__ import annotations
 
+import errno
 import os
 from enum import StrEnum
 from pathlib import Path
+
+import structlog
+
+log = structlog.get_logger(__name__)
 
 PLUGIN = "routed"
 """The plugin's file name, which is its `type` in a configuration (CNI 1.1 section 1)."""
@@ -55,10 +60,17 @@ _PLUGINS = {
 
 
 def can_map(folder: Path) -> bool | None:
-    """Tell whether a runtime's `portmap` knows `masqAll`; None when there is no `portmap`. OSError."""
+    """Tell whether a runtime's `portmap` knows `masqAll`; None when there is no `portmap`.
+
+    OSError, also for a link that leads to nothing: in a container, what it leads to may just not be mounted.
+    """
+    program = folder / PORTMAP
     try:
-        return b"masqAll" in (folder / PORTMAP).read_bytes()  # the key stands in the program; versions may be "unknown"
+        return b"masqAll" in program.read_bytes()  # the key stands in the program; versions may be "unknown"
     except FileNotFoundError:
+        if program.is_symlink():
+            where = f"links to {program.readlink()}, which is not to be seen from here"
+            raise FileNotFoundError(errno.ENOENT, where, str(program)) from None
         return None
 
 
@@ -72,15 +84,24 @@ def install_plugin(program: Path, folder: Path) -> None:
     replace(folder / PLUGIN, program.read_bytes(), mode=0o755)
 
 
-def publish(folder: Path, host_ports: HostPorts) -> None:
+def publish(folder: Path, wanted: HostPorts | None) -> None:
     """Write the configuration into a runtime's folder of configurations; OSError.
 
-    One that an operator has changed stays as it is.
+    One that an operator has changed stays as it is. None: what the server can is not known, so one of ours stays, too.
+    A runtime ends a pod with the plugins that it knows by then: without `portmap`, the pod's rules outlive it.
     """
-    file, wanted = folder / CONFIGURATION, conflist(host_ports).encode("ascii")
+    file = folder / CONFIGURATION
     there = file.read_bytes() if file.exists() else None
-    if there != wanted and there in {None, *(conflist(each).encode("ascii") for each in HostPorts)}:
-        replace(file, wanted, mode=0o644)
+    before = next((each for each in HostPorts if there == conflist(each).encode("ascii")), None)
+    if there is not None and before is None:
+        log.info("cni.kept", file=str(file))
+        return
+    now = wanted or before or HostPorts.REFUSED
+    if now is not before:
+        if before is HostPorts.MAPPED:
+            log.warning("portmap.unchained", host_ports=now.value)
+        replace(file, conflist(now).encode("ascii"), mode=0o644)
+    log.info("cni.published", host_ports=now.value)
 
 
 def replace(target: Path, content: bytes, mode: int) -> None:

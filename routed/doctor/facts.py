@@ -80,6 +80,8 @@ class Files:
     """Why the password cannot be read; None when it can, or when there is none to read."""
     cni_bin_dir: Path
     """Where the runtime looks for plugins."""
+    iptables: bool | Unseen
+    """Whether `portmap` finds it."""
     chain: tuple[Mapping[str, Any], ...] | Unseen | None = None
     """The plugins of the network's configuration, in order; None when there is none."""
     portmap: bool | Unseen | None = None

@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import platform
+import shutil
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -194,6 +195,7 @@ def _files(settings: Settings, runtime: RuntimeFolders) -> Files:
         password=_file(password) if password else None,
         password_error=_password_error(password) if password else None,
         cni_bin_dir=runtime.plugins,
+        iptables=has_iptables(os.environ),
         chain=_chain(runtime.configurations / CONFIGURATION),
         portmap=_portmap(runtime.plugins),
     )
@@ -215,6 +217,13 @@ def _portmap(folder: Path) -> bool | Unseen | None:
         return can_map(folder)
     except OSError as error:
         return Unseen(f"{error.filename}: {error.strerror}")
+
+
+def has_iptables(environment: Mapping[str, str]) -> bool | Unseen:
+    """Tell whether the server has the program; a container, whose image says so in `container`, has others."""
+    if environment.get("container"):
+        return Unseen("mapped by `iptables`, if the server has it: a container does not show that")
+    return shutil.which("iptables", path=environment.get("PATH")) is not None
 
 
 def _file(path: Path) -> File | None:

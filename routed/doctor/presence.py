@@ -77,15 +77,18 @@ def check_host_ports(facts: Facts) -> Iterator[Finding]:
         )
         return
     told = [one.get("type") for one in chain if one.get("capabilities", {}).get("portMappings")]
-    install = f"install the CNI plugins, release 1.2.0 or later, into {folder}, then restart the agent"
+    install = f"install the CNI plugins, release 1.2.0 or later, into {folder} (no links), then restart the agent"
     if not told:
         yield ok("host ports", "ignored: no plugin is told of them")
     elif PORTMAP not in told:
-        yield warning("host ports", f"refused: there is no portmap in {folder} that could map them", install)
+        missing = f"there is no portmap in {folder} that could map them"
+        why = portmap.why if isinstance(portmap, Unseen) else missing
+        yield warning("host ports", f"refused: {why}", install)
     elif isinstance(portmap, Unseen):
-        yield unknown("host ports", portmap.why, "run as root")
+        yield unknown("host ports", portmap.why, f"run as root; {folder} must hold the program itself, not a link")
     elif portmap is None:
-        yield error("host ports", f"{CONFIGURATION} names portmap, which is not in {folder}: no pod can start", install)
+        found = f"{CONFIGURATION} names portmap, which is not in {folder}: no pod starts or ends"
+        yield error("host ports", found, install)
     elif not portmap or not all(one.get("masqAll") for one in chain if one.get("type") == PORTMAP):
         yield error(
             "host ports",
@@ -93,7 +96,19 @@ def check_host_ports(facts: Facts) -> Iterator[Finding]:
             f"{install}, and give portmap `masqAll: true` in {CONFIGURATION}",
         )
     else:
-        yield ok("host ports", "portmap follows in the chain")
+        yield _iptables(facts)
+
+
+def _iptables(facts: Facts) -> Finding:
+    """What `portmap` cannot do without."""
+    there = facts.files.iptables
+    if isinstance(there, Unseen):
+        return unknown("host ports", there.why, "`command -v iptables` on the server; it is a package of that name")
+    if not there:
+        level = error if facts.root else unknown
+        found = "mapped by `iptables`, which is not there: a pod with a `hostPort` neither starts nor ends"
+        return level("host ports", found, "install the package `iptables`")
+    return ok("host ports", "portmap follows in the chain")
 
 
 def check_state(facts: Facts) -> Iterator[Finding]:

@@ -50,7 +50,11 @@ class Memory:
         except (OSError, ValueError) as error:
             log.warning("pods.forgotten", file=str(self._path), error=str(error))
             return {}
-        return said if isinstance(said, dict) else {}
+        return {uid: pod for uid, pod in said.items() if _has_metadata(pod)} if isinstance(said, dict) else {}
+
+
+def _has_metadata(pod: object) -> bool:
+    return isinstance(pod, dict) and isinstance(pod.get("metadata"), dict)
 
 
 def _trimmed(pod: Document) -> Document | None:

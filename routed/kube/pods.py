@@ -28,6 +28,8 @@ log = structlog.get_logger(__name__)
 GRACE_S = 120.0
 _STATIC = ("kubernetes.io/config.hash", "kubernetes.io/config.mirror")
 """Annotations of the Pod that mirrors a static pod: the UID by which the kubelet knows that one."""
+_MIRRORED: Document = {"metadata": {}}
+"""What a static pod asks for, whatever the Pod says that mirrors it: it may start long before that is known."""
 Missed = Mapping[tuple[AttachmentId, int], float]
 """When each attachment was first found without its pod."""
 
@@ -101,17 +103,19 @@ class Pods:
         """Return what a pod asks for; never a request to the API server.
 
         Waits a little for a pod that the kubelet has heard of before us, then raises PodUnknown. While the API server
-        has not answered since our start, a pod asks for what it asked for when we last heard of it. A static pod, which
-        may never have an object, and a pod that we have never heard of, ask for nothing then.
+        has not answered since our start, a pod asks for what it asked for when we last heard of it; for nothing, when
+        we never have. A static pod always asks for nothing.
         Raises Malformed for an annotation that makes no sense.
         """
+        if "-" not in pod.uid:  # a hash, which only static pods have, and those may never have an object
+            return Wishes()
         try:
             async with asyncio.timeout(patience_s):
                 return wishes(await self._appears(pod.uid))
         except TimeoutError:
             if self._pods is None and pod.uid in self._memory.pods:
                 return wishes(self._memory.pods[pod.uid])
-            if self._pods is not None and "-" in pod.uid:  # a static pod's UID is a hash, without hyphens
+            if self._pods is not None:
                 raise PodUnknown(f"the API server has not told of pod {pod} ({pod.uid}) yet") from None
             log.info("pod.unknown", pod=str(pod), uid=pod.uid)
             return Wishes()
@@ -136,7 +140,8 @@ class Pods:
     async def _follow(self) -> None:
         async for pods in followed(self._api, PODS, fields=self._selector):
             async with self._changed:
-                self._pods = {uid: pod for pod in pods for uid in uids([pod])}
+                mirrored = dict.fromkeys(uids(pods), _MIRRORED)
+                self._pods = {**mirrored, **{pod["metadata"]["uid"]: pod for pod in pods}}
                 self._changed.notify_all()
             await asyncio.to_thread(self._memory.keep, self._pods)
 

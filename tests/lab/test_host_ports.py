@@ -124,7 +124,9 @@ def test_everybody_is_answered_through_the_server(s11: Server, residents_elsewhe
         assert ask(s11.place, "127.0.0.1") == ADDRESSES["s11"]
         direct = residents_elsewhere[-1]
         assert ask(direct, chained.pod.address(4), PORT) == str(direct.address(4)), "only host ports are translated"
-    assert answers([s11.place, *residents_elsewhere]) == {""}
+        chained.portmap.delete(chained.pod.id, chained.pod.netns)  # while the pod still listens
+        assert answers([s11.place, *residents_elsewhere]) == {""}
+        assert ask(direct, chained.pod.address(4), PORT) == str(direct.address(4))
 
 
 @pytest.mark.parametrize("other", [{"masqAll": False}, {"backend": "nftables"}])

@@ -28,7 +28,7 @@ from routed.cni.install import HostPorts, conflist
 from routed.doctor.checks import judge
 from routed.doctor.facts import Agent, Bond, Echo, Facts, File, Files, Network, Unseen
 from routed.doctor.findings import Finding, Level, error, exit_status, ok, unknown, warning
-from routed.doctor.gather import _is_ledger, has_driver
+from routed.doctor.gather import _is_ledger, has_driver, has_iptables
 from routed.settings import Settings, load
 
 EXAMPLE = Path(__file__).parents[3] / "rack.example.yaml"
@@ -128,6 +128,7 @@ def healthy() -> Facts:
             password=None,
             password_error=None,
             cni_bin_dir=Path("/opt/cni/bin"),
+            iptables=True,
             chain=chain(HostPorts.MAPPED),
             portmap=True,
         ),
@@ -333,8 +334,9 @@ def test_is_fine(edit: Edit, check: str, found: str) -> None:
         (both(no_agent, on_files(state=None, state_parent=None)), "state", "cannot be made", "`mkdir -p"),
         (on_files(ledger=False), "ledger", "is no ledger", "`mv /var/lib/routed/ledger.db"),
         (on_files(ledger=None), "ledger", "gone under a running agent", "`systemctl restart routed`"),
-        (on_files(portmap=None), "host ports", "no pod can start", "into /opt/cni/bin"),
+        (on_files(portmap=None), "host ports", "no pod starts or ends", "into /opt/cni/bin"),
         (on_files(portmap=False), "host ports", "get no answer", "release 1.2.0"),
+        (on_files(iptables=False), "host ports", "neither starts nor ends", "install the package `iptables`"),
         (on_files(chain=({"type": "routed"}, {**PORTS, "type": "portmap"})), "host ports", "get no answer", "masqAll"),
         (password(0o644), "password", "0644", "chmod 0600 /secret"),
         (password(0o600, wrong="/secret is empty"), "password", "is empty", "`chmod 0600 /secret`"),
@@ -388,6 +390,7 @@ def test_a_side_that_is_steered_around_is_a_warning(edit: Edit, check: str, foun
     [
         (lambda f: replace(f, version="2.10.1"), "ovs", "2.10.1 was never tested", "upgrade"),
         (on_files(chain=chain(HostPorts.REFUSED)), "host ports", "refused", "into /opt/cni/bin"),
+        (on_files(chain=chain(HostPorts.REFUSED), portmap=UNSEEN), "host ports", UNSEEN.why, "no links"),
         (both(no_agent, on_bridge(owner="", fail_mode="standalone")), "bridge", "not taken over", "when it starts"),
         (both(*ETHA, with_file(single_link)), "uplink", "one link", "`ovs-vsctl add-bond br0"),
         (with_uplink(replace(BOND0, lacp=False)), "lacp", "without LACP", "lacp=active"),
@@ -437,6 +440,8 @@ def test_could_be_better(edit: Edit, check: str, found: str, command: str) -> No
         (on_files(ledger=UNSEEN), "ledger", "run as root"),
         (on_files(chain=UNSEEN), "host ports", "restart the agent"),
         (on_files(portmap=UNSEEN), "host ports", "run as root"),
+        (on_files(iptables=UNSEEN), "host ports", "`command -v iptables` on the server"),
+        (both(not_root, on_files(iptables=False)), "host ports", "`iptables`"),  # PATH is another one's
         (with_echo("10.255.1.1", UNSEEN), "tor r1a", "run as root"),
         (both(not_root, lambda f: replace(f, switch=UNSEEN)), "ovs", "`systemctl"),
         (both(not_root, no_agent), "agent", "`systemctl"),
@@ -450,7 +455,17 @@ def test_not_seen_is_neither_good_nor_bad(edit: Edit, check: str, command: str) 
     assert command in got.advice
 
 
-@pytest.mark.parametrize("edit", [on_files(chain=chain(HostPorts.IGNORED), portmap=None), on_files(chain=None)])
+def test_iptables_is_looked_for_where_programs_are_but_not_in_a_container(tmp_path: Path) -> None:
+    path = {"PATH": str(tmp_path)}
+    assert has_iptables(path) is False
+    (tmp_path / "iptables").touch(mode=0o755)
+    assert has_iptables(path) is True
+    assert isinstance(has_iptables({**path, "container": "oci"}), Unseen)
+
+
+@pytest.mark.parametrize(
+    "edit", [on_files(chain=chain(HostPorts.IGNORED), portmap=None, iptables=False), on_files(chain=None)]
+)
 def test_a_server_need_not_map_host_ports(edit: Edit) -> None:
     assert {one.level for one in judge(edit(healthy())) if one.check == "host ports"} <= {Level.OK}
 

@@ -26,6 +26,17 @@ def test_host_ports_follow_the_plugins(tmp_path: Path, there: Callable[[Path], o
     assert (tmp_path / CONFIGURATION).read_text() == conflist(host_ports)
 
 
+def test_a_plugin_that_cannot_be_read_now_stays_in_the_chain(tmp_path: Path) -> None:
+    """Else pods that run would end without it, and their rules would stay."""
+    container = Container(cni_conf_dir=tmp_path, cni_bin_dir=tmp_path)
+    (tmp_path / PORTMAP).write_bytes(b"json:masqAll")
+    container.publish()
+    (tmp_path / PORTMAP).unlink()
+    (tmp_path / PORTMAP).mkdir()
+    container.publish()
+    assert (tmp_path / CONFIGURATION).read_text() == conflist(HostPorts.MAPPED)
+
+
 def test_without_a_folder_of_plugins_host_ports_are_ignored(tmp_path: Path) -> None:
     Container(cni_conf_dir=tmp_path).publish()
     assert (tmp_path / CONFIGURATION).read_text() == conflist(HostPorts.IGNORED)
