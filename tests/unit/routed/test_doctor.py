@@ -440,7 +440,6 @@ def test_could_be_better(edit: Edit, check: str, found: str, command: str) -> No
         (on_files(ledger=UNSEEN), "ledger", "run as root"),
         (on_files(chain=UNSEEN), "host ports", "restart the agent"),
         (on_files(portmap=UNSEEN), "host ports", "run as root"),
-        (on_files(iptables=UNSEEN), "host ports", "`command -v iptables` on the server"),
         (both(not_root, on_files(iptables=False)), "host ports", "`iptables`"),  # PATH is another one's
         (with_echo("10.255.1.1", UNSEEN), "tor r1a", "run as root"),
         (both(not_root, lambda f: replace(f, switch=UNSEEN)), "ovs", "`systemctl"),
@@ -464,9 +463,14 @@ def test_iptables_is_looked_for_where_programs_are_but_not_in_a_container(tmp_pa
 
 
 @pytest.mark.parametrize(
-    "edit", [on_files(chain=chain(HostPorts.IGNORED), portmap=None, iptables=False), on_files(chain=None)]
+    "edit",
+    [
+        on_files(chain=chain(HostPorts.IGNORED), portmap=None, iptables=False),
+        on_files(chain=None),
+        on_files(iptables=UNSEEN),
+    ],
 )
-def test_a_server_need_not_map_host_ports(edit: Edit) -> None:
+def test_a_server_need_not_map_host_ports_nor_show_what_they_need(edit: Edit) -> None:
     assert {one.level for one in judge(edit(healthy())) if one.check == "host ports"} <= {Level.OK}
 
 
