@@ -106,7 +106,8 @@ def test_traffic_goes_on_when_a_link_is_cut(
     assert ping(flows) == []
     with Probe(flows, rate_hz=20) as probe:
         cut(f"{tor}:s11")
-        eventually(lambda: min(probe.arrivals(1.0)) == 1.0, "all that is sent arrives", 60)
+        after = probe.sent + 2 * 20 * len(flows)  # two seconds later, so that the last one began after the cut
+        eventually(lambda: probe.sent >= after and min(probe.arrivals(1.0)) == 1.0, "all that is sent arrives", 60)
         assert not any(report.open for report in probe.stop())
     assert ping(flows) == []
     assert_in_tc(s11.megaflows(), pods[:1])
