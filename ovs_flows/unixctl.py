@@ -38,7 +38,7 @@ async def ask(rundir: Path, command: str, *arguments: str) -> str:
 
 
 async def _answer(reader: asyncio.StreamReader) -> dict[str, object]:
-    text = b""
+    text = bytearray()
     while chunk := await reader.read(_CHUNK):
         text += chunk
         if text.endswith(b"}"):  # maybe the end, maybe a brace of what it prints

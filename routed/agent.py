@@ -28,6 +28,7 @@ from ipam.errors import IpamError
 from ipam.ledger import Ledger
 from ipam.model import Pool
 from ovs_flows.errors import OvsError, Unreachable
+from ovs_flows.glance import Glance
 from ovs_flows.offload import PortReport, megaflows, report
 from ovs_flows.openflow import Flows
 from ovs_flows.ovsdb import Ovsdb, UplinkPorts
@@ -75,6 +76,10 @@ EXPECTED = (KubeError, IpamError, BgpError, OvsError, AddressInUseError, OSError
 _RETRY_S = 1.0
 _TURN_S = 0.0005
 """How long a thread that works on pods may keep the event loop waiting; Python's own choice is ten times that."""
+_FRESH_S = 5.0
+"""How long all who scrape are told of the same look at the datapath, which anybody on the network can ask for."""
+_PATIENCE_S = 2.0
+"""How long a scrape waits for a switch that hangs; Prometheus gives up after ten."""
 _PERMANENT = (InvalidNetns, InvalidName, InterfaceExists, MarkTooLong, InvalidRouteError)
 """Failures that trying again does not mend."""
 
@@ -388,11 +393,8 @@ class Agent:
         usage = store.usage() if self._cluster is None else ()  # a share that grows on demand is never full
         return tuple(compare_server(plan, view, usage))
 
-    async def _metrics(self, store: Store, loop: Loop[Owner]) -> bytes:
-        try:
-            offload = await self._offload(store)
-        except OvsError:  # its planes say so already; of pods' offload nothing is known
-            offload = {}
+    async def _metrics(self, store: Store, loop: Loop[Owner], offload: Glance[Mapping[str, PortReport]]) -> bytes:
+        reports = await offload.take()  # before anything is read, so that all else is of one moment
         return self._telemetry.render(
             store.snapshot,
             loop,
@@ -400,20 +402,22 @@ class Agent:
             self._speaker.neighbors(),
             {} if self._steering is None else self._steering.failures,
             state=self._lease_state(),
-            offload=offload,
+            offload=reports,
             findings=self._findings(store, loop),
         )
 
     async def _offload(self, store: Store) -> Mapping[str, PortReport]:
         """Return where each port's packets are forwarded by now; OvsError."""
         flows = await megaflows(self._settings.paths.ovs, self._settings.bridge.name)
-        return report(flows, [wire_name(one.slot) for one in store.snapshot.attachments.values()])
+        ports = [wire_name(one.slot) for one in store.snapshot.attachments.values()]
+        return await asyncio.to_thread(report, flows, ports)
 
     def _health(self, store: Store, loop: Loop[Owner]) -> AbstractAsyncContextManager[None]:
+        offload = Glance(partial(self._offload, store), fresh_s=_FRESH_S, patience_s=_PATIENCE_S)
         return serve_health(
             self._settings.metrics.address,
             self._settings.metrics.port,
-            metrics=partial(self._metrics, store, loop),
+            metrics=partial(self._metrics, store, loop, offload),
             ready=partial(self._ailment, store, loop),
             started=lambda: self._ailment(store, loop) or self._unheard(),
         )

@@ -56,8 +56,8 @@ async def verify(
     deadline = asyncio.get_running_loop().time() + PATIENCE_S
     while True:
         found = report(since(before, await look()), [port])[port]
-        counted = sum(found.packets(layer) for layer in Layer)
-        if counted >= 2 * answered or asyncio.get_running_loop().time() > deadline:
+        counted = min(sum(tally.packets for tally in way.values()) for way in (found.sent, found.received))
+        if counted >= answered or asyncio.get_running_loop().time() > deadline:
             return Verdict(ROUNDS * len(gateways), answered, found)
         await asyncio.sleep(_LOOK_S)
 

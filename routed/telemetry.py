@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
 from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Histogram
@@ -19,7 +18,7 @@ from prometheus_client.registry import Collector
 
 from bgp.model import NeighborStatus, SessionState
 from ipam.model import Usage
-from ovs_flows.offload import PortReport
+from ovs_flows.offload import IDLE, Layer, PortReport
 from routed import __version__
 from routed.audit.model import Finding, Kind, Unobserved
 from routed.domain.intent import Owner, steers
@@ -72,10 +71,10 @@ class Telemetry(Collector):
         side_failures: Mapping[str, int],
         *,
         state: LeaseState | None = None,
-        offload: Mapping[str, PortReport] = MappingProxyType({}),
+        offload: Mapping[str, PortReport] | None = None,
         findings: Iterable[Finding] | Unobserved = (),
     ) -> bytes:
-        """Return the exposition text of everything."""
+        """Return the exposition text of everything; of offload nothing when it is not known."""
         self._gauges = [
             _family("routed_build_info", "The running version.", ("version",), {(__version__,): 1}),
             *_attachments(snapshot, loop),
@@ -172,18 +171,15 @@ def _sides(snapshot: Snapshot, failures: Mapping[str, int]) -> Iterable[Metric]:
     yield _family("routed_steering", "1 while this ToR is asked to draw the pods' traffic to itself.", ("tor",), asked)
 
 
-def _offload(snapshot: Snapshot, reports: Mapping[str, PortReport]) -> Metric:
-    """Return on which layer each pod is; a pod without traffic is on none."""
-    layers = {
-        (str(attachment.addresses[0]),): int(report.layer)
-        for attachment in snapshot.attachments.values()
-        if (report := reports.get(wire_name(attachment.slot))) is not None and report.layer is not None
-    }
-    text = (
-        "The slowest place where packets of the pod with this address are forwarded: 0 Open vSwitch's slow path, "
-        "1 the kernel's TC, 2 the NIC. Nothing for an idle pod."
-    )
-    return _family("routed_pod_offload", text, ("address",), layers)
+def _offload(snapshot: Snapshot, reports: Mapping[str, PortReport] | None) -> Metric:
+    """Return how many pods are on which layer; who they are is for the control socket alone."""
+    values = {}
+    if reports is not None:
+        slots = (attachment.slot for attachment in snapshot.attachments.values())
+        states = Counter(reports.get(wire_name(slot), PortReport()).state for slot in slots)
+        values = {(state,): states[state] for state in (*map(str, reversed(Layer)), IDLE)}
+    text = "Pods' interfaces by the slowest place where their packets are forwarded (docs/offload.md)."
+    return _family("routed_pods_offload", text, ("state",), values)
 
 
 def _findings(findings: Iterable[Finding] | Unobserved) -> Metric:

@@ -115,7 +115,7 @@ class Node:
         self, findings: Sequence[Finding] | Unobserved = (), offload: Mapping[str, PortReport] | None = None
     ) -> list[str]:
         snapshot, usage = self.store.snapshot, self.store.usage()
-        text = self.telemetry.render(snapshot, self.loop, usage, {}, {}, offload=offload or {}, findings=findings)
+        text = self.telemetry.render(snapshot, self.loop, usage, {}, {}, offload=offload, findings=findings)
         return text.decode().splitlines()
 
 

@@ -62,11 +62,11 @@ class KernelServer(Server):
         [row] = [row for row in self.look("offload") if row["port"] == pod.port]
         return str(row["state"])
 
-    def metric(self, name: str) -> float | None:
-        """Return a sample of the agent's metrics; None when there is none."""
+    def offloads(self) -> dict[str, int]:
+        """Return how many pods there are in each state, as the agent's metrics have it."""
         _, text = self.agent._get("/metrics")
-        found = [line.rpartition(" ")[2] for line in text.splitlines() if line.startswith(f"{name} ")]
-        return float(found[0]) if found else None
+        found = re.findall(r'^routed_pods_offload\{state="(.+)"\} (\S+)$', text, re.MULTILINE)
+        return {state: int(float(count)) for state, count in found}
 
     # ---- traffic
 

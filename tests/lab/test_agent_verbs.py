@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import signal
 import socket
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,20 @@ def ask(server: Server, page: str) -> tuple[int, str]:
         connection.request("GET", page)
         answer = connection.getresponse()
         return answer.status, answer.read().decode()
+
+
+def test_a_switch_that_hangs_does_not_hold_up_metrics(s11: Server) -> None:
+    def told() -> str:
+        return s11.agent._get("/metrics")[1]  # waits half as long as Prometheus would
+
+    s11.node.kill_daemon("ovs-vswitchd", signal.SIGSTOP)
+    try:
+        eventually(lambda: "routed_pods_offload{" not in told(), "what is known of offload being too old")
+        assert "routed_gateway_known" in told()
+    finally:
+        s11.node.kill_daemon("ovs-vswitchd", signal.SIGCONT)
+    eventually(lambda: 'routed_pods_offload{state="idle"}' in told(), "offload being known again")
+    eventually(s11.agent.ready, "readiness")
 
 
 def test_health_and_metrics_say_what_is_there(s11: Server, residents: Residents) -> None:

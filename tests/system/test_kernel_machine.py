@@ -27,6 +27,16 @@ Machine(Path(sys.argv[1]), ["--co"], {})
 print("started", flush=True)
 time.sleep(600)
 """
+SLOW = """
+import pytest
+
+@pytest.mark.kernel
+@pytest.mark.timeout(0.2)  # a machine takes longer to boot
+@pytest.mark.parametrize("number", [1, 2])
+def test_inside(number): ...
+
+def test_outside(): ...
+"""
 
 
 def inhabitants(folder: Path) -> list[int]:
@@ -71,6 +81,17 @@ def test_a_machine_that_hangs_is_noticed_and_ends(folder: Path) -> None:
     assert inhabitants(folder)
     machine.kill()
     assert inhabitants(folder) == []
+
+
+def test_a_run_that_takes_longer_than_a_test_may_fails_tests_and_ends_as_ever(tmp_path: Path) -> None:
+    file = tmp_path / "test_slow.py"
+    file.write_text(SLOW)
+    options = ["-c", "pyproject.toml", "-p", "no:cacheprovider", "-p", "tests.kernel.conftest"]
+    command = [sys.executable, "-m", "pytest", *options, str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "INTERNALERROR" not in done.stdout + done.stderr
+    assert "1 passed, 2 errors" in done.stdout
+    assert "the machine has ended" in done.stdout, "which cannot see the file"
 
 
 def test_a_machine_ends_with_whoever_started_it(folder: Path) -> None:
