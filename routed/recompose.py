@@ -15,7 +15,7 @@ from random import Random
 import structlog
 
 from routed.agent import EXPECTED, Agent, Container, reasons
-from routed.cni.install import replace
+from routed.files import put
 from routed.kube.client import connect
 from routed.kube.cluster import Cluster
 from routed.kube.events import Events, News
@@ -90,7 +90,7 @@ class Tenure:
     async def _stay(self, site: Site, around: Surroundings) -> Site | None:
         """Run an agent until it has to give way to one at the site that is returned; None when it was told to end."""
         settings = site.settings
-        replace(self.rack_file, settings.model_dump_json(exclude_unset=True).encode(), mode=0o600)
+        put(self.rack_file, settings.model_dump_json(exclude_unset=True).encode(), mode=0o600)
         agent = Agent(settings, settings.domain_server(self.cluster.node), self.cluster, self.container)
         running, moved = asyncio.create_task(agent.run()), asyncio.create_task(self._moved.wait())
         proven = asyncio.create_task(_prove(agent, site, around))

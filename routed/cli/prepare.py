@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from routed.cli.options import Server
-from routed.cni.install import install_plugin, replace
+from routed.cni.install import install_plugin
+from routed.files import put
 from routed.settings import Settings, SettingsError, load, local, read
 
 LOCAL = "agent.yaml"
@@ -41,7 +42,7 @@ def prepare(
     server = server or socket.gethostname()
     file, run = own_file(racks, server)
     try:
-        replace(config, file.read_bytes(), mode=0o600)
+        put(config, file.read_bytes(), mode=0o600)
         SlotSpace(run / "slots").netns()
         install_plugin(plugin, bin_dir)
     except KernelError as error:

@@ -11,11 +11,12 @@ came with release 1.2.0, and which the nftables backend does not heed in release
 from __future__ import annotations
 
 import errno
-import os
 from enum import StrEnum
 from pathlib import Path
 
 import structlog
+
+from routed.files import put
 
 log = structlog.get_logger(__name__)
 
@@ -81,7 +82,7 @@ def conflist(host_ports: HostPorts) -> str:
 
 def install_plugin(program: Path, folder: Path) -> None:
     """Copy the plugin's program into a runtime's folder of plugins; OSError."""
-    replace(folder / PLUGIN, program.read_bytes(), mode=0o755)
+    put(folder / PLUGIN, program.read_bytes(), mode=0o755)
 
 
 def publish(folder: Path, wanted: HostPorts | None) -> None:
@@ -100,23 +101,5 @@ def publish(folder: Path, wanted: HostPorts | None) -> None:
     if now is not before:
         if before is HostPorts.MAPPED:
             log.warning("portmap.unchained", host_ports=now.value)
-        replace(file, conflist(now).encode("ascii"), mode=0o644)
+        put(file, conflist(now).encode("ascii"), mode=0o644)
     log.info("cni.published", host_ports=now.value)
-
-
-def replace(target: Path, content: bytes, mode: int) -> None:
-    """Write a file of this content, durable and complete before it has its name; OSError."""
-    target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    draft = target.with_name(f".{target.name}.new")
-    draft.unlink(missing_ok=True)  # a program that somebody runs cannot be written to
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fchmod(file.fileno(), mode)  # whatever the umask is
-        os.fsync(file.fileno())
-    draft.replace(target)
-    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -8,11 +8,11 @@ server is booted anew; pods that a kubelet starts after a boot need the API serv
 from __future__ import annotations
 
 import json
-import os
 from ipaddress import ip_address
 from pathlib import Path
 
 from ipam.model import IPAddress
+from routed.files import replace
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -36,17 +36,7 @@ class Cache:
         """Write the leases; on the disk when this returns, and of unknown outcome when it raises."""
         self.stored = None
         document = {**self._owner, "leases": sorted(map(str, leases))}
-        draft = self._path.with_suffix(".new")
-        with draft.open("w", encoding="utf-8") as file:
-            json.dump(document, file)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(self._path)
-        folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        replace(self._path, json.dumps(document).encode(), mode=0o644)
         self.stored = leases
 
     def _read(self) -> frozenset[IPAddress]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import structlog
 
+from routed.files import replace
 from routed.kube.annotations import ANNOTATIONS
 from routed.kube.api import Document
 
@@ -33,10 +34,8 @@ class Memory:
         asking = {uid: kept for uid, pod in pods.items() if (kept := _trimmed(pod)) is not None}
         if asking == self.pods:
             return
-        draft = self._path.with_suffix(".new")
         try:
-            draft.write_text(json.dumps(asking), encoding="utf-8")
-            draft.replace(self._path)
+            replace(self._path, json.dumps(asking).encode(), mode=0o644)
         except OSError as error:
             log.warning("pods.not_remembered", file=str(self._path), error=str(error))
         else:

@@ -15,6 +15,7 @@ from typing import Any
 
 import structlog
 
+from routed.files import replace
 from routed.kube.api import NODES, RACKS, Api, Document
 from routed.kube.errors import KubeError
 from routed.kube.following import followed
@@ -172,8 +173,6 @@ def _remember(file: Path, node: Document, rack: Document) -> None:
     text = json.dumps(kept)
     try:
         if not file.exists() or file.read_text(encoding="utf-8") != text:
-            draft = file.with_suffix(".new")
-            draft.write_text(text, encoding="utf-8")
-            draft.replace(file)
+            replace(file, text.encode(), mode=0o644)
     except OSError as error:
         log.warning("site.not_remembered", file=str(file), error=str(error))
