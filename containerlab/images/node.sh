@@ -26,6 +26,18 @@ switch_port() { # NAME
     ip link set "$1" arp off
 }
 
+host_on_bridge() { # $ADDRESSES and $GATEWAYS, on br0
+    local address gateway
+    wait_for_interfaces br0
+    echo 0 >/proc/sys/net/ipv4/conf/br0/send_redirects
+    ip link set br0 up
+    for address in $ADDRESSES; do ip address replace "$address" dev br0; done
+    for gateway in $GATEWAYS; do
+        ip route replace "$gateway" dev br0
+        ip route replace default via "$gateway" dev br0
+    done
+}
+
 stay() { # the node lives as long as this script; as PID 1 it also reaps
     trap 'exit 0' TERM
     while true; do

@@ -28,12 +28,5 @@ ovs-vsctl --timeout=30 add-br br0 \
     "other_config:hwaddr=\"$MAC\"" other_config:disable-in-band=true \
     -- add-port br0 bond0 -- set interface bond0 ofport_request=1
 
-wait_for_interfaces br0
-echo 0 >/proc/sys/net/ipv4/conf/br0/send_redirects
-ip link set br0 up
-for address in $ADDRESSES; do ip address replace "$address" dev br0; done
-for gateway in $GATEWAYS; do
-    ip route replace "$gateway" dev br0
-    ip route replace default via "$gateway" dev br0
-done
+host_on_bridge
 stay

@@ -27,12 +27,5 @@ priority=400,in_port=LOCAL,icmp6,icmp_type=136 actions=output:1,output:2
 FLOWS
 ovs-ofctl add-flows br0 /run/standalone.flows
 
-wait_for_interfaces br0
-echo 0 >/proc/sys/net/ipv4/conf/br0/send_redirects
-ip link set br0 up
-for address in $ADDRESSES; do ip address replace "$address" dev br0; done
-for gateway in $GATEWAYS; do
-    ip route replace "$gateway" dev br0
-    ip route replace default via "$gateway" dev br0
-done
+host_on_bridge
 stay
