@@ -112,8 +112,7 @@ class Judge:
                 history.lacking_since = math.inf
             return Health.GOOD, ()
         history.lacking_since = min(history.lacking_since, now)
-        ages = (seen.session_s,) if seen.session_s is not None else [other.session_s for other in others]
-        age_s = max(age_s for age_s in ages if age_s is not None)
+        age_s = max(other.session_s or 0.0 for other in others) if seen.session_s is None else seen.session_s
         blamed_at = max(history.lacking_since + LACKING_S, now + self._hold.first_s - age_s)
         if history.side.health is Health.GOOD and now < blamed_at:
             self._review(blamed_at)
