@@ -10,7 +10,7 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 from ovs_flows.cookies import BASE_OBJECT, cookie
-from ovs_flows.model import Flow, Group
+from ovs_flows.model import Entry
 from ovs_flows.pipeline import BridgeView, Endpoint, base, endpoint
 from ovs_flows.text import format_entries
 
@@ -43,10 +43,10 @@ PIPELINES: dict[str, tuple[BridgeView, Endpoint]] = {
 }
 
 
-def entries(name: str) -> dict[int, frozenset[Flow | Group]]:
+def entries(name: str) -> dict[int, frozenset[Entry]]:
     """Return a pipeline as the flows plane takes it."""
     view, pod = PIPELINES[name]
-    return {cookie(BASE_OBJECT): base(view), cookie(1): frozenset(endpoint(pod))}
+    return {cookie(BASE_OBJECT): base(view), cookie(1): endpoint(pod)}
 
 
 def lines(name: str) -> list[str]:
