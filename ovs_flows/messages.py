@@ -129,9 +129,9 @@ def dump_groups() -> Message:
     return Message(MULTIPART_REQUEST, struct.pack("!HH4x", PART_GROUPS, 0))
 
 
-def dump_meters() -> Message:
-    """Ask how all meters are configured."""
-    return Message(MULTIPART_REQUEST, struct.pack("!HH4xI4x", PART_METERS, 0, ANY))
+def dump_meter(number: int = ANY) -> Message:
+    """Ask how a meter is configured, or all of them."""
+    return Message(MULTIPART_REQUEST, struct.pack("!HH4xI4x", PART_METERS, 0, number))
 
 
 def monitor_flows() -> Message:

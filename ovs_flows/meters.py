@@ -6,7 +6,7 @@ what goes to its pod and 2n for what comes from it. Flows that use the same mete
 
 from __future__ import annotations
 
-from ovs_flows.cookies import cookie
+from ovs_flows.cookies import BASE_OBJECT, cookie, object_of
 from ovs_flows.model import Meter
 
 LAST = 0xFFFF_0000
@@ -33,6 +33,12 @@ def from_pod(number: int, bits_s: int) -> Meter:
 def owner(meter: int) -> int:
     """Return the cookie of the object that has a meter."""
     return cookie((meter + 1) // 2)
+
+
+def numbers(key: int) -> tuple[int, ...]:
+    """Return the meters that the object with a cookie may have."""
+    number = object_of(key) or BASE_OBJECT
+    return () if number == BASE_OBJECT else (2 * number - 1, 2 * number)
 
 
 def _policer(number: int, bits_s: int) -> Meter:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from ovs_flows.connection import Answer, Connection
 from ovs_flows.cookies import BASE_OBJECT, cookie
 from ovs_flows.errors import Refused, Unreachable
 from ovs_flows.messages import Message
-from ovs_flows.meters import LAST, owner
+from ovs_flows.meters import LAST, numbers, owner
 from ovs_flows.model import Entry, Meter, flows_of, groups_of, meters_of
 from ovs_flows.wire import decode_flow_statistics, decode_groups, decode_meters
 
@@ -115,7 +115,7 @@ class Flows:
 
     async def observe(self) -> Mapping[int, Entries]:
         """Return everything that the bridge has, by cookie; Unreachable when it cannot tell."""
-        questions = [messages.dump_flows(), messages.dump_groups(), messages.dump_meters()]
+        questions = [messages.dump_flows(), messages.dump_groups(), messages.dump_meter()]
         found = _entries(questions, await self._connected().exchange(questions))
         self._metered = {key for key, entries in found.items() if meters_of(entries)}
         return found
@@ -167,28 +167,28 @@ class Flows:
 
     async def _make_meters(self, items: Mapping[int, Entries]) -> dict[int, Exception]:
         """Make the meters that these want; those that none of them wants stay."""
-        have = {meter.number: meter for meter in await self._meters()}
-        wanted = [
+        self._metered.update(items)
+        wanted = [(key, meter) for key, entries in items.items() for meter in meters_of(entries)]
+        have = await self._meters(meter.number for _, meter in wanted)
+        changes = [
             (key, messages.modify_meter(meter) if meter.number in have else messages.add_meter(meter))
-            for key, entries in items.items()
-            for meter in meters_of(entries)
+            for key, meter in wanted
             if have.get(meter.number) != meter
         ]
-        self._metered.update(items)
-        return await self._tell(wanted)
+        return await self._tell(changes)
 
     async def _drop_meters(self, items: Mapping[int, Entries]) -> None:
-        """Delete the meters of these cookies that they do not want."""
+        """Delete the meters of these cookies that they do not want; Open vSwitch minds none that is not there."""
         wanted = {meter.number for entries in items.values() for meter in meters_of(entries)}
-        gone = [meter.number for meter in await self._meters() if owner(meter.number) in items]
-        await self._tell([(owner(number), messages.delete_meter(number)) for number in gone if number not in wanted])
+        gone = [(key, number) for key in items for number in numbers(key) if number not in wanted]
+        await self._tell([(key, messages.delete_meter(number)) for key, number in gone])
         self._metered -= {key for key, entries in items.items() if not meters_of(entries)}
 
-    async def _meters(self) -> list[Meter]:
-        """Return all meters but Open vSwitch's own."""
-        questions = [messages.dump_meters()]
-        found = _entries(questions, await self._connected().exchange(questions))
-        return [meter for entries in found.values() for meter in meters_of(entries)]
+    async def _meters(self, wanted: Iterable[int]) -> Mapping[int, Meter]:
+        """Return those of these meters that there are, by number."""
+        answer = await self._connected().exchange([messages.dump_meter(number) for number in wanted])
+        found = (decode_meters(content) for contents in answer.parts.values() for content in contents)
+        return {meter.number: meter for meters in found for meter in meters}  # one that is not there is an error
 
     async def _tell(self, wanted: Sequence[tuple[int, Message]]) -> dict[int, Exception]:
         """Send messages, each with the key that it is for; return the keys whose messages were refused."""

@@ -87,8 +87,8 @@ def format_group(group: Group) -> str:
 
 
 def format_meter(meter: Meter) -> str:
-    """Return one line, as ``ovs-ofctl -O OpenFlow14 add-meter`` reads it."""
-    return f"meter={meter.number},kbps,burst,band=type=drop,rate={meter.rate_kbps},burst_size={meter.burst_kbit}"
+    """Return one line: the two that ``ovs-ofctl -O OpenFlow14 dump-meters`` prints."""
+    return f"meter={meter.number} kbps burst bands=type=drop rate={meter.rate_kbps} burst_size={meter.burst_kbit}"
 
 
 def format_entries(entries: Iterable[Entry], cookie: int | None = None) -> list[str]:

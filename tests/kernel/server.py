@@ -11,8 +11,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from containerlab.init import IMAGES
 from containerlab.netns import socket_in
-from containerlab.node import IMAGES
 from containerlab.ping import ping
 from containerlab.probe import Place, both_ways
 from tests.servers import Pod, Server

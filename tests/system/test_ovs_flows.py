@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -76,6 +77,7 @@ async def test_real_dump_is_the_golden_text_and_observe_returns_what_was_upserte
         assert await plane.flows.upsert(entries(name)) == {}
         assert await plane.flows.observe() == entries(name)
     shown = [line.strip() for line in bridge.ofctl("dump-groups", "br0").splitlines() if "group_id" in line]
+    shown += re.findall(r"meter=.*", bridge.ofctl("dump-meters", "br0").replace("bands=\n", "bands="))
     assert sorted(shown + dump(bridge)) == sorted(golden(name))
 
 

@@ -20,7 +20,7 @@ from ovs_flows.messages import (
     add_meter,
     delete_meter,
     dump_groups,
-    dump_meters,
+    dump_meter,
     is_foreign_change,
     modify_meter,
     pack,
@@ -211,7 +211,7 @@ def test_entries_are_listed_meters_and_groups_first_then_by_table_and_falling_pr
         Meter(2, 64, 1024),
     ]
     assert format_entries(entries) == [
-        "meter=2,kbps,burst,band=type=drop,rate=64,burst_size=1024",
+        "meter=2 kbps burst bands=type=drop rate=64 burst_size=1024",
         "group_id=4,type=select,bucket=watch_port:1,actions=output:1",
         "priority=9 actions=drop",
         "priority=1 actions=drop",
@@ -246,7 +246,7 @@ def test_meter_messages() -> None:
     assert add_meter(meter) == Message(29, bytes(2) + flags + bytes.fromhex("00000007") + band)
     assert modify_meter(meter) == Message(29, b"\x00\x01" + flags + bytes.fromhex("00000007") + band)
     assert delete_meter(7) == Message(29, bytes.fromhex("0002 0000 00000007"))
-    assert parse_part(dump_meters().body) == (10, bytes.fromhex("ffffffff 00000000"))
+    assert parse_part(dump_meter().body) == (10, bytes.fromhex("ffffffff 00000000"))
 
 
 def test_a_meter_that_does_not_come_first_is_an_error() -> None:

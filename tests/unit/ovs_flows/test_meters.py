@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovs_flows.cookies import cookie
-from ovs_flows.meters import BURST_S, from_pod, owner, to_pod
+from ovs_flows.cookies import BASE_OBJECT, cookie
+from ovs_flows.meters import BURST_S, from_pod, numbers, owner, to_pod
 from ovs_flows.model import Meter
 
 OBJECTS = st.integers(1, 2**16)
@@ -19,6 +19,11 @@ def test_a_meter_names_its_object(number: int, bits_s: int) -> None:
     assert one.number != other.number
     assert owner(one.number) == owner(other.number) == cookie(number)
     assert owner(other.number + 1) == cookie(number + 1)
+    assert numbers(cookie(number)) == (one.number, other.number)
+
+
+def test_neither_the_base_nor_a_stranger_has_meters() -> None:
+    assert numbers(cookie(BASE_OBJECT)) == numbers(77) == ()
 
 
 def test_a_rate_is_what_was_asked_for_and_its_burst_is_what_would_have_waited() -> None:
