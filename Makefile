@@ -89,6 +89,7 @@ build/routed-cni: deploy/cni/shim.c
 go-tools: install ## kube-apiserver, kubectl, helm, promtool, ... from pinned Go modules, once per release
 	@$(PY) -m tests.kube.binaries
 	@$(PY) -m tests.kube.plugins
+	@$(PY) -m tests.kube.podresources
 	@$(PY) -m tests.deploy.tools
 
 .PHONY: manifests
@@ -104,7 +105,7 @@ bench: system install shim ## ratios to other plugins and BGP speakers; ARGS="--
 
 lock: install ## refresh the hash-locked requirement files
 	@$(VENV)/bin/pip install --quiet uv
-	@$(VENV)/bin/uv pip compile -q pyproject.toml --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 -o requirements/run.txt
+	@$(VENV)/bin/uv pip compile -q pyproject.toml --extra kubernetes --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 -o requirements/run.txt
 	@$(VENV)/bin/uv pip compile -q pyproject.toml --group dev --extra kubernetes --extra napalm --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 -o requirements/dev.txt
 
 samples: install ## render the lab's ToRs and deploy/tor anew from their rack files

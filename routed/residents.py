@@ -12,6 +12,7 @@ from routed.kube.cluster import Cluster
 from routed.kube.errors import Malformed
 from routed.kube.events import News, Subject
 from routed.kube.memory import Memory
+from routed.kube.podresources import Kubelet, KubeletError
 from routed.kube.pods import Pods, PodUnknown
 from routed.store import Store
 
@@ -67,3 +68,19 @@ class Residents:
         where = "this server" if self._cluster is None else self._cluster.node
         note = f"its pod does not exist any more; what was left of it on {where} is removed"
         self._tell(attachment.pod, "PodVanished", note, "Release")
+
+
+async def devices_of(kubelet: Kubelet | None, pod: PodRef) -> tuple[str, ...]:
+    """Return the PCI addresses of the VFs that the kubelet gave a pod; none without a kubelet to ask, or a pod.
+
+    TryAgainLater when that cannot be told: a pod that has a VF must not run without it. InvalidConfig when what it has
+    is no VF.
+    """
+    if kubelet is None or not pod.name:
+        return ()
+    try:
+        return await kubelet.devices(pod)
+    except KubeletError as error:
+        raise TryAgainLater(str(error)) from error
+    except Malformed as error:
+        raise InvalidConfig(str(error)) from error

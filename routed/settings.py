@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import ErrorDetails
 
 from routed.domain.rack import Rack, Server, Subnet, Tor
+from routed.kube.podresources import SOCKET
 from routed.torconfig.settings import FabricSettings
 
 IPAddress = IPv4Address | IPv6Address
@@ -167,6 +168,18 @@ class KubernetesSettings(_Section):
         return self
 
 
+class SriovSettings(_Section):
+    """VFs that a device plugin of the kubelet's hands out."""
+
+    resources: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9*?\[\].-]+/[A-Za-z0-9*?\[\]._-]+$")], ...] = ()
+    """Names of resources, or patterns as in a shell, whose devices become the pods' interfaces.
+
+    With any, the kubelet is asked which VF it gave a pod, unless whoever called us said so.
+    """
+    pod_resources: Path = SOCKET
+    """The kubelet's socket."""
+
+
 class Settings(_Section):
     """A whole rack file."""
 
@@ -187,6 +200,7 @@ class Settings(_Section):
     cni: CniSettings = CniSettings()
     paths: PathSettings = PathSettings()
     metrics: MetricsSettings = MetricsSettings()
+    sriov: SriovSettings = SriovSettings()
     kubernetes: KubernetesSettings | None = None
     """Only in what an agent composes of a Rack and its own file: the API server grants the leases then."""
     fabric: FabricSettings | None = None
