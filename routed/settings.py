@@ -16,7 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import ErrorDetails
 
 from routed.domain.rack import Rack, Server, Subnet, Tor
-from routed.kube.podresources import SOCKET
 from routed.torconfig.settings import FabricSettings
 
 IPAddress = IPv4Address | IPv6Address
@@ -176,7 +175,7 @@ class SriovSettings(_Section):
 
     With any, the kubelet is asked which VF it gave a pod, unless whoever called us said so.
     """
-    pod_resources: Path = SOCKET
+    pod_resources: Path = Path("/var/lib/kubelet/pod-resources/kubelet.sock")
     """The kubelet's socket."""
 
 

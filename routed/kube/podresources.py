@@ -1,32 +1,32 @@
 """Which devices the kubelet has given to a pod, asked over its PodResources API.
 
 A VF that a device plugin offers is allocated before the pod's network is set up; where no meta plugin hands its address
-on, the kubelet alone can tell. Asks and decides nothing; the only file that imports `grpc`, when the first connection is
-made: only servers that hand out VFs need it.
+on, the kubelet alone can tell. Asks and decides nothing; the only file that imports `grpc`, and not before somebody has
+a kubelet to ask: only servers that hand out VFs do.
 
-API: `v1.PodResourcesLister` of the kubelet (1.20 and later; `Get` by default since 1.34), over a Unix socket, not more
-than a hundred calls a second. Only fields that are needed are declared; protobuf skips all others.
+API: `v1.PodResourcesLister` of the kubelet (1.20 and later; `Get` by default since 1.34), over a Unix socket, a hundred
+calls a second and ten at once. Only fields that are needed are declared; protobuf skips all others.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from routed.domain.workload import PodRef
-from routed.kube.errors import KubeError, Malformed
+from routed.kube.errors import KubeError, Malformed, NoAccess
 
 if TYPE_CHECKING:
-    from grpc.aio import Channel
+    from grpc.aio import Channel, UnaryUnaryMultiCallable
 
-SOCKET = Path("/var/lib/kubelet/pod-resources/kubelet.sock")
 _PCI_ADDRESS = re.compile(r"[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 _SERVICE = "v1.PodResourcesLister"
+_PATIENCE_S = 5.0
 _MOST_BYTES = 16 << 20
 """Of a list of pods; what the kubelet's own client takes."""
 _PAUSE_S = 0.05
@@ -51,16 +51,23 @@ class KubeletError(KubeError):
 class Kubelet:
     """This server's kubelet."""
 
-    def __init__(self, socket: Path, resources: Sequence[str], patience_s: float) -> None:
-        """``resources`` are patterns as in a shell (``mellanox.com/*``) for the names of resources that are VFs."""
+    def __init__(self, socket: Path, resources: Iterable[str], patience_s: float = _PATIENCE_S) -> None:
+        """``resources`` are patterns as in a shell (``mellanox.com/*``) for the names of resources that are VFs.
+
+        Nobody is asked yet. Raises NoAccess when the library is not there.
+        """
         self._socket, self._resources, self._patience_s = socket, tuple(resources), patience_s
+        try:
+            import grpc.aio  # noqa: F401, PLC0415 - takes a fifth of a second, see above
+        except ImportError as error:
+            raise NoAccess("the Python package grpcio is not installed; install routed[kubernetes]") from error
 
     async def devices(self, pod: PodRef) -> tuple[str, ...]:
         """Return the PCI addresses of the VFs that a pod's containers have, in order; none when it asked for none.
 
         Raises KubeletError when that is not known in time, Malformed when a device is something else than a VF.
         """
-        import grpc  # noqa: PLC0415 - takes a fifth of a second, see above
+        import grpc  # noqa: PLC0415 - see above
 
         target = f"unix:{self._socket}"
         options = (("grpc.max_receive_message_length", _MOST_BYTES), ("grpc.default_authority", "localhost"))
@@ -78,7 +85,7 @@ class Kubelet:
 def network_devices(containers: Iterable[Any], resources: Iterable[str]) -> tuple[str, ...]:
     """Return the devices of those resources, each once, sorted; Malformed for one that is no PCI device."""
     patterns = tuple(resources)
-    found = set()
+    found: set[tuple[str, str]] = set()
     for container in containers:
         for devices in container.devices:
             if any(fnmatchcase(devices.resource_name, pattern) for pattern in patterns):
@@ -116,7 +123,7 @@ async def _ask(channel: Channel, method: str, request: Any, kind: Any) -> Any:
     """Return what the kubelet answers, once it has time for us."""
     import grpc  # noqa: PLC0415 - see above
 
-    call = channel.unary_unary(
+    call: UnaryUnaryMultiCallable[Any, Any] = channel.unary_unary(
         f"/{_SERVICE}/{method}",
         request_serializer=lambda message: message.SerializeToString(),
         response_deserializer=kind.FromString,

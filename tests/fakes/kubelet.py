@@ -33,7 +33,7 @@ class FakeKubelet:
     async def serving(self, socket: Path) -> AsyncIterator[FakeKubelet]:
         server = grpc.aio.server()
         methods = {"Get": (self._get, "Get"), "List": (self._list, "List")}
-        handlers = {
+        handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
             name: grpc.unary_unary_rpc_method_handler(
                 method,
                 request_deserializer=messages()[f"{kind}Request"].FromString,

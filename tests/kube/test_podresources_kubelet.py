@@ -9,9 +9,10 @@ import pytest
 
 from routed.domain.workload import PodRef
 from routed.kube.podresources import Kubelet, KubeletError
+from tests.fakes.kubelet import Allocated
 from tests.kube.podresources import kubelet
 
-PODS = [
+PODS: list[tuple[str, str, Allocated]] = [
     ("shop", "web-0", [{}, {"mellanox.com/cx5_sriov_switchdev": ["0000:03:00.2"], "nvidia.com/gpu": ["GPU-7"]}]),
     ("shop", "plain", [{}]),
     *(("shop", f"many-{number}", [{"mellanox.com/cx5": [f"0000:03:{number:02x}.0"]}]) for number in range(30)),
