@@ -162,6 +162,11 @@ def failure(body: bytes, flags: int, doing: str) -> KernelError | None:
     return (NotFound if -code in _NO_SUCH else KernelError)(-code, doing, detail)
 
 
+def rdma_attributes(body: bytes) -> dict[int, bytes]:
+    """Return the attributes of a message about RDMA devices, which has no fixed part: type -> payload."""
+    return _attributes(body, _HEADER.size)
+
+
 def _attributes(body: bytes, offset: int) -> dict[int, bytes]:
     """Return the attributes behind a message's fixed part (or inside a nested attribute): type -> payload."""
     found: dict[int, bytes] = {}
