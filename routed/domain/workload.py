@@ -61,6 +61,8 @@ class Wishes:
     """The next pod of this name wants the same addresses again."""
     mtu: int | None = None
     """Bytes."""
+    rdma: bool = False
+    """The RDMA device of its VF belongs to it, too."""
     ingress_bps: int | None = None
     """Bits a second towards the pod."""
     egress_bps: int | None = None
