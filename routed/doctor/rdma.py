@@ -85,7 +85,7 @@ def check_devices(found: Found, rdma: RdmaFound, bridge: BridgeSettings) -> Iter
 
 
 def check_types(found: Found, rdma: RdmaFound, bridge: BridgeSettings) -> Iterator[Finding]:
-    """Devices speak RoCE v2, which is UDP and gets through ToRs that route; version 1 is an Ethernet type of its own."""
+    """Devices speak RoCE v2, which is UDP and gets through ToRs that route; version 1 is no IP at all."""
     for name in _devices(found, rdma, bridge):
         check, types, default = f"rdma-type {name}", rdma.gid_types[name], rdma.default_types.get(name)
         if types and ROCE_V2 not in types:
