@@ -205,7 +205,8 @@ async def test_the_page_names_every_check(tmp_path: Path) -> None:
     named = {name.split()[0] for row in rows for name in re.findall(r"`([^`]+)`", row)}
     found = await (await ready(tmp_path)).look()
     shown = {finding.check.split()[0] for finding in judge(found, BRIDGE)}
-    assert named == shown | {check.split()[0] for _, check, *_ in CASES}
+    of_rdma = {name for name in named if name.startswith("rdma-")}  # test_doctor_rdma
+    assert named - of_rdma == shown | {check.split()[0] for _, check, *_ in CASES}
 
 
 # ---- what is printed

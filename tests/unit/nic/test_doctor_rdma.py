@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from routed.doctor.rdma import judge
 from routed.nic.found import Found
 from routed.nic.rdma import CORE_MODULES, DRIVERS, ROCE_V2, RdmaFound, look
 from tests.fakes.nics import Machine
-from tests.unit.nic.test_doctor_nic import BRIDGE, here, ready, routed
+from tests.unit.nic.test_doctor_nic import BRIDGE, ROOT, here, ready, routed
 
 ROCE_V1 = "IB/RoCE v1"
 MODULES = (*CORE_MODULES, "mlx5_ib")
@@ -98,6 +99,13 @@ async def test_a_server_that_is_ready_for_rdma_has_nothing_wrong(tmp_path: Path)
     assert shown["rdma-pause ens3f0"].level is Level.WARNING, "said, not seen"
     assert "mlnx_qos -i ens3f0" in shown["rdma-pause ens3f0"].advice
     assert rdma.gid_types["mlx5_0"] == {ROCE_V1, ROCE_V2}
+
+
+async def test_the_page_names_every_check(tmp_path: Path) -> None:
+    page = (ROOT / "docs/sriov.md").read_text()
+    found, rdma = await seen(tmp_path)
+    shown = {finding.check.split()[0] for finding in judge(found, rdma, BRIDGE)}
+    assert set(re.findall(r"^\| `(rdma-[a-z]+)", page, flags=re.MULTILINE)) == shown
 
 
 async def test_a_vf_in_a_pod_is_not_missed(tmp_path: Path) -> None:
