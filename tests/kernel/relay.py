@@ -1,7 +1,7 @@
 """Has tests run in a machine with a kernel of its own, all in one that is booted once; two plugins of pytest.
 
-Outside, every test with the machine's mark is handed to the machine, and the reports that come back are passed on as if the
-test had run here. Inside, each report is written down where those outside read it.
+Outside, every test with the machine's mark is handed to it, and the reports that come back are passed on as if the test
+had run here. Inside, each report is written down where those outside read it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A server with a real SR-IOV NIC of two ports, without a switchdev mode: what runs inside (tests/kernel/relay.py).
 
-A test with the mark `nic` runs in the machine, as root, with the checkout and this machine's programs; /run, /tmp and /srv
-are memory, everything else is there to read. `modprobe NAME` finds Debian's modules. ``make nic-lab ARGS="-k NAME -s"`` runs
-one; what it prints is in its report, outside, when it fails.
+A test with the mark `nic` runs in the machine, as root, with the checkout and this machine's programs; /run, /tmp and
+/srv are memory, everything else is there to read. `modprobe NAME` finds Debian's modules.
+``make nic-lab ARGS="-k NAME"`` runs one; what it prints is in its report, outside, when it fails.
 """
 
 from __future__ import annotations

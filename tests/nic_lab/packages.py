@@ -1,6 +1,6 @@
-"""QEMU with the NIC `igb`, and Debian's own kernel: fetched by apt from where this machine's packages come from, unpacked.
+"""QEMU with the NIC `igb`, and Debian's own kernel: fetched by apt from where this machine's packages come from.
 
-Nothing is installed, and apt's own state stays as it is: lists, packages and what comes of them are in the cache folder.
+They are unpacked, not installed, and apt's own state stays as it is: lists and packages are in the cache folder.
 Debian 12 has QEMU 7.2, which has no `igb`: QEMU 8 and later, and nothing else, is taken from its backports.
 Source: apt.conf(5), apt_preferences(5), Linux Documentation/driver-api/early-userspace/buffer-format.rst.
 """

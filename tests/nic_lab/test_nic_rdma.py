@@ -67,6 +67,7 @@ def test_a_device_cannot_be_moved_in_shared_mode(soft_roce: str, pod: str) -> No
     assert rdma("dev", "set", soft_roce, "netns", pod) == "error: Operation not supported"
 
 
-def test_soft_roce_cannot_be_moved_in_exclusive_mode_either(soft_roce: str, exclusive: None, pod: str) -> None:
+@pytest.mark.usefixtures("exclusive")
+def test_soft_roce_cannot_be_moved_in_exclusive_mode_either(soft_roce: str, pod: str) -> None:
     assert mode() == "exclusive"
     assert rdma("dev", "set", soft_roce, "netns", pod) == "error: Operation not supported"
