@@ -52,6 +52,11 @@ kernel-lab: system install shim ## the tests that need a kernel with openvswitch
 	@bash containerlab/packages.sh kernel
 	@$(PY) -m pytest tests/kernel $(ARGS)
 
+.PHONY: nic-lab
+nic-lab: system install shim ## the tests that need a NIC with SR-IOV, in QEMU on Debian's kernel; fetches both, 90 MB; needs root
+	@$(PY) -m tests.nic_lab.packages
+	@$(PY) -m pytest tests/nic_lab $(ARGS)
+
 containers: ## Debian packages that containerlab and the nodes' images need, where they are missing; needs root
 	@bash containerlab/packages.sh containers
 

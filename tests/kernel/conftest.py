@@ -12,6 +12,7 @@ import pytest
 from containerlab.lab import Lab
 from containerlab.probe import Place
 from tests.fabric import eventually
+from tests.kernel.machine import Machine, missing
 from tests.kernel.relay import FOLDER, Inside, Outside
 from tests.kernel.server import KernelServer
 from tests.servers import Pod
@@ -21,7 +22,8 @@ TOPOLOGY = Path("containerlab/kernel.clab.yml")
 
 def pytest_configure(config: pytest.Config) -> None:
     """Take the tests' reports to those outside, or the tests to those inside."""
-    config.pluginmanager.register(Inside(config) if FOLDER in os.environ else Outside(config))
+    inside = FOLDER in os.environ
+    config.pluginmanager.register(Inside(config) if inside else Outside(config, "kernel", Machine, missing))
 
 
 @pytest.fixture(scope="session")
