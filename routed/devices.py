@@ -19,7 +19,7 @@ class Devices:
     """Decides for one ADD at a time, though many may be under way."""
 
     def __init__(self, store: Store, policy: VfPolicy, *, is_here: Callable[[str], bool]) -> None:
-        """`is_here` tells of a VF's PCI address whether the server has its network device, so that a pod can have it."""
+        """`is_here` tells of a VF whether the server has its network device, so that a pod can have it."""
         self._store, self._policy, self._is_here = store, policy, is_here
         self._promised: set[str] = set()
 

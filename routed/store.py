@@ -222,6 +222,10 @@ class Store:
             owners = [key for key, one in self._attachments.items() if one.slot >= VF_SLOTS]
             self._publish(replace(self.snapshot, place=place), Standing.VFS, *owners)
 
+    def devices(self) -> Mapping[str, int]:
+        """Return the slots of the VFs that pods have, by PCI address."""
+        return {one.wishes.device: one.slot for one in self._attachments.values() if one.wishes.device is not None}
+
     def set_taken(self, taken: Mapping[IPAddress, str]) -> None:
         """Take note of the addresses that another server has by now, and which one: who uses them here is cordoned."""
         if taken != self.snapshot.taken:

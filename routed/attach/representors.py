@@ -1,7 +1,8 @@
 """The representors plane: what stands for the VFs on the server, made ready before a pod needs them.
 
-A representor is up, has the uplink's MTU and no IPv6, so that the server's own stack takes no part in what passes. It exists as long as its VF does: nothing is made or deleted here, and who takes our mark off
-leaves the device as it is. Never touches a device with somebody else's alias.
+A representor is up, has the uplink's MTU and no IPv6: the server's own stack takes no part in what passes. It exists as
+long as its VF does: nothing is made or deleted here, and a device that our mark is taken off stays as it is. Never
+touches a device with somebody else's alias.
 """
 
 from __future__ import annotations

@@ -107,6 +107,11 @@ def network_devices(tree: Path, address: str) -> tuple[str, ...]:
     return _names(tree / "bus/pci/devices" / address / "net")
 
 
+def has_network_device(tree: Path, address: str) -> bool:
+    """Whether a PCI function has a network device in the namespace which the tree shows."""
+    return bool(network_devices(tree, address))
+
+
 def driver_of(tree: Path, address: str) -> str:
     """Return the driver of a PCI function; empty while none is bound."""
     return _driver(tree / "bus/pci/devices" / address)

@@ -1,12 +1,12 @@
 """The way in for servers with a smart NIC: a VF of the NIC becomes the pod's interface, its representor is the slot.
 
-A VF is moved, never made: from the server's namespace into the pod's, under the pod's name for it, and back. The move
-takes the VF's addresses and routes away, and 16-20 ms (docs/adr/0001-slots.md); nothing on the bridge changes. When a
-pod's namespace dies, the kernel itself puts the VF back into the server's, under whatever name is free there: VFs are
-found by their PCI address, therefore, and what comes back gets a name and a MAC address of its own.
+A VF is moved, never made: from the server's namespace into the pod's, under the pod's name for it, and back. That takes
+16-20 ms (docs/adr/0001-slots.md), and the VF's addresses and routes; nothing on the bridge changes. When a pod's
+namespace dies, the kernel itself puts the VF back into the server's, under whatever name is free there. So VFs are
+found by their PCI address, and what comes back gets a name and a MAC address of its own.
 
-What a VF is used for stands on the representor, out of the pod's reach. So a DEL that comes late, when the VF is another
-pod's by then, finds a mark that is not its own, and does nothing.
+What a VF is used for stands on the representor, out of the pod's reach. So a DEL that comes late, when the VF is
+another pod's by then, finds a mark that is not its own, and does nothing.
 """
 
 from __future__ import annotations

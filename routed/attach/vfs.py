@@ -1,4 +1,4 @@
-"""Which VFs pods can have: those of the NIC that the bridge goes out by, each with the representor that is certainly its.
+"""Which VFs pods can have: those of the NIC that the bridge goes out by, whose representors are certain.
 
 A VF of another NIC would have its pod's packets go through the server's processors, so it is none of these. Slots are
 numbered by PF and index; a number that was given stays, whatever is plugged in or taken out later.
@@ -27,40 +27,50 @@ _PAUSE_S = 1.0
 class Vfs:
     """The VFs of this server, looked for again whenever devices come or go."""
 
-    def __init__(self, tree: Path, uplinks: Collection[str], taken: Mapping[str, int], monitor: Monitor) -> None:
-        """`uplinks` are the devices that the bridge goes out by; `taken` has the slots of VFs that pods have already."""
-        self._tree, self._uplinks, self._taken = tree, frozenset(uplinks), taken
+    def __init__(
+        self,
+        tree: Path,
+        uplinks: Collection[str],
+        taken: Mapping[str, int],
+        monitor: Monitor,
+        changed: Callable[[Mapping[int, Vf]], None],
+    ) -> None:
+        """`uplinks` are the devices that the bridge goes out by; `taken` has the slots of VFs that pods have.
+
+        `changed` is told of all VFs, by slot, after every look.
+        """
+        self._tree, self._uplinks, self._taken, self._changed = tree, frozenset(uplinks), taken, changed
         self._numbers: dict[str, int] = {}
         self._known: frozenset[int] = frozenset()
         self._stirred = asyncio.Event()
         self._told: frozenset[str] = frozenset()
-        self.slots: Mapping[int, Vf] = {}
-        """What was found last."""
         self.addresses: dict[str, str] = {}
         """PCI address of each representor's VF; changed in place, for those who hold on to it."""
         monitor.subscribe(self._notice)
 
-    async def look(self) -> Mapping[int, Vf]:
+    async def look(self) -> None:
         """Look for them; KernelError when the kernel does not tell."""
         pfs, ports = await asyncio.to_thread(self._discover)
         self._known = frozenset(port.index for port in ports)
         members = self._uplinks | _members(ports, self._uplinks)
         own = [pf for pf in pfs if not isinstance(pf.uplinks, NoAnswer) and members & {one.name for one in pf.uplinks}]
         self._numbers = numbered(pfs, self._numbers, self._taken)
-        self.slots = tabulate(own, self._numbers)
-        self.addresses.clear()
-        self.addresses.update({vf.representor: vf.address for vf in self.slots.values()})
+        slots = tabulate(own, self._numbers)
+        addresses = {vf.representor: vf.address for vf in slots.values()}
+        self.addresses.update(addresses)
+        for name in self.addresses.keys() - addresses.keys():
+            del self.addresses[name]
         self._tell(own)
-        return self.slots
+        self._changed(slots)
 
-    async def run(self, changed: Callable[[Mapping[int, Vf]], None]) -> None:
-        """Call back with them after devices came or went, until cancelled."""
+    async def run(self) -> None:
+        """Look again after devices came or went, until cancelled."""
         while True:
             await self._stirred.wait()
             await asyncio.sleep(_PAUSE_S)
             self._stirred.clear()
             try:
-                changed(await self.look())
+                await self.look()
             except KernelError as error:
                 log.warning("vfs.unknown", error=str(error))
                 self._stirred.set()

@@ -344,7 +344,11 @@ class ForgetfulOfSlots(LedgerMachine):
     def open(self) -> Ledger:
         ledger = super().open()
         put = ledger.put
-        ledger.put = lambda asked, now: put([replace(one, slots=None) for one in asked], now)  # type: ignore[method-assign] # sabotage
+
+        def unslotted(requests: Sequence[Request], now: float) -> list[Record | LedgerError]:
+            return put([replace(one, slots=None) for one in requests], now)
+
+        ledger.put = unslotted  # type: ignore[method-assign] # sabotage
         return ledger
 
 
