@@ -33,7 +33,7 @@ from ovs_flows.glance import Glance
 from ovs_flows.offload import PortReport
 from routed import views
 from routed.attach.announce import Announcer, Asker
-from routed.attach.errors import InterfaceExists, InvalidName, InvalidNetns, MarkTooLong
+from routed.attach.errors import InterfaceExists, InvalidName, InvalidNetns, MarkTooLong, RdmaShared
 from routed.attach.gateway import Gateway
 from routed.attach.members import Members
 from routed.attach.monitor import Monitor
@@ -59,7 +59,7 @@ from routed.kube.leases import LeaseState
 from routed.leasing import Leasing, leasing
 from routed.leasing import check as check_leases
 from routed.reconcile.loop import Loop
-from routed.residents import Residents
+from routed.residents import Residents, devices_of, kubelet_of
 from routed.settings import Settings
 from routed.steering import Steering
 from routed.store import Store
@@ -75,7 +75,7 @@ _FRESH_S = 5.0
 """How long all who scrape are told of the same look at the datapath, which anybody on the network can ask for."""
 _PATIENCE_S = 2.0
 """How long a scrape waits for a switch that hangs; Prometheus gives up after ten."""
-_PERMANENT = (InvalidNetns, InvalidName, InterfaceExists, MarkTooLong, InvalidRouteError)
+_PERMANENT = (InvalidNetns, InvalidName, InterfaceExists, MarkTooLong, RdmaShared, InvalidRouteError)
 """Failures that trying again does not mend."""
 
 
@@ -217,7 +217,12 @@ class Agent:
             self._telemetry,
             ailment=ailment,
             wishes=residents.wishes,
-            devices=Devices(store, settings.bridge.vfs, is_here=partial(has_network_device, settings.paths.sysfs)),
+            devices=Devices(
+                store,
+                settings.bridge.vfs,
+                is_here=partial(has_network_device, settings.paths.sysfs),
+                allocated=partial(devices_of, kubelet_of(settings.sriov)),
+            ),
             deadline_s=settings.cni.deadline_s,
         )
         cni = CniServer(settings.cni.socket, verbs, DeletionQueue(settings.cni.queue))

@@ -21,6 +21,7 @@ from ovs_flows.ovsdb import Ovsdb
 from routed.attach.limits import Limits
 from routed.attach.links import Links
 from routed.attach.monitor import Monitor
+from routed.attach.rdma import VfRdma
 from routed.attach.representors import Representors
 from routed.attach.slots import SlotSpace
 from routed.attach.veth import MacvlanWay, is_wire
@@ -103,6 +104,7 @@ class OvsDatapath:
         self._uplinks, self._with_vfs = {bridge.uplink, *bridge.members}, bridge.vfs is not VfPolicy.NEVER
         self._vfs: Vfs | None = None
         self._vf_way: VfWay | None = None
+        self._rdma: VfRdma | None = None
         self._changed = asyncio.Event()
         self._ovsdb = Ovsdb(self._paths.ovs / "db.sock", bridge.name, bridge.uplink, self._on_change)
         self._flows = Flows(self._paths.ovs / f"{bridge.name}.mgmt", partial(look, "flows"))
@@ -113,8 +115,9 @@ class OvsDatapath:
         try:
             await self._ovsdb.run()
         finally:
-            if self._vf_way is not None:
-                self._vf_way.close()
+            for opened in (self._vf_way, self._rdma):
+                if opened is not None:
+                    opened.close()
 
     async def prepare(self) -> Sight:
         """Wait for Open vSwitch, then make the bridge ours; BridgeError when it is not there or is somebody else's."""
@@ -136,8 +139,9 @@ class OvsDatapath:
         wires = Wires(look, monitor, space, userspace_datapath=self._userspace)
         # Links and flows do not need each other: the port's number is known before the pod is.
         representors = Representors(partial(self._look, "representors", "ports", "vf_links"), monitor)
-        self._vf_way = VfWay(self._paths.sysfs, {} if self._vfs is None else self._vfs.addresses)
-        links = Links(MacvlanWay(space)), Links(self._vf_way, "vf_links")
+        addresses = {} if self._vfs is None else self._vfs.addresses
+        self._vf_way, self._rdma = VfWay(self._paths.sysfs, addresses), VfRdma(self._paths.sysfs, addresses)
+        links = Links(MacvlanWay(space)), Links(self._vf_way, "vf_links", self._rdma)
         return (wires, representors), (self._ovsdb.ports,), (Limits(space), *links, self._flows)
 
     def works(self) -> Sequence[Work]:

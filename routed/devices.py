@@ -1,16 +1,19 @@
 """Which VF a pod gets: the one place where that is decided.
 
-A device that the runtime names (Multus passes on what the device plugin gave to the pod) is the one. Where VFs are for
-every pod, whoever comes without one takes a free one. Everybody else gets a macvlan on a veth pair.
+A device that the runtime names (Multus passes on what the device plugin gave to the pod) is the one; where it names
+none, the kubelet may know. Where VFs are for every pod, whoever comes without one takes a free one. Everybody else gets
+a macvlan on a veth pair.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from routed.cni.errors import InvalidConfig, TryAgainLater
 from routed.cni.protocol import AttachmentRequest
+from routed.domain.workload import PodRef, Wishes
 from routed.settings import VfPolicy
 from routed.store import Store
 
@@ -18,9 +21,19 @@ from routed.store import Store
 class Devices:
     """Decides for one ADD at a time, though many may be under way."""
 
-    def __init__(self, store: Store, policy: VfPolicy, *, is_here: Callable[[str], bool]) -> None:
-        """`is_here` tells of a VF whether the server has its network device, so that a pod can have it."""
-        self._store, self._policy, self._is_here = store, policy, is_here
+    def __init__(
+        self,
+        store: Store,
+        policy: VfPolicy,
+        *,
+        is_here: Callable[[str], bool],
+        allocated: Callable[[PodRef], Awaitable[Sequence[str]]],
+    ) -> None:
+        """`is_here` tells of a VF whether the server has its network device, so that a pod can have it.
+
+        `allocated` tells which VFs the kubelet gave a pod; it may raise CniError.
+        """
+        self._store, self._policy, self._is_here, self._allocated = store, policy, is_here, allocated
         self._promised: set[str] = set()
 
     @asynccontextmanager
@@ -30,10 +43,13 @@ class Devices:
         InvalidConfig for a device where there may be none, TryAgainLater when all are in use.
         """
         device = self._named(request)
-        if device is not None or self._policy is not VfPolicy.ALL:
+        if device is None and self._policy is not VfPolicy.NEVER:
+            device = self._first(await self._allocated(request.pod))
+        if device is None and self._policy is VfPolicy.ALL:
+            device = self._free()
+        if device is None:
             yield device
             return
-        device = self._free()
         self._promised.add(device)
         try:
             yield device
@@ -51,10 +67,19 @@ class Devices:
             )
         return request.config.device
 
+    def _first(self, allocated: Sequence[str]) -> str | None:
+        """Return what a pod has been given; of several what no interface has, for each is to become one."""
+        gone = self._gone()
+        return next((address for address in allocated if address not in gone), next(iter(allocated), None))
+
+    def _gone(self) -> set[str]:
+        """Return the VFs that pods have or were promised."""
+        attachments = self._store.snapshot.attachments.values()
+        return self._promised.union(one.wishes.device for one in attachments if one.wishes.device is not None)
+
     def _free(self) -> str:
         """Return a VF that no pod has and none was promised."""
-        attachments = self._store.snapshot.attachments.values()
-        gone = self._promised.union(one.wishes.device for one in attachments if one.wishes.device is not None)
+        gone = self._gone()
         vfs = [vf.address for vf in self._store.snapshot.place.vfs.values()]
         found = next((address for address in vfs if address not in gone and self._is_here(address)), None)
         if found is None:
@@ -63,3 +88,16 @@ class Devices:
                 "one is free when a pod ends (`routed doctor nic` tells of those that cannot be used)"
             )
         return found
+
+
+def equipped(wishes: Wishes, request: AttachmentRequest, device: str | None) -> Wishes:
+    """Return what a pod asks for, with its VF; InvalidConfig when it wants RDMA and has none.
+
+    A network's `rdma` is for those of its pods that have a VF.
+    """
+    if wishes.rdma and device is None:
+        raise InvalidConfig(
+            "annotation routed.dev/rdma: the pod has no VF, whose RDMA device that would be: its containers have to "
+            "ask for one (resources.limits), and the rack file's sriov.resources to name that, where Multus does not"
+        )
+    return replace(wishes, device=device, rdma=device is not None and (wishes.rdma or request.config.rdma))

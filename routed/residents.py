@@ -14,6 +14,7 @@ from routed.kube.events import News, Subject
 from routed.kube.memory import Memory
 from routed.kube.podresources import Kubelet, KubeletError
 from routed.kube.pods import Pods, PodUnknown
+from routed.settings import SriovSettings
 from routed.store import Store
 
 _PATIENCE_S = 2.0
@@ -68,6 +69,11 @@ class Residents:
         where = "this server" if self._cluster is None else self._cluster.node
         note = f"its pod does not exist any more; what was left of it on {where} is removed"
         self._tell(attachment.pod, "PodVanished", note, "Release")
+
+
+def kubelet_of(settings: SriovSettings) -> Kubelet | None:
+    """Return the kubelet that knows of VFs, None where no resource is one; NoAccess without the library."""
+    return Kubelet(settings.pod_resources, settings.resources) if settings.resources else None
 
 
 async def devices_of(kubelet: Kubelet | None, pod: PodRef) -> tuple[str, ...]:

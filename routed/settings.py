@@ -238,6 +238,8 @@ class Settings(_Section):
                 f"steering: bridge.members must name one device per ToR, in the order of tors: "
                 f"there are {len(self.tors)} ToRs and {len(self.bridge.members)} members"
             )
+        if self.sriov.resources and self.bridge.vfs is VfPolicy.NEVER:
+            raise ValueError("sriov.resources: pods are to have VFs of those, but bridge.vfs is `never`")
         self._check_servers()
         self._check_pools()
         return self

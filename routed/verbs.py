@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network
 from itertools import starmap
@@ -17,7 +16,7 @@ from itertools import starmap
 from routed.cni.errors import LimitedConnectivity, TryAgainLater, Unavailable, UnknownContainer, code_for
 from routed.cni.protocol import AttachmentRequest, GcRequest, Request
 from routed.cni.result import IP, Interface, Result, Route, chain, differences
-from routed.devices import Devices
+from routed.devices import Devices, equipped
 from routed.domain.intent import Owner
 from routed.domain.snapshot import DRAINED
 from routed.domain.workload import Attachment, AttachmentId, IPAddress, PodRef, Wishes, host_interface
@@ -61,7 +60,7 @@ class Verbs:
             is_new = request.attachment not in self._store.snapshot.attachments
             wishes = await self._wishes(request.pod)
             async with self._devices.of(request) as device:
-                wishes = replace(wishes, device=device)
+                wishes = equipped(wishes, request, device)
                 attachment = await self._store.put(request.attachment, request.pod, request.netns, wishes)
             try:
                 await self._loop.wait_for(attachment.id, deadline_s=self._deadline_s)

@@ -12,7 +12,7 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -61,6 +61,19 @@ class Way(Protocol):
         """Let the slot serve nobody any more, now that no pod has an interface on it; AttachError while one may."""
 
 
+class Companion(Protocol):
+    """What goes into the pod beside an interface, and out again before it."""
+
+    def join(self, visit: Visit, slot: Device, link: Link) -> None:
+        """Make it be in the pod, where the interface is already; whatever is there stays."""
+
+    def joined(self, found: Device) -> bool:
+        """Whether it is beside this interface of the pod that the calling thread is in."""
+
+    def leave(self, found: Device) -> None:
+        """Take it home from there, if it is there."""
+
+
 @dataclass(frozen=True, slots=True)
 class Slot:
     """A slot in use, as its mark says."""
@@ -75,10 +88,10 @@ class Links:
 
     streams = True
 
-    def __init__(self, way: Way, name: str = "links") -> None:
-        """`name` is the plane's: a server may have pods of several ways."""
+    def __init__(self, way: Way, name: str = "links", companion: Companion | None = None) -> None:
+        """`name` is the plane's: a server may have pods of several ways. `companion` is what `Link.rdma` is about."""
         self.name = name
-        self._way = way
+        self._way, self._companion = way, companion
         self._visitors = Visitors(_BUSY, way.enter)
         self._removers = Visitors(_WAITING, way.enter)
 
@@ -145,12 +158,14 @@ class Links:
         if index is None:
             raise InvalidNetns(f"{link.ifname} vanished from {link.netns} at once")
         pod.configure(inside.pod, index, link, found)
+        if self._companion is not None and link.rdma:
+            self._companion.join(inside, slot, link)
 
     def _leave_other_slot(self, inside: Visit, key: AttachmentId, found: Device) -> None:
         """Delete what hangs on another slot that is marked as this attachment's; InterfaceExists for anything else."""
         for other in inside.slots.devices(alias=mark.beginning(key)):
             if self._way.holds(other, found):
-                self._way.destroy(inside, found)
+                self._take_away(inside, found)
                 self._way.release(inside.slots, other)
                 return
         raise InterfaceExists(f"{found.name} exists already in the pod of {key}, and is not ours")
@@ -164,7 +179,12 @@ class Links:
         if named is None or not self._way.holds(slot.device, named):  # a pod may have renamed it
             named = next((found for found in inside.pod.devices() if self._way.holds(slot.device, found)), None)
         if named is not None:
-            self._way.destroy(inside, named)
+            self._take_away(inside, named)
+
+    def _take_away(self, inside: Visit, found: Device) -> None:
+        if self._companion is not None:
+            self._companion.leave(found)
+        self._way.destroy(inside, found)
 
     async def _evict_stale(self, wire: str) -> bool:
         """Free a slot whose mark names an interface that no longer exists; False when it does exist."""
@@ -180,7 +200,8 @@ class Links:
             found = inside.pod.device(slot.whose.id.ifname)
             if found is None or not self._way.holds(slot.device, found):
                 return None
-            return pod.look(inside.pod, found, slot.wire, slot.whose.netns)
+            link = pod.look(inside.pod, found, slot.wire, slot.whose.netns)
+            return link if self._companion is None else replace(link, rdma=self._companion.joined(found))
 
         try:
             return await self._visitors.visit(slot.whose.netns, call)

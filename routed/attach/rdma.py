@@ -11,18 +11,23 @@ Source: Linux include/uapi/rdma/rdma_netlink.h, drivers/infiniband/core/nldev.c 
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from routed.attach import answers
-from routed.attach.errors import AttachError, KernelError
+from routed.attach.answers import Device
+from routed.attach.errors import InvalidNetns, KernelError, RdmaMissing, RdmaShared
+from routed.attach.netns import OWN, Visit, enter
 from routed.attach.sysfs import SYSFS
+from routed.domain.wiring import Link
 
 NETLINK_RDMA = 20
 _NLDEV = 5 << 10
@@ -36,14 +41,6 @@ _HEADER = struct.Struct("=IHHII")
 _U32 = struct.Struct("=HHI")
 EXCLUSIVE_COMMAND = "`rdma system set netns exclusive`"
 EXCLUSIVE_AT_BOOT = "`echo options ib_core netns_mode=0 > /etc/modprobe.d/rdma.conf`"
-
-
-class RdmaShared(AttachError):  # noqa: N818 - as its siblings
-    """No RDMA device can be moved: the kernel shares all of them among all namespaces."""
-
-
-class RdmaMissing(AttachError):  # noqa: N818 - as its siblings
-    """A VF has no RDMA device here (yet): none was made, or it is not back from the pod before."""
 
 
 class Mode(Enum):
@@ -84,7 +81,7 @@ def give(home: Rdma, pod: Rdma, address: str, ifindex: int, netns: int) -> RdmaD
             f"the RDMA device of {address} cannot be moved into a pod: this kernel shares RDMA devices among all "
             f"namespaces; {EXCLUSIVE_COMMAND} while there is no pod, or {EXCLUSIVE_AT_BOOT} and restart the server"
         )
-    there = pod.device_of(ifindex)
+    there = pod.own_device_of(ifindex)
     if there is not None:
         return there
     device = home.at(address)
@@ -99,10 +96,56 @@ def take_back(pod: Rdma, ifindex: int, home: int) -> RdmaDevice | None:
 
     Before the network device goes: the kernel tells by that one whose it is. ``home`` is the server's namespace, open.
     """
-    device = pod.device_of(ifindex)
+    device = pod.own_device_of(ifindex)
     if device is not None:
         pod.move(device, home)
     return device
+
+
+class VfRdma:
+    """The RDMA devices of VFs, as what goes into pods beside them; make it in the server's namespace."""
+
+    def __init__(self, tree: Path, addresses: Mapping[str, str], connect: Callable[[], Rdma] | None = None) -> None:
+        """`tree` is like /sys; `addresses` has the PCI address of each representor's VF, and may change any time.
+
+        `connect` opens the calling thread's namespace.
+        """
+        self._tree, self._addresses, self._connect = tree, addresses, connect or partial(Rdma, tree=tree)
+        self._home = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        """Hold on to the server's namespace no longer."""
+        os.close(self._home)
+
+    def join(self, visit: Visit, slot: Device, link: Link) -> None:
+        """Move the device of a representor's VF into the pod; RdmaShared, RdmaMissing, KernelError."""
+        address, index = self._addresses[slot.name], visit.index(link.ifname)
+        if index is None:
+            raise InvalidNetns(f"{link.ifname} vanished from {link.netns} at once")
+        enter(self._home)
+        try:
+            home = self._connect()
+        finally:
+            enter(visit.netns)
+        with home, self._connect() as pod:
+            give(home, pod, address, index, visit.netns)
+
+    def joined(self, found: Device) -> bool:
+        """Whether the pod that the calling thread is in has the device of its VF."""
+        if not self._possible():
+            return False
+        with self._connect() as pod:
+            return pod.own_device_of(found.index) is not None
+
+    def leave(self, found: Device) -> None:
+        """Move the device of a VF home, from the pod that the calling thread is in."""
+        if self._possible():
+            with self._connect() as pod:
+                take_back(pod, found.index, self._home)
+
+    def _possible(self) -> bool:
+        """Whether this kernel has RDMA; to ask it otherwise would have it look for a module each time."""
+        return (self._tree / "class/infiniband").is_dir()
 
 
 class Rdma:
@@ -143,8 +186,10 @@ class Rdma:
         name = device_name(address, self._tree)
         return next((one for one in self.devices() if one.name == name), None)
 
-    def device_of(self, ifindex: int) -> RdmaDevice | None:
-        """Return the device that has a port on a network device of this namespace."""
+    def own_device_of(self, ifindex: int) -> RdmaDevice | None:
+        """Return the device that has a port on a network device of this namespace, and belongs to it alone."""
+        if self.mode() is Mode.SHARED:
+            return None
         return next((one for one in self.devices() if ifindex in self._netdevs(one)), None)
 
     def move(self, device: RdmaDevice, netns: int) -> None:

@@ -71,6 +71,8 @@ class Config(Record):
     previous: Result | None = Field(default=None, validation_alias="prevResult")
     """What the chain made so far (ADD), or what ADD answered with (CHECK, DEL)."""
     dns: Dns = Dns()
+    rdma: bool = False
+    """Pods that have a VF get its RDMA device, too."""
     runtime: dict[str, Any] = Field(default={}, validation_alias="runtimeConfig")
     """Values of the capabilities that the configuration declares, as the runtime gave them."""
     device_id: str = Field(default="", validation_alias="deviceID")

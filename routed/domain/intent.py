@@ -143,6 +143,7 @@ def _attachment(attachment: Attachment, place: Place) -> Intent:
         gateways=gateways,
         gateway_mac=uplink.mac,
         routes=frozenset(to for gateway in gateways for to in attachment.destinations(gateway.version)),
+        rdma=attachment.wishes.rdma,
     )
     pod = Endpoint(ofport=ofport(slot), mac=mac, addresses=attachment.addresses, gateways=gateways)
     told = _attributes(place)

@@ -83,3 +83,5 @@ class Link:
     """Any constant will do: the bridge rewrites the destination of all that leaves a pod."""
     routes: frozenset[IPNetwork] = frozenset()
     """Where else than everywhere a route leads, through the gateway of its family."""
+    rdma: bool = False
+    """Whether the RDMA device that goes with it is in the pod, too."""

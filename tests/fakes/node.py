@@ -20,7 +20,9 @@ from routed.devices import Devices
 from routed.domain.intent import PLANES, Owner, owners, plan
 from routed.domain.rack import Rack, Server, Subnet, Tor, Uplink
 from routed.domain.workload import AttachmentId, PodRef, Wishes
+from routed.kube.podresources import Kubelet
 from routed.reconcile.loop import Loop
+from routed.residents import devices_of
 from routed.settings import VfPolicy
 from routed.store import Store
 from routed.telemetry import Telemetry
@@ -49,6 +51,7 @@ class Node:
         """What pods ask for."""
         self.away: set[str] = set()
         """VFs whose network device is somewhere else."""
+        self.kubelet: Kubelet | None = None
         self.ledger = Ledger(path / "ledger.db", (POOL,), EmbeddedLeases((POOL,)))
         self.store = Store(
             self.ledger,
@@ -73,7 +76,12 @@ class Node:
             self.telemetry,
             ailment=lambda: views.ailment(self.store.snapshot, self.loop),
             wishes=self._wishes_of,
-            devices=Devices(self.store, vfs, is_here=lambda address: address not in self.away),
+            devices=Devices(
+                self.store,
+                vfs,
+                is_here=lambda address: address not in self.away,
+                allocated=lambda pod: devices_of(self.kubelet, pod),
+            ),
             deadline_s=deadline_s,
         )
 

@@ -11,14 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from routed.attach.errors import KernelError
+from routed.attach.errors import KernelError, RdmaMissing, RdmaShared
 from routed.attach.rdma import (
     NETLINK_RDMA,
     Mode,
     Rdma,
     RdmaDevice,
-    RdmaMissing,
-    RdmaShared,
     device_name,
     give,
     take_back,

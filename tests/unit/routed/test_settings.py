@@ -59,6 +59,7 @@ def test_vfs_are_of_the_resources_that_are_named(edited: Callable[[Edit], Settin
         (lambda d: d["tors"][0].update(address="10.101.1.9"), r"pools\[1\].*holds r1a's own 10.101.1.9"),
         (lambda d: d["ipam"].update(cooldown_s=10), "ipam.cooldown_s"),
         (lambda d: d.update(vlan=4095), "vlan"),
+        (lambda d: d.update(sriov={"resources": ["a.b/c"]}, bridge={**d["bridge"], "vfs": "never"}), "sriov.resources"),
         (lambda d: d["sriov"].update(resources=["cx5"]), r"sriov.resources\[0\]"),
         (lambda d: d["sriov"].update(resources=["mellanox.com/a b"]), r"sriov.resources\[0\]"),
         (lambda d: d["bridge"].update(name="a-name-longer-than-fifteen"), "bridge.name"),
