@@ -21,29 +21,30 @@ from routed.attach.rdma import (
     give,
     take_back,
 )
-from tests.fakes.rdma import RdmaKernel
+from tests.fakes.rdma import RdmaKernel, namespace
 
 VF, OTHER = "0000:03:00.2", "0000:03:00.3"
 VF_IFINDEX, OTHER_IFINDEX = 21, 22
 
 
 @pytest.fixture
-def kernel(tmp_path: Path) -> RdmaKernel:
+def kernel(tmp_path: Path) -> Iterator[RdmaKernel]:
     for name in ("home", "pod"):
         (tmp_path / name).touch()
-    kernel = RdmaKernel(tmp_path / "home", tmp_path / "sys")
+    kernel = RdmaKernel(namespace(tmp_path / "home"), tmp_path / "sys")
     kernel.add("mlx5_3", OTHER, OTHER_IFINDEX)
     kernel.add("mlx5_2", VF, VF_IFINDEX)
-    return kernel
+    yield kernel
+    kernel.close()
 
 
 @contextmanager
 def both(kernel: RdmaKernel) -> Iterator[tuple[Rdma, Rdma, int, int]]:
     """The server's and the pod's sides, and both namespaces' files."""
-    pod = kernel.home.with_name("pod")
-    descriptors = [os.open(path, os.O_RDONLY) for path in (kernel.home, pod)]
+    sides = [kernel.tree.with_name(name) for name in ("home", "pod")]
+    descriptors = [os.open(path, os.O_RDONLY) for path in sides]
     try:
-        with kernel.connection(kernel.home) as home, kernel.connection(pod) as inside:
+        with kernel.connect(sides[0]) as home, kernel.connect(sides[1]) as inside:
             yield home, inside, *descriptors
     finally:
         for descriptor in descriptors:
@@ -89,7 +90,7 @@ def test_only_the_device_that_goes_with_the_interface_comes_back(kernel: RdmaKer
 def test_after_the_pods_namespace_has_died_it_can_be_given_to_the_next(kernel: RdmaKernel) -> None:
     with both(kernel) as (home, pod, _, netns):
         give(home, pod, VF, VF_IFINDEX, netns)
-        kernel.end(kernel.home.with_name("pod"))
+        kernel.end(namespace(kernel.tree.with_name("pod")))
         assert names(home) == ["mlx5_3", "mlx5_2"]
         give(home, pod, VF, VF_IFINDEX, netns)
         assert names(pod) == ["mlx5_2"]
@@ -114,10 +115,10 @@ def test_a_driver_that_cannot_move_its_device_is_said_to(kernel: RdmaKernel) -> 
 
 def test_a_vf_whose_device_is_not_back_yet_is_waited_for(kernel: RdmaKernel) -> None:
     """Another pod's namespace is still dying: this passes, and no other device is taken instead."""
-    (elsewhere := kernel.home.with_name("before")).touch()
+    (elsewhere := kernel.tree.with_name("before")).touch()
     netns = os.open(elsewhere, os.O_RDONLY)
     try:
-        with kernel.connection(kernel.home) as home:
+        with kernel.connect(kernel.tree.with_name("home")) as home:
             home.move(RdmaDevice(2, "mlx5_2"), netns)
     finally:
         os.close(netns)
@@ -125,7 +126,7 @@ def test_a_vf_whose_device_is_not_back_yet_is_waited_for(kernel: RdmaKernel) -> 
         with pytest.raises(RdmaMissing, match=f"{VF} has no RDMA device"):
             give(home, pod, VF, VF_IFINDEX, netns)
         assert names(pod) == []
-        kernel.end(elsewhere)
+        kernel.end(namespace(elsewhere))
         give(home, pod, VF, VF_IFINDEX, netns)
         assert names(pod) == ["mlx5_2"]
 
