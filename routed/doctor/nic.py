@@ -92,7 +92,7 @@ def check_modes(found: Found, bridge: BridgeSettings) -> Iterator[Finding]:
             names = ", ".join(port.name for port in pf.uplinks)
             yield ok(check, f"switchdev, uplink {names}, switch {pf.switch_id}")
         elif mode == NO_SWITCH:
-            yield error(check, f"{pf.driver or 'no driver'} knows no switchdev mode", "another NIC; or veth pairs")
+            yield error(check, f"{pf.driver} knows no switchdev mode", "another NIC; or veth pairs")
         elif mode == "switchdev":
             yield error(
                 check, f"switchdev, but {pf.uplinks.why}", f"`devlink port show`, `ip -d link`; driver {pf.driver}"

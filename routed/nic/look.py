@@ -57,7 +57,8 @@ def _mode(pf: Pf) -> str | Unseen:
     try:
         return devlink.mode(pf.address)
     except KernelError as error:
-        return NO_SWITCH if error.code in {errno.ENODEV, errno.EOPNOTSUPP} else Unseen(str(error))
+        driven = pf.driver and error.code in {errno.ENODEV, errno.EOPNOTSUPP}
+        return NO_SWITCH if driven else Unseen(str(error))
 
 
 def _uppers(tree: Path, port: NicPort, ports: Iterable[NicPort]) -> tuple[str, ...]:

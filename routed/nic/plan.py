@@ -129,7 +129,7 @@ def _vf_obstacles(pf: Pf, wanted: Wanted) -> Iterator[str]:
 def _mode_obstacles(found: Found, pf: Pf) -> Iterator[str]:
     """A change of mode makes devices vanish: nobody may be using them."""
     if found.modes.get(pf.address) == NO_SWITCH:
-        yield f"{pf.driver or 'no driver'} of {pf.address} knows no switchdev mode: VFs would have no representors"
+        yield f"{pf.driver} of {pf.address} knows no switchdev mode: VFs would have no representors"
     if found.modes.get(pf.address) == "switchdev":
         yield f"{pf.address} is in switchdev mode, and none of its devices says so: is the driver older than it?"
     for name in found.uplinks(pf):
