@@ -37,6 +37,7 @@ from routed.attach.errors import InterfaceExists, InvalidName, InvalidNetns, Mar
 from routed.attach.gateway import Gateway
 from routed.attach.members import Members
 from routed.attach.monitor import Monitor
+from routed.attach.sysfs import has_network_device
 from routed.audit.compare.rack import compare_server
 from routed.audit.export import encode
 from routed.audit.model import Finding, RackPlan, ServerView, Unobserved
@@ -46,10 +47,10 @@ from routed.cni.server import AddressInUseError
 from routed.cni.server import Server as CniServer
 from routed.control import serve_control, serve_health
 from routed.datapath import Datapath, OvsDatapath, Sight, Work
+from routed.devices import Devices
 from routed.domain.intent import Owner, owners, plan
 from routed.domain.rack import Rack, Server, Uplink
 from routed.domain.sides import Health, Hold, Side
-from routed.domain.wiring import wire_name
 from routed.domain.workload import AttachmentId
 from routed.kube.cluster import Cluster
 from routed.kube.errors import KubeError
@@ -196,6 +197,7 @@ class Agent:
     async def _serve(self, store: Store, monitor: Monitor, gateway: Gateway, sight: Sight) -> None:
         """Start the planes and the loop, rebuild what the ledger knows, then open the doors."""
         settings, datapath = self._settings, self._datapath
+        await datapath.find_vfs(monitor, store.devices(), store.set_vfs)
         members = await self._watch_sides(store, monitor, sight)
         devices = datapath.members or sight.uplink.devices
         announcer = Announcer(datapath.device, devices, self._askers(), monitor, vlan=settings.vlan)
@@ -215,6 +217,7 @@ class Agent:
             self._telemetry,
             ailment=ailment,
             wishes=residents.wishes,
+            devices=Devices(store, settings.bridge.vfs, is_here=partial(has_network_device, settings.paths.sysfs)),
             deadline_s=settings.cni.deadline_s,
         )
         cni = CniServer(settings.cni.socket, verbs, DeletionQueue(settings.cni.queue))
@@ -362,7 +365,8 @@ class Agent:
 
     async def _offload(self, store: Store) -> Mapping[str, PortReport]:
         """Return where each port's packets are forwarded by now; OvsError."""
-        return await self._datapath.offload([wire_name(one.slot) for one in store.snapshot.attachments.values()])
+        snapshot = store.snapshot
+        return await self._datapath.offload([*map(snapshot.place.wire, snapshot.attachments.values())])
 
     def _health(self, store: Store, loop: Loop[Owner]) -> AbstractAsyncContextManager[None]:
         offload = Glance(partial(self._offload, store), fresh_s=_FRESH_S, patience_s=_PATIENCE_S)

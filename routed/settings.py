@@ -7,6 +7,7 @@ converts and checks; it decides nothing.
 from __future__ import annotations
 
 from difflib import get_close_matches
+from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar, get_args
@@ -89,6 +90,17 @@ class BgpSettings(_Section):
     """None: only connect outwards."""
 
 
+class VfPolicy(StrEnum):
+    """Which pods get a VF of the uplink's NIC."""
+
+    REQUESTED = "requested"
+    """Those that were given one by a device plugin."""
+    ALL = "all"
+    """Every pod, as long as there are some: no device plugin is needed."""
+    NEVER = "never"
+    """None; VFs and representors are left alone."""
+
+
 class BridgeSettings(_Section):
     """The Open vSwitch bridge that pods are plugged into."""
 
@@ -99,6 +111,7 @@ class BridgeSettings(_Section):
     """Devices of the bond, one to each ToR in the order of `tors`; the uplink itself when empty."""
     ready_slots: int = Field(default=32, ge=1, le=1024)
     """Slots kept plugged beyond those in use."""
+    vfs: VfPolicy = VfPolicy.REQUESTED
 
 
 class SteeringSettings(_Section):
@@ -136,6 +149,8 @@ class PathSettings(_Section):
     state: Path = Path("/var/lib/routed")
     run: Path = Path("/run/routed")
     ovs: Path = Path("/run/openvswitch")
+    sysfs: Path = Path("/sys")
+    """Where VFs are looked for; another one is for tests, whose devices are no hardware."""
 
 
 class MetricsSettings(_Section):

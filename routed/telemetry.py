@@ -24,7 +24,6 @@ from routed.audit.model import Finding, Kind, Unobserved
 from routed.domain.intent import Owner, steers
 from routed.domain.rack import Tor
 from routed.domain.snapshot import Snapshot
-from routed.domain.wiring import wire_name
 from routed.domain.workload import AttachmentId, IPAddress
 from routed.kube.leases import LeaseState
 from routed.reconcile.loop import Loop
@@ -175,8 +174,8 @@ def _offload(snapshot: Snapshot, reports: Mapping[str, PortReport] | None) -> Me
     """Return how many pods are on which layer; who they are is for the control socket alone."""
     values = {}
     if reports is not None:
-        slots = (attachment.slot for attachment in snapshot.attachments.values())
-        states = Counter(reports.get(wire_name(slot), PortReport()).state for slot in slots)
+        wires = map(snapshot.place.wire, snapshot.attachments.values())
+        states = Counter(reports.get(wire, PortReport()).state for wire in wires)
         values = {(state,): states[state] for state in (*map(str, reversed(Layer)), IDLE)}
     text = "Pods' interfaces by the slowest place where their packets are forwarded (docs/offload.md)."
     return _family("routed_pods_offload", text, ("state",), values)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network
 from itertools import starmap
@@ -16,9 +17,9 @@ from itertools import starmap
 from routed.cni.errors import LimitedConnectivity, TryAgainLater, Unavailable, UnknownContainer, code_for
 from routed.cni.protocol import AttachmentRequest, GcRequest, Request
 from routed.cni.result import IP, Interface, Result, Route, chain, differences
+from routed.devices import Devices
 from routed.domain.intent import Owner
 from routed.domain.snapshot import DRAINED
-from routed.domain.wiring import wire_name
 from routed.domain.workload import Attachment, AttachmentId, IPAddress, PodRef, Wishes, host_interface
 from routed.reconcile.loop import Difference, Loop
 from routed.store import Store
@@ -42,13 +43,14 @@ class Verbs:
         *,
         ailment: Callable[[], str | None],
         wishes: Callable[[PodRef], Awaitable[Wishes]],
+        devices: Devices,
         deadline_s: float,
     ) -> None:
         """`ailment` says why no pod could be attached now, None when one could; `deadline_s` bounds ADD and DEL.
 
         `wishes` says what a pod asks for; it may raise CniError.
         """
-        self._store, self._loop, self._telemetry = store, loop, telemetry
+        self._store, self._loop, self._telemetry, self._devices = store, loop, telemetry, devices
         self._ailment, self._wishes, self._deadline_s = ailment, wishes, deadline_s
 
     async def add(self, request: AttachmentRequest) -> Result:
@@ -58,7 +60,9 @@ class Verbs:
                 raise TryAgainLater(DRAINED)
             is_new = request.attachment not in self._store.snapshot.attachments
             wishes = await self._wishes(request.pod)
-            attachment = await self._store.put(request.attachment, request.pod, request.netns, wishes)
+            async with self._devices.of(request) as device:
+                wishes = replace(wishes, device=device)
+                attachment = await self._store.put(request.attachment, request.pod, request.netns, wishes)
             try:
                 await self._loop.wait_for(attachment.id, deadline_s=self._deadline_s)
                 self._confirm(attachment)
@@ -122,11 +126,15 @@ class Verbs:
     def _result(self, attachment: Attachment) -> Result:
         rack, mtu = self._store.snapshot.rack, self._store.snapshot.uplink.mtu
         pod = Interface(
-            name=attachment.id.ifname, mac=attachment.mac, mtu=attachment.mtu(mtu), sandbox=attachment.netns
+            name=attachment.id.ifname,
+            mac=attachment.mac,
+            mtu=attachment.mtu(mtu),
+            sandbox=attachment.netns,
+            pci_id=attachment.wishes.device or "",
         )
         gateways = [(address, rack.gateway(address)) for address in attachment.addresses]
         return Result(
-            interfaces=(_wire(attachment.slot, mtu), pod),
+            interfaces=(_wire(self._store.snapshot.place.wire(attachment), mtu), pod),
             ips=tuple(
                 IP(address=host_interface(address), gateway=gateway, interface=1) for address, gateway in gateways
             ),
@@ -151,8 +159,8 @@ class Verbs:
 
 
 @lru_cache(maxsize=4096)
-def _wire(slot: int, mtu: int) -> Interface:
-    return Interface(name=wire_name(slot), mtu=mtu)
+def _wire(name: str, mtu: int) -> Interface:
+    return Interface(name=name, mtu=mtu)
 
 
 @lru_cache(maxsize=64)

@@ -8,6 +8,7 @@ AttachError
 ├── ForeignDevice        a device on the server has a slot's name but not our mark: it is left alone
 ├── SlotMissing          the slot's wire does not exist (yet)
 ├── SlotTaken            the slot serves another attachment, or something that cannot be reached
+├── VfAway               the VF's device is not (yet, or no more) where it is needed
 ├── MarkTooLong          container id, interface name and netns path do not fit into an ifalias
 └── KernelError          netlink, ioctl or sysctl said no
     └── NotFound         what the request was about does not exist
@@ -44,6 +45,10 @@ class SlotMissing(AttachError):
 
 class SlotTaken(AttachError):
     """The slot serves somebody else."""
+
+
+class VfAway(AttachError):
+    """The network device of a VF is neither in the server's namespace nor in the pod's."""
 
 
 class MarkTooLong(AttachError):

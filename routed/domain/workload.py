@@ -66,6 +66,8 @@ class Wishes:
     egress_bps: int | None = None
     """Bits a second from the pod."""
     routes: tuple[StaticRoute, ...] = ()
+    device: str | None = None
+    """PCI address of the VF that is to be its interface; None for the slot of a veth pair."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,12 @@ from routed import views
 from routed.attach.errors import InvalidNetns
 from routed.audit.model import Finding, Unobserved
 from routed.cni.protocol import AttachmentRequest, Command, Config
+from routed.devices import Devices
 from routed.domain.intent import PLANES, Owner, owners, plan
 from routed.domain.rack import Rack, Server, Subnet, Tor, Uplink
 from routed.domain.workload import AttachmentId, PodRef, Wishes
 from routed.reconcile.loop import Loop
+from routed.settings import VfPolicy
 from routed.store import Store
 from routed.telemetry import Telemetry
 from routed.verbs import Verbs
@@ -39,12 +41,14 @@ UPLINK = Uplink((1,), ("bond0",), "02:10:00:00:01:0b", "02:00:00:00:01:01", 1500
 class Node:
     """Planes are attributes by their names; `finishing` holds up the freeing of addresses while it is clear."""
 
-    def __init__(self, path: Path, *, deadline_s: float = 5.0) -> None:
+    def __init__(self, path: Path, *, deadline_s: float = 5.0, vfs: VfPolicy = VfPolicy.REQUESTED) -> None:
         self.planes = {name: DictPlane(name) for name in PLANES}
         self.finishing = asyncio.Event()
         self.finishing.set()
         self.wishes: dict[PodRef, Wishes] = {}
         """What pods ask for."""
+        self.away: set[str] = set()
+        """VFs whose network device is somewhere else."""
         self.ledger = Ledger(path / "ledger.db", (POOL,), EmbeddedLeases((POOL,)))
         self.store = Store(
             self.ledger,
@@ -69,6 +73,7 @@ class Node:
             self.telemetry,
             ailment=lambda: views.ailment(self.store.snapshot, self.loop),
             wishes=self._wishes_of,
+            devices=Devices(self.store, vfs, is_here=lambda address: address not in self.away),
             deadline_s=deadline_s,
         )
 
