@@ -23,7 +23,7 @@ VIRTUALISATION = ("-machine", "q35", "-accel", "tcg,thread=multi,tb-size=512", "
 def missing() -> str | None:
     """Return why there can be no machine here; None when there can."""
     if unpacked() is None:
-        return "no QEMU with igb here: make nic-lab fetches Debian's, 90 MB"
+        return "no QEMU with igb here: make nic-lab fetches Debian's, 240 MB"
     return None if os.geteuid() == 0 else "QEMU shows the machine files that only root may read"
 
 

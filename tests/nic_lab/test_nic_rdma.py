@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.nic_lab.card import PFS
+from tests.nic_lab.card import PFS, device_of
 
 pytestmark = pytest.mark.nic
 
@@ -31,8 +30,7 @@ def driver() -> None:
 
 @pytest.fixture
 def soft_roce() -> Iterator[str]:
-    [port] = (path.name for path in Path(f"/sys/bus/pci/devices/{PFS[0]}/net").iterdir())
-    assert rdma("link", "add", "rxe0", "type", "rxe", "netdev", port) == ""
+    assert rdma("link", "add", "rxe0", "type", "rxe", "netdev", device_of(PFS[0])) == ""
     yield "rxe0"
     assert rdma("link", "delete", "rxe0") == ""
 
