@@ -45,6 +45,8 @@ class RdmaKernel:
     tree: Path
     shared: bool = False
     devices: list[FakeDevice] = field(default_factory=list)
+    asked: int = 0
+    """How often a connection was opened."""
     _servers: list[threading.Thread] = field(default_factory=list)
 
     def add(self, name: str, address: str, netdev: int, *, movable: bool = True) -> FakeDevice:
@@ -61,6 +63,7 @@ class RdmaKernel:
 
     def connect(self, path: Path = OWN) -> Rdma:
         """Open a netlink socket in a namespace, the calling thread's unless another one is named."""
+        self.asked += 1
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._servers.append(threading.Thread(target=self._serve, args=(theirs, namespace(path))))
         self._servers[-1].start()
