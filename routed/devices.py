@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from routed.cni.errors import InvalidConfig, TryAgainLater
 from routed.cni.protocol import AttachmentRequest
-from routed.domain.workload import PodRef, Wishes
+from routed.domain.workload import AttachmentId, PodRef, Wishes
 from routed.settings import VfPolicy
 from routed.store import Store
 
@@ -44,7 +44,7 @@ class Devices:
         """
         device = self._named(request)
         if device is None and self._policy is not VfPolicy.NEVER:
-            device = self._first(await self._allocated(request.pod))
+            device = self._first(request.attachment, await self._allocated(request.pod))
         if device is None and self._policy is VfPolicy.ALL:
             device = self._free()
         if device is None:
@@ -67,10 +67,15 @@ class Devices:
             )
         return request.config.device
 
-    def _first(self, allocated: Sequence[str]) -> str | None:
-        """Return what a pod has been given; of several what no interface has, for each is to become one."""
-        gone = self._gone()
-        return next((address for address in allocated if address not in gone), next(iter(allocated), None))
+    def _first(self, attachment: AttachmentId, allocated: Sequence[str]) -> str | None:
+        """Return a VF that a pod has been given and that no other interface of it has, rather one that nobody has.
+
+        One that a sandbox has which is leaving, of the same pod as a rule, is worth waiting for.
+        """
+        present = self._store.snapshot.attachments.values()
+        taken = {one.wishes.device for one in present if one.id.container_id == attachment.container_id}
+        own, gone = [address for address in allocated if address not in taken], self._gone()
+        return next((address for address in own if address not in gone), next(iter(own), None))
 
     def _gone(self) -> set[str]:
         """Return the VFs that pods have or were promised."""

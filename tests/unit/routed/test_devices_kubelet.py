@@ -98,9 +98,10 @@ async def test_each_interface_of_a_pod_gets_a_vf_of_its_own(tmp_path: Path) -> N
     kubelet.pods = [given(VFS[3], VFS[2])]
     async with server(tmp_path, kubelet) as node:
         await node.verbs.add(ADD)
-        await node.verbs.add(replace(ADD, attachment=replace(key(1), ifname="net1")))
-        attachments = node.store.snapshot.attachments.values()
-        assert [(one.id.ifname, one.wishes.device) for one in attachments] == [("eth0", VFS[2]), ("net1", VFS[3])]
+        for ifname in ("net1", "net2"):
+            await node.verbs.add(replace(ADD, attachment=replace(key(1), ifname=ifname)))
+        found = {one.id.ifname: one.wishes.device for one in node.store.snapshot.attachments.values()}
+        assert found == {"eth0": VFS[2], "net1": VFS[3], "net2": None}
 
 
 async def test_a_vf_that_the_pod_before_has_not_given_back_is_waited_for(tmp_path: Path) -> None:
