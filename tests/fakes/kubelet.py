@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,26 @@ class FakeKubelet:
             yield self
         finally:
             await server.stop(None)
+
+    @contextmanager
+    def running(self, socket: Path) -> Iterator[FakeKubelet]:
+        """Serve in a thread of its own, for a test that has no event loop."""
+        ready, loop, ended = threading.Event(), asyncio.new_event_loop(), asyncio.Event()
+
+        async def serve() -> None:
+            async with self.serving(socket):
+                ready.set()
+                await ended.wait()
+
+        server = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+        server.start()
+        try:
+            assert ready.wait(10)
+            yield self
+        finally:
+            loop.call_soon_threadsafe(ended.set)
+            server.join()
+            loop.close()
 
     async def _get(self, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         await self._enter("Get", context)
