@@ -16,7 +16,7 @@ from routed.attach.answers import Device, DeviceEvent, Event
 from routed.attach.errors import AttachError, ForeignDevice, NotFound, SlotMissing
 from routed.attach.kernel import Rtnl
 from routed.attach.monitor import Monitor
-from routed.attach.rtnl import set_alias, set_device
+from routed.attach.rtnl import set_device
 from routed.attach.veth import is_wire
 from routed.attach.wires import BROKEN
 from routed.domain.wiring import Wire
@@ -86,4 +86,4 @@ def _leave(home: Rtnl, name: str) -> None:
     device = home.device(name)
     if device is not None and _is_ours(device):
         with suppress(NotFound):  # it went meanwhile
-            home.apply(set_alias(device.index, ""))
+            home.apply(set_device(device.index, alias=""))

@@ -74,22 +74,20 @@ class VfWay:
     def create(self, visit: Visit, slot: Device, link: Link, alias: str) -> None:
         """Mark the representor, then move the VF into the pod, down, with its name and MAC; VfAway when it is not here.
 
-        A VF that is in the pod already, under another name, gets the right one: a move was cut short.
+        A VF that is in the pod under another name (a move was cut short, the pod renamed it) goes home first.
         """
         address = self._addresses[slot.name]
-        device = self._at_home(visit.slots, address)
-        if device is not None:
-            visit.slots.apply(
-                set_alias(slot.index, alias),
-                set_alias(device.index, f"{mark.VF}{address}"),
-                move_device(device.index, visit.netns, link.ifname, mac=link.mac),
-            )
-            return
         strayed = next((found for found in visit.pod.devices() if self.holds(slot, found)), None)
-        if strayed is None:
+        if strayed is not None:
+            self.destroy(visit, strayed)
+        device = self._at_home(visit.slots, address)
+        if device is None:
             raise VfAway(f"VF {address} has no network device in the server's namespace: {self._reason(address)}")
-        visit.slots.apply(set_alias(slot.index, alias))
-        visit.pod.apply(*reset_device(strayed.index, link.ifname, mac=link.mac))
+        visit.slots.apply(
+            set_alias(slot.index, alias),
+            set_alias(device.index, f"{mark.VF}{address}"),
+            move_device(device.index, visit.netns, link.ifname, mac=link.mac),
+        )
 
     def destroy(self, visit: Visit, found: Device) -> None:
         """Move the VF back to the server, down; its addresses and routes are gone with that."""
