@@ -1,4 +1,4 @@
-"""The lab with an SR-IOV NIC, where it is not run: where its packages come from, what is said when they are not there."""
+"""The lab with an SR-IOV NIC, where it is not run: where packages come from, what is said when they are not there."""
 
 from __future__ import annotations
 
