@@ -35,13 +35,13 @@ class Vfs:
         monitor: Monitor,
         changed: Callable[[Mapping[int, Vf]], None],
     ) -> None:
-        """`uplinks` are the devices that the bridge goes out by; `taken` has the slots of VFs that pods have.
+        """`uplinks` are the devices that the bridge goes out by, now; `taken` has the slots of VFs that pods have.
 
         `changed` is told of all VFs, by slot, after every look.
         """
-        self._tree, self._uplinks, self._taken, self._changed = tree, frozenset(uplinks), taken, changed
+        self._tree, self._uplinks, self._taken, self._changed = tree, uplinks, taken, changed
         self._numbers: dict[str, int] = {}
-        self._known: frozenset[int] = frozenset()
+        self._known: Mapping[int, str] = {}
         self._stirred = asyncio.Event()
         self._told: frozenset[str] = frozenset()
         self.addresses: dict[str, str] = {}
@@ -49,10 +49,15 @@ class Vfs:
         monitor.subscribe(self._notice)
 
     async def look(self) -> None:
-        """Look for them; KernelError when the kernel does not tell."""
-        pfs, ports = await asyncio.to_thread(self._discover)
-        self._known = frozenset(port.index for port in ports)
-        members = self._uplinks | _members(ports, self._uplinks)
+        """Look for them; when the kernel does not tell, what was known stands, and `run` looks again."""
+        try:
+            pfs, ports = await asyncio.to_thread(self._discover)
+        except KernelError as error:
+            log.warning("vfs.unknown", error=str(error))
+            self._stirred.set()
+            return
+        self._known = {port.index: port.name for port in ports}
+        members = _members(ports, self._uplinks).union(self._uplinks)
         own = [pf for pf in pfs if not isinstance(pf.uplinks, NoAnswer) and members & {one.name for one in pf.uplinks}]
         self._numbers = numbered(pfs, self._numbers, self._taken)
         slots = tabulate(own, self._numbers)
@@ -69,11 +74,7 @@ class Vfs:
             await self._stirred.wait()
             await asyncio.sleep(_PAUSE_S)
             self._stirred.clear()
-            try:
-                await self.look()
-            except KernelError as error:
-                log.warning("vfs.unknown", error=str(error))
-                self._stirred.set()
+            await self.look()
 
     def _discover(self) -> tuple[Sequence[Pf], Sequence[NicPort]]:
         with Rtnl() as home:
@@ -83,10 +84,12 @@ class Vfs:
         return discover(self._tree, ports), ports
 
     def _notice(self, event: Event | None) -> None:
-        if event is None or (
-            isinstance(event, DeviceEvent) and event.gone == (event.device.index in self._known)
-        ):  # what is known went, or what is not came
+        if event is None:
             self._stirred.set()
+        elif isinstance(event, DeviceEvent):
+            known = self._known.get(event.device.index)
+            if known is not None if event.gone else known != event.device.name:
+                self._stirred.set()
 
     def _tell(self, pfs: Iterable[Pf]) -> None:
         """Log what keeps VFs from being used, when that has changed."""

@@ -100,19 +100,23 @@ def test_a_vf_in_use_is_for_nobody_else(rig: Rig, vf_pods: tuple[Pod, Pod]) -> N
     rig.server.check(vf_pods[0])
 
 
-def test_an_agent_that_restarts_finds_all_of_it(rig: Rig, vf_pods: tuple[Pod, Pod], outside: Place) -> None:
+def test_an_agent_that_restarts_with_vfs_for_all_finds_each_pod_with_what_it_has(
+    rig: Rig, vf_pods: tuple[Pod, Pod], pods: tuple[Pod, Pod], outside: Place
+) -> None:
     rig.server.agent.stop()
-    rig.server.start(rig.server.config)
+    rig.server.start(rig.server.copy_of_rack_file({**WITH_TREE, "bridge:\n": "bridge:\n  vfs: all\n"}))
     eventually(rig.server.at_rest, "s11 at rest", 60)
-    for pod in vf_pods:
+    for pod in (*vf_pods, *pods):
         rig.server.check(pod)
     assert ping(both_ways([(pod.place, outside) for pod in vf_pods])) == []
+    assert {row["port"] for row in rig.server.attachments().values()} >= {pod.port for pod in (*vf_pods, *pods)}
 
 
-def test_a_vf_comes_back(rig: Rig, vf_pods: tuple[Pod, Pod]) -> None:
+def test_a_vf_comes_back_for_the_next_pod(rig: Rig, vf_pods: tuple[Pod, Pod]) -> None:
     own = own_name(rig.address(0))
     assert own not in rig.server.devices()
+    assert "no VF is free" in str(failure(rig.server.add, 1))
     rig.server.detach(vf_pods[0])
     assert own in rig.server.devices()
-    again = rig.attach(0)
+    [again] = rig.server.add(1)
     assert (again.port, again.result.raw["interfaces"][1][PCI]) == (vf_pods[0].port, rig.address(0))

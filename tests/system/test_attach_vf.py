@@ -295,7 +295,7 @@ async def test_vfs_of_another_nic_than_the_uplink_are_not_for_pods(rig: Rig) -> 
     assert looks == [{}]
 
 
-async def test_devices_that_come_are_looked_at(rig: Rig) -> None:
+async def test_devices_that_come_or_are_renamed_are_looked_at(rig: Rig) -> None:
     run("ip", "link", "add", "etha", "type", "veth", "peer", "name", "tor")
     run("ip", "link", "delete", rig.nic.representor(1))
     looks: list[dict[int, Vf]] = []
@@ -304,12 +304,20 @@ async def test_devices_that_come_are_looked_at(rig: Rig) -> None:
         await vfs.look()
         assert looks[-1].keys() == {4096}
         following = asyncio.create_task(vfs.run())
-        run("ip", "link", "add", rig.nic.representor(1), "type", "veth", "peer", "name", rig.nic.vf(1))
-        async with asyncio.timeout(15):
-            while looks[-1].keys() != {4096, 4097}:
-                await asyncio.sleep(0.02)
-        following.cancel()
-        await asyncio.wait([following])
+        try:
+            for change in (
+                ("add", rig.nic.representor(1), "type", "veth", "peer", "name", rig.nic.vf(1)),
+                ("set", rig.nic.representor(0), "name", "unknown"),
+            ):
+                before = looks[-1]
+                run("ip", "link", *change)
+                async with asyncio.timeout(15):
+                    while looks[-1] == before:
+                        await asyncio.sleep(0.02)
+        finally:
+            following.cancel()
+            await asyncio.wait([following])
+        assert [look.keys() for look in looks[-2:]] == [{4096, 4097}, {4097}]
 
 
 async def test_a_vf_keeps_its_hardware_in_every_namespace(rig: Rig) -> None:

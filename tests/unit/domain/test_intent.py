@@ -163,7 +163,7 @@ def test_a_pod_with_a_vf_differs_in_what_it_hangs_on_alone() -> None:
     link = plain.links[POD.id]
     assert link is not None
     assert intent.vf_links == {POD.id: replace(link, wire="pf0vf1")}
-    assert not (intent.wires or intent.links or intent.limits)
+    assert [dict(intent.wires), dict(intent.links), dict(intent.limits)] == [{}, {}, {}]
     assert intent.advertisements == plain.advertisements
     flows = intent.flows[cookie(4098)]
     assert flows is not None
