@@ -34,7 +34,7 @@ test: system install shim ## the whole suite, system tests on real components in
 	@if command -v go >/dev/null; then $(MAKE) --no-print-directory go-tools; fi # tests have no time to build them
 	@bash containerlab/packages.sh browser
 	@bash containerlab/packages.sh kernel || echo "no kernel of its own: the tests that need one are skipped"
-	@$(PY) -m pytest
+	@$(PY) -m pytest --ignore tests/nic_lab
 
 .PHONY: end-to-end
 end-to-end: system install shim go-tools ## a whole cluster on the fabric, from its installation to the loss of a server; OUTAGE=300 seconds without an API server
@@ -51,6 +51,11 @@ lab: system install shim ## the fabric's tests; RUNNER=containerlab has containe
 kernel-lab: system install shim ## the tests that need a kernel with openvswitch, bonding and TC, in User-Mode Linux; needs root
 	@bash containerlab/packages.sh kernel
 	@$(PY) -m pytest tests/kernel $(ARGS)
+
+.PHONY: nic-lab
+nic-lab: system install shim ## the tests that need a NIC with SR-IOV, in QEMU on Debian's kernel; fetches both, 240 MB; needs root
+	@$(PY) -m tests.nic_lab.packages
+	@$(PY) -m pytest tests/nic_lab $(ARGS)
 
 containers: ## Debian packages that containerlab and the nodes' images need, where they are missing; needs root
 	@bash containerlab/packages.sh containers
@@ -89,6 +94,7 @@ build/routed-cni: deploy/cni/shim.c
 go-tools: install ## kube-apiserver, kubectl, helm, promtool, ... from pinned Go modules, once per release
 	@$(PY) -m tests.kube.binaries
 	@$(PY) -m tests.kube.plugins
+	@$(PY) -m tests.kube.podresources
 	@$(PY) -m tests.deploy.tools
 
 .PHONY: manifests
@@ -104,7 +110,7 @@ bench: system install shim ## ratios to other plugins and BGP speakers; ARGS="--
 
 lock: install ## refresh the hash-locked requirement files
 	@$(VENV)/bin/pip install --quiet uv
-	@$(VENV)/bin/uv pip compile -q pyproject.toml --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 -o requirements/run.txt
+	@$(VENV)/bin/uv pip compile -q pyproject.toml --extra kubernetes --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 -o requirements/run.txt
 	@$(VENV)/bin/uv pip compile -q pyproject.toml --group dev --extra kubernetes --extra napalm --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 -o requirements/dev.txt
 
 samples: install ## render the lab's ToRs and deploy/tor anew from their rack files

@@ -8,6 +8,7 @@
         ├── Refused                   one request was turned down, those beside it were not
         │   ├── PoolExhausted         no address of a family is free now
         │   ├── AddressRefused        the fixed address that was asked for cannot be had
+        │   ├── SlotRefused           none of the slots that were asked for can be had
         │   └── Leaving               the holder is on its way out
         ├── NotLeaving                an address that is in use was about to be freed: a caller's mistake
         └── LedgerFileError           the file itself; nothing was changed
@@ -50,6 +51,10 @@ class PoolExhausted(Refused):
 
 class AddressRefused(Refused):
     """The fixed address that was asked for cannot be had."""
+
+
+class SlotRefused(Refused):
+    """None of the slots that were asked for can be had; the message names a holder."""
 
 
 class Leaving(Refused):

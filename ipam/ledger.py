@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from ipam.allocate import choose, remaining, shares, surplus, usage
 from ipam.database import Database
-from ipam.errors import AddressRefused, Leaving, LedgerFileError, NotLeaving, Refused
+from ipam.errors import AddressRefused, Leaving, LedgerFileError, NotLeaving, Refused, SlotRefused
 from ipam.memory import Memory
 from ipam.model import Holdings, check_pools
 
@@ -220,10 +220,11 @@ class Ledger:
             present = draft.records.get(request.holder)
             if present is not None:
                 return _same(present, request)
+            slot = draft.free_slot(request.slots)
             addresses = self._pick(draft, request, now)
         except Refused as refusal:
             return refusal
-        record = self._database.insert(request, draft.lowest_slot(), addresses, now)
+        record = self._database.insert(request, slot, addresses, now)
         draft.add(record)
         return record
 
@@ -286,6 +287,8 @@ def _same(present: Record, request: Request) -> Record:
     if not set(request.addresses) <= set(present.addresses):
         held, wanted = (", ".join(map(str, addresses)) for addresses in (present.addresses, request.addresses))
         raise AddressRefused(f"attachment {request.holder} holds {held} and cannot change to {wanted}")
+    if request.slots is not None and present.slot not in request.slots:
+        raise SlotRefused(f"attachment {request.holder} holds slot {present.slot} and cannot change to another")
     return present
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, islice
 from typing import TYPE_CHECKING
 
 from ipam.allocate import Book
+from ipam.errors import SlotRefused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from ipam.model import Holder, IPAddress, Record
 
@@ -37,10 +38,14 @@ class Memory:
         """Return a draft that can be written without changing this one."""
         return Memory(dict(self.records), {version: book.copy() for version, book in self.books.items()})
 
-    def lowest_slot(self) -> int:
-        """Return the lowest slot that no record has."""
-        taken = {record.slot for record in self.records.values()}
-        return next(slot for slot in count() if slot not in taken)
+    def free_slot(self, wanted: Collection[int] | None) -> int:
+        """Return the first slot of those wanted (None: any, the lowest first) that no record has; SlotRefused."""
+        taken = {record.slot: record.holder for record in self.records.values()}
+        found = next((slot for slot in (count() if wanted is None else wanted) if slot not in taken), None)
+        if found is None:
+            holders = ", ".join(f"{taken[slot]} holds slot {slot}" for slot in islice(wanted or (), 3))
+            raise SlotRefused(f"none of {len(wanted or ())} slots is free: {holders or 'none will do'}")
+        return found
 
     def latest_release(self) -> float:
         """Return the latest time at which anything was freed; 0 when nothing ever was."""

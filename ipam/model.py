@@ -15,7 +15,7 @@ from netaddr import IPSet
 from ipam.errors import PoolError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
@@ -106,6 +106,8 @@ class Request:
     """The caller's own JSON object, handed back as it is."""
     returning: bool = False
     """Whoever had these addresses last is back: they need not have cooled down."""
+    slots: Collection[int] | None = None
+    """Those that will do, the best first; None for any, the lowest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,7 @@ class Record:
     """Grows with every new attachment over the life of the file and never comes back: a late DEL names an old one."""
     netns: str
     slot: int
-    """The lowest number that no other record had, leaving ones included."""
+    """The first of those asked for that no other record had, leaving ones included."""
     addresses: tuple[IPAddress, ...]
     """One of each family, IPv4 first."""
     leaving: bool

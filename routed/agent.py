@@ -33,10 +33,11 @@ from ovs_flows.glance import Glance
 from ovs_flows.offload import Layer, PortReport
 from routed import views
 from routed.attach.announce import Announcer, Asker
-from routed.attach.errors import InterfaceExists, InvalidName, InvalidNetns, MarkTooLong
+from routed.attach.errors import InterfaceExists, InvalidName, InvalidNetns, MarkTooLong, RdmaShared
 from routed.attach.gateway import Gateway
 from routed.attach.members import Members
 from routed.attach.monitor import Monitor
+from routed.attach.sysfs import has_network_device
 from routed.audit.compare.rack import compare_server
 from routed.audit.export import encode
 from routed.audit.model import Finding, RackPlan, ServerView, Unobserved
@@ -46,10 +47,10 @@ from routed.cni.server import AddressInUseError
 from routed.cni.server import Server as CniServer
 from routed.control import serve_control, serve_health
 from routed.datapath import Datapath, OvsDatapath, Sight, Work
+from routed.devices import Devices
 from routed.domain.intent import Owner, owners, plan
 from routed.domain.rack import Rack, Server, Uplink
 from routed.domain.sides import Health, Hold, Side
-from routed.domain.wiring import wire_name
 from routed.domain.workload import Attachment, AttachmentId
 from routed.kube.cluster import Cluster
 from routed.kube.errors import KubeError
@@ -58,7 +59,7 @@ from routed.kube.leases import LeaseState
 from routed.leasing import Leasing, leasing
 from routed.leasing import check as check_leases
 from routed.reconcile.loop import Loop
-from routed.residents import Residents
+from routed.residents import Residents, devices_of, kubelet_of
 from routed.settings import Settings
 from routed.steering import Steering
 from routed.store import Store
@@ -75,7 +76,7 @@ _FRESH_S = 5.0
 """How long all who scrape are told of the same look at the datapath, which anybody on the network can ask for."""
 _PATIENCE_S = 2.0
 """How long a scrape waits for a switch that hangs; Prometheus gives up after ten."""
-_PERMANENT = (InvalidNetns, InvalidName, InterfaceExists, MarkTooLong, InvalidRouteError)
+_PERMANENT = (InvalidNetns, InvalidName, InterfaceExists, MarkTooLong, RdmaShared, InvalidRouteError)
 """Failures that trying again does not mend."""
 
 
@@ -199,6 +200,7 @@ class Agent:
     async def _serve(self, store: Store, monitor: Monitor, gateway: Gateway, sight: Sight) -> None:
         """Start the planes and the loop, rebuild what the ledger knows, then open the doors."""
         settings, datapath = self._settings, self._datapath
+        await datapath.find_vfs(monitor, store.devices(), store.set_vfs)
         members = await self._watch_sides(store, monitor, sight)
         devices = datapath.members or sight.uplink.devices
         announcer = Announcer(datapath.device, devices, self._askers(), monitor, vlan=settings.vlan)
@@ -219,7 +221,13 @@ class Agent:
             self._telemetry,
             ailment=ailment,
             wishes=residents.wishes,
-            shortfall=partial(self._shortfall, offload),
+            devices=Devices(
+                store,
+                settings.bridge.vfs,
+                is_here=partial(has_network_device, settings.paths.sysfs),
+                allocated=partial(devices_of, kubelet_of(settings.sriov)),
+            ),
+            shortfall=partial(self._shortfall, store, offload),
             deadline_s=settings.cni.deadline_s,
         )
         cni = CniServer(settings.cni.socket, verbs, DeletionQueue(settings.cni.queue))
@@ -368,14 +376,15 @@ class Agent:
 
     async def _offload(self, store: Store) -> Mapping[str, PortReport]:
         """Return where each port's packets are forwarded by now; OvsError."""
-        return await self._datapath.offload([wire_name(one.slot) for one in store.snapshot.attachments.values()])
+        snapshot = store.snapshot
+        return await self._datapath.offload([*map(snapshot.place.wire, snapshot.attachments.values())])
 
-    async def _shortfall(self, offload: OffloadGlance, attachment: Attachment) -> str | None:
+    async def _shortfall(self, store: Store, offload: OffloadGlance, attachment: Attachment) -> str | None:
         """Return why a pod's packets are forwarded slower than they should be; None when they are not, or who knows."""
         reports = None if self._wanted_layer is None else await offload.take()
         if reports is None or self._wanted_layer is None:
             return None
-        return reports.get(wire_name(attachment.slot), PortReport()).shortfall(self._wanted_layer)
+        return reports.get(store.snapshot.place.wire(attachment), PortReport()).shortfall(self._wanted_layer)
 
     def _health(self, store: Store, loop: Loop[Owner], offload: OffloadGlance) -> AbstractAsyncContextManager[None]:
         return serve_health(

@@ -21,18 +21,24 @@ from ovs_flows.ovsdb import Ovsdb
 from routed.attach.limits import Limits
 from routed.attach.links import Links
 from routed.attach.monitor import Monitor
+from routed.attach.rdma import VfRdma
+from routed.attach.representors import Representors
 from routed.attach.slots import SlotSpace
-from routed.attach.veth import MacvlanWay
+from routed.attach.veth import MacvlanWay, is_wire
+from routed.attach.vf import VfWay
+from routed.attach.vfs import Vfs
 from routed.attach.wires import Wires
 from routed.domain.rack import Uplink
+from routed.domain.wiring import Vf
 from routed.reconcile.plane import Plane
-from routed.settings import Settings
+from routed.settings import Settings, VfPolicy
 
 log = structlog.get_logger(__name__)
 Tiers = Sequence[Sequence[Plane[Any, Any]]]
 """Planes in growth order; those of one tier do not need each other (`routed.reconcile.loop`)."""
 Work = Callable[[], Coroutine[Any, Any, None]]
 """What runs for as long as the agent does."""
+VfSlots = Mapping[int, Vf]
 _RETRY_S = 1.0
 
 
@@ -77,6 +83,12 @@ class Datapath(Protocol):
     def reconsider(self) -> None:
         """Have `follow` tell once more."""
 
+    async def find_vfs(self, monitor: Monitor, taken: Mapping[str, int], tell: Callable[[VfSlots], None]) -> None:
+        """Tell which VFs pods can have, once here and then whenever that changes; before `tiers`.
+
+        ``taken`` has by PCI address the slots of VFs that pods have.
+        """
+
     async def offload(self, ports: Collection[str]) -> Mapping[str, PortReport]:
         """Return where each port's packets are forwarded by now; OvsError."""
 
@@ -89,6 +101,10 @@ class OvsDatapath:
         bridge = settings.bridge
         self.device, self.members, self.ready_slots = bridge.name, bridge.members, bridge.ready_slots
         self._paths, self._look = settings.paths, look
+        self._uplinks, self._with_vfs = {bridge.uplink, *bridge.members}, bridge.vfs is not VfPolicy.NEVER
+        self._vfs: Vfs | None = None
+        self._vf_way: VfWay | None = None
+        self._rdma: VfRdma | None = None
         self._changed = asyncio.Event()
         self._ovsdb = Ovsdb(self._paths.ovs / "db.sock", bridge.name, bridge.uplink, self._on_change)
         self._flows = Flows(self._paths.ovs / f"{bridge.name}.mgmt", partial(look, "flows"))
@@ -96,7 +112,12 @@ class OvsDatapath:
 
     async def run(self) -> None:
         """Keep the connection to the database."""
-        await self._ovsdb.run()
+        try:
+            await self._ovsdb.run()
+        finally:
+            for opened in (self._vf_way, self._rdma):
+                if opened is not None:
+                    opened.close()
 
     async def prepare(self) -> Sight:
         """Wait for Open vSwitch, then make the bridge ours; BridgeError when it is not there or is somebody else's."""
@@ -109,7 +130,7 @@ class OvsDatapath:
 
     async def stocked(self) -> int:
         """Return how many slots are on the bridge."""
-        return len(await self._ovsdb.ports.observe())
+        return sum(map(is_wire, await self._ovsdb.ports.observe()))
 
     def tiers(self, monitor: Monitor) -> Tiers:
         """Return the planes of slots, pods' interfaces and flows."""
@@ -117,11 +138,21 @@ class OvsDatapath:
         look = partial(self._look, "wires", "ports", "limits", "links")
         wires = Wires(look, monitor, space, userspace_datapath=self._userspace)
         # Links and flows do not need each other: the port's number is known before the pod is.
-        return (wires,), (self._ovsdb.ports,), (Limits(space), Links(MacvlanWay(space)), self._flows)
+        representors = Representors(partial(self._look, "representors", "ports", "vf_links"), monitor)
+        addresses = {} if self._vfs is None else self._vfs.addresses
+        self._vf_way, self._rdma = VfWay(self._paths.sysfs, addresses), VfRdma(self._paths.sysfs, addresses)
+        links = Links(MacvlanWay(space)), Links(self._vf_way, "vf_links", self._rdma)
+        return (wires, representors), (self._ovsdb.ports,), (Limits(space), *links, self._flows)
 
     def works(self) -> Sequence[Work]:
-        """Return the OpenFlow connection."""
-        return (self._flows.run,)
+        """Return the OpenFlow connection, and the look-out for VFs."""
+        return (self._flows.run, *(() if self._vfs is None else (self._vfs.run,)))
+
+    async def find_vfs(self, monitor: Monitor, taken: Mapping[str, int], tell: Callable[[VfSlots], None]) -> None:
+        """Look for the VFs of the uplink's NIC, unless they are to be left alone."""
+        if self._with_vfs:
+            self._vfs = Vfs(self._paths.sysfs, self._uplinks, taken, monitor, tell)
+            await self._vfs.look()
 
     async def follow(self, tell: Callable[[Sight], None]) -> None:
         """Make the bridge ours again, and tell of its uplink, after every change of it."""
@@ -147,6 +178,7 @@ class OvsDatapath:
         await self._ovsdb.configure()
         ports = await self._ovsdb.uplink()
         self._userspace = ports.datapath_type == "netdev"
+        self._uplinks |= set(ports.devices)
         uplink = Uplink(
             ofports=ports.ofports,
             devices=ports.devices,

@@ -12,7 +12,9 @@ from routed.kube.cluster import Cluster
 from routed.kube.errors import Malformed
 from routed.kube.events import News, Subject
 from routed.kube.memory import Memory
+from routed.kube.podresources import Kubelet, KubeletError
 from routed.kube.pods import Pods, PodUnknown
+from routed.settings import SriovSettings
 from routed.store import Store
 
 _PATIENCE_S = 2.0
@@ -67,3 +69,24 @@ class Residents:
         where = "this server" if self._cluster is None else self._cluster.node
         note = f"its pod does not exist any more; what was left of it on {where} is removed"
         self._tell(attachment.pod, "PodVanished", note, "Release")
+
+
+def kubelet_of(settings: SriovSettings) -> Kubelet | None:
+    """Return the kubelet that knows of VFs, None where no resource is one; NoAccess without the library."""
+    return Kubelet(settings.pod_resources, settings.resources) if settings.resources else None
+
+
+async def devices_of(kubelet: Kubelet | None, pod: PodRef) -> tuple[str, ...]:
+    """Return the PCI addresses of the VFs that the kubelet gave a pod; none without a kubelet to ask, or a pod.
+
+    TryAgainLater when that cannot be told: a pod that has a VF must not run without it. InvalidConfig when what it has
+    is no VF.
+    """
+    if kubelet is None or not pod.name:
+        return ()
+    try:
+        return await kubelet.devices(pod)
+    except KubeletError as error:
+        raise TryAgainLater(str(error)) from error
+    except Malformed as error:
+        raise InvalidConfig(str(error)) from error

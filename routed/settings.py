@@ -7,6 +7,7 @@ converts and checks; it decides nothing.
 from __future__ import annotations
 
 from difflib import get_close_matches
+from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
@@ -89,6 +90,17 @@ class BgpSettings(_Section):
     """None: only connect outwards."""
 
 
+class VfPolicy(StrEnum):
+    """Which pods get a VF of the uplink's NIC."""
+
+    REQUESTED = "requested"
+    """Those that were given one by a device plugin."""
+    ALL = "all"
+    """Every pod, as long as there are some: no device plugin is needed."""
+    NEVER = "never"
+    """None; VFs and representors are left alone."""
+
+
 class BridgeSettings(_Section):
     """The Open vSwitch bridge that pods are plugged into."""
 
@@ -99,6 +111,7 @@ class BridgeSettings(_Section):
     """Devices of the bond, one to each ToR in the order of `tors`; the uplink itself when empty."""
     ready_slots: int = Field(default=32, ge=1, le=1024)
     """Slots kept plugged beyond those in use."""
+    vfs: VfPolicy = VfPolicy.REQUESTED
     offload: Literal["hardware", "tc-software"] | None = None
     """Where pods' packets have to be forwarded, at the slowest: CHECK and an alert say so when they are not."""
 
@@ -138,6 +151,8 @@ class PathSettings(_Section):
     state: Path = Path("/var/lib/routed")
     run: Path = Path("/run/routed")
     ovs: Path = Path("/run/openvswitch")
+    sysfs: Path = Path("/sys")
+    """Where VFs are looked for; another one is for tests, whose devices are no hardware."""
 
 
 class MetricsSettings(_Section):
@@ -169,6 +184,18 @@ class KubernetesSettings(_Section):
         return self
 
 
+class SriovSettings(_Section):
+    """VFs that a device plugin of the kubelet's hands out."""
+
+    resources: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9*?\[\].-]+/[A-Za-z0-9*?\[\]._-]+$")], ...] = ()
+    """Names of resources, or patterns as in a shell, whose devices become the pods' interfaces.
+
+    With any, the kubelet is asked which VF it gave a pod, unless whoever called us said so.
+    """
+    pod_resources: Path = Path("/var/lib/kubelet/pod-resources/kubelet.sock")
+    """The kubelet's socket."""
+
+
 class Settings(_Section):
     """A whole rack file."""
 
@@ -189,6 +216,7 @@ class Settings(_Section):
     cni: CniSettings = CniSettings()
     paths: PathSettings = PathSettings()
     metrics: MetricsSettings = MetricsSettings()
+    sriov: SriovSettings = SriovSettings()
     kubernetes: KubernetesSettings | None = None
     """Only in what an agent composes of a Rack and its own file: the API server grants the leases then."""
     fabric: FabricSettings | None = None
@@ -212,6 +240,8 @@ class Settings(_Section):
                 f"steering: bridge.members must name one device per ToR, in the order of tors: "
                 f"there are {len(self.tors)} ToRs and {len(self.bridge.members)} members"
             )
+        if self.sriov.resources and self.bridge.vfs is VfPolicy.NEVER:
+            raise ValueError("sriov.resources: pods are to have VFs of those, but bridge.vfs is `never`")
         self._check_servers()
         self._check_pools()
         return self

@@ -17,14 +17,15 @@ from typing import Any, Generic, TypeVar, cast
 
 from pydantic import TypeAdapter
 
-from ipam.errors import AddressRefused, PoolError, PoolExhausted
+from ipam.errors import AddressRefused, PoolError, PoolExhausted, SlotRefused
 from ipam.ledger import Ledger
 from ipam.model import Holder, Holdings, Pod, Record, Request, Usage
-from routed.cni.errors import TryAgainLater
+from routed.cni.errors import InvalidConfig, TryAgainLater
 from routed.domain.intent import Owner, Standing
 from routed.domain.rack import Rack, Server, Uplink
 from routed.domain.sides import Side
 from routed.domain.snapshot import Place, Snapshot
+from routed.domain.wiring import VF_SLOTS, Vf
 from routed.domain.workload import Attachment, AttachmentId, IPAddress, PodRef, Wishes
 
 A = TypeVar("A")
@@ -105,7 +106,8 @@ class Store:
         self._forget = _Writes[Attachment](self._thread, self._free)
         self._attachments = {item.id: item for item in map(_attachment, ledger.records())}  # replaced, never changed
         _check_pools(rack, self._attachments.values())
-        used = max((item.slot for item in self._attachments.values()), default=-1) + 1
+        veths = (item.slot for item in self._attachments.values() if item.slot < VF_SLOTS)
+        used = max(veths, default=-1) + 1
         self.snapshot = Snapshot(
             revision=1,
             place=Place(rack, server, uplink),
@@ -115,6 +117,8 @@ class Store:
 
     async def put(self, attachment: AttachmentId, pod: PodRef, netns: str, wishes: Wishes = _NO_WISHES) -> Attachment:
         """Make an attachment durable and visible; the same one again is the same answer. Raises `ipam` errors.
+
+        InvalidConfig for a device that is no VF of this server, TryAgainLater while another pod has it.
 
         When no address is free, or those that the pod wishes for are not this server's to give, the lease source is
         asked for them, once. A sticky pod wishes for what its predecessor had: TryAgainLater while that is waited for.
@@ -129,15 +133,29 @@ class Store:
             addresses=wishes.addresses or before,
             returning=bool(before),
             details=_WISHES.dump_python(wishes, mode="json", exclude_defaults=True),
+            slots=self._slots(wishes.device),
         )
         try:
             record = await self._put_or_ask(request)
+        except SlotRefused as error:
+            raise TryAgainLater(f"{wishes.device or 'a slot'} cannot be had: {error}") from error
         except AddressRefused as error:
             if before:
                 raise TryAgainLater(f"{pod} waits for the address that it had before: {error}") from error
             raise
         self._ledger.leases.served(request.pod, record.addresses if wishes.sticky else ())
         return self._adopt(record)
+
+    def _slots(self, device: str | None) -> Sequence[int]:
+        if device is None:
+            return range(VF_SLOTS)
+        slot = self.snapshot.place.slot_of(device)
+        if slot is None:
+            raise InvalidConfig(
+                f"deviceID: {device} is no VF with a representor, of the NIC that the bridge goes out by; "
+                "`routed doctor nic` on this server says what is missing"
+            )
+        return (slot,)
 
     async def _put_or_ask(self, request: Request) -> Record:
         """Write a request, if need be once more after the lease source was asked for what it lacks."""
@@ -197,6 +215,17 @@ class Store:
             place = replace(self.snapshot.place, sides=sides)
             self._publish(replace(self.snapshot, place=place), Standing.HOST, *self._everybody())
 
+    def set_vfs(self, vfs: Mapping[int, Vf]) -> None:
+        """Take note of the VFs that there are now."""
+        if vfs != self.snapshot.place.vfs:
+            place = replace(self.snapshot.place, vfs=MappingProxyType(dict(vfs)))
+            owners = [key for key, one in self._attachments.items() if one.slot >= VF_SLOTS]
+            self._publish(replace(self.snapshot, place=place), Standing.VFS, *owners)
+
+    def devices(self) -> Mapping[str, int]:
+        """Return the slots of the VFs that pods have, by PCI address."""
+        return {one.wishes.device: one.slot for one in self._attachments.values() if one.wishes.device is not None}
+
     def set_taken(self, taken: Mapping[IPAddress, str]) -> None:
         """Take note of the addresses that another server has by now, and which one: who uses them here is cordoned."""
         if taken != self.snapshot.taken:
@@ -235,7 +264,7 @@ class Store:
         Plugging keeps OVS busy for tens of ms, during which a pod would wait; one by one would take longer still.
         """
         ready = self.snapshot.slots - (slot + 1)
-        if ready < self._ready_slots / 2:
+        if slot < VF_SLOTS and ready < self._ready_slots / 2:
             if self._restocking is not None:
                 self._restocking.cancel()
             pause_s = _QUIET_S if ready > self._ready_slots / 8 else 0.0

@@ -24,7 +24,6 @@ from routed.audit.model import Finding, Kind, Unobserved
 from routed.domain.intent import Owner, steers
 from routed.domain.rack import Tor
 from routed.domain.snapshot import Snapshot
-from routed.domain.wiring import wire_name
 from routed.domain.workload import AttachmentId, IPAddress
 from routed.kube.leases import LeaseState
 from routed.reconcile.loop import Loop
@@ -179,7 +178,7 @@ def _offload(snapshot: Snapshot, reports: Mapping[str, PortReport] | None, wante
     """Yield how many pods are on which layer; who they are is for the control socket alone."""
     places, short = {}, {}
     if reports is not None:
-        own = [reports.get(wire_name(attachment.slot), PortReport()) for attachment in snapshot.attachments.values()]
+        own = [reports.get(wire, PortReport()) for wire in map(snapshot.place.wire, snapshot.attachments.values())]
         states = Counter(one.state for one in own)
         places = {(state,): states[state] for state in (*map(str, reversed(Layer)), IDLE)}
         if wanted is not None:

@@ -16,9 +16,9 @@ from itertools import starmap
 from routed.cni.errors import LimitedConnectivity, TryAgainLater, Unavailable, UnknownContainer, code_for
 from routed.cni.protocol import AttachmentRequest, GcRequest, Request
 from routed.cni.result import IP, Interface, Result, Route, chain, differences
+from routed.devices import Devices, equipped
 from routed.domain.intent import Owner
 from routed.domain.snapshot import DRAINED
-from routed.domain.wiring import wire_name
 from routed.domain.workload import Attachment, AttachmentId, IPAddress, PodRef, Wishes, host_interface
 from routed.reconcile.loop import Difference, Loop
 from routed.store import Store
@@ -42,6 +42,7 @@ class Verbs:
         *,
         ailment: Callable[[], str | None],
         wishes: Callable[[PodRef], Awaitable[Wishes]],
+        devices: Devices,
         shortfall: Callable[[Attachment], Awaitable[str | None]],
         deadline_s: float,
     ) -> None:
@@ -50,7 +51,7 @@ class Verbs:
         `wishes` says what a pod asks for; it may raise CniError. `shortfall` says why a pod's packets are forwarded
         slower than they should be, None when they are not.
         """
-        self._store, self._loop, self._telemetry = store, loop, telemetry
+        self._store, self._loop, self._telemetry, self._devices = store, loop, telemetry, devices
         self._ailment, self._wishes, self._deadline_s = ailment, wishes, deadline_s
         self._shortfall = shortfall
 
@@ -61,7 +62,9 @@ class Verbs:
                 raise TryAgainLater(DRAINED)
             is_new = request.attachment not in self._store.snapshot.attachments
             wishes = await self._wishes(request.pod)
-            attachment = await self._store.put(request.attachment, request.pod, request.netns, wishes)
+            async with self._devices.of(request) as device:
+                wishes = equipped(wishes, request, device)
+                attachment = await self._store.put(request.attachment, request.pod, request.netns, wishes)
             try:
                 await self._loop.wait_for(attachment.id, deadline_s=self._deadline_s)
                 self._confirm(attachment)
@@ -128,11 +131,15 @@ class Verbs:
     def _result(self, attachment: Attachment) -> Result:
         rack, mtu = self._store.snapshot.rack, self._store.snapshot.uplink.mtu
         pod = Interface(
-            name=attachment.id.ifname, mac=attachment.mac, mtu=attachment.mtu(mtu), sandbox=attachment.netns
+            name=attachment.id.ifname,
+            mac=attachment.mac,
+            mtu=attachment.mtu(mtu),
+            sandbox=attachment.netns,
+            pci_id=attachment.wishes.device or "",
         )
         gateways = [(address, rack.gateway(address)) for address in attachment.addresses]
         return Result(
-            interfaces=(_wire(attachment.slot, mtu), pod),
+            interfaces=(_wire(self._store.snapshot.place.wire(attachment), mtu), pod),
             ips=tuple(
                 IP(address=host_interface(address), gateway=gateway, interface=1) for address, gateway in gateways
             ),
@@ -157,8 +164,8 @@ class Verbs:
 
 
 @lru_cache(maxsize=4096)
-def _wire(slot: int, mtu: int) -> Interface:
-    return Interface(name=wire_name(slot), mtu=mtu)
+def _wire(name: str, mtu: int) -> Interface:
+    return Interface(name=name, mtu=mtu)
 
 
 @lru_cache(maxsize=64)

@@ -19,7 +19,7 @@ from routed.audit.model import Announced, Holding, PortView, ServerView, SideVie
 from routed.domain.intent import Owner, Standing, plan, steers
 from routed.domain.sides import Health, Side
 from routed.domain.snapshot import DRAINED, Snapshot
-from routed.domain.wiring import ofport, wire_name
+from routed.domain.wiring import ofport
 from routed.domain.workload import Attachment, IPAddress
 from routed.kube.leases import LeaseState
 from routed.reconcile.loop import Loop, Work
@@ -46,8 +46,9 @@ def attachments(snapshot: Snapshot, loop: Loop[Owner]) -> Rows:
                 "pod": str(attachment.pod),
                 "addresses": list(map(str, attachment.addresses)),
                 "state": attachment_state(snapshot, loop, key),
-                "port": wire_name(attachment.slot),
+                "port": snapshot.place.wire(attachment),
                 "ofport": ofport(attachment.slot),
+                "vf": attachment.wishes.device,
                 "mac": attachment.mac,
                 "container": key.container_id,
                 "interface": key.ifname,
@@ -69,13 +70,13 @@ def offload(snapshot: Snapshot, reports: Mapping[str, PortReport]) -> Rows:
     """Return one row per attachment: on which layer its packets are forwarded by now, and why not on a faster one."""
     rows = []
     for attachment in snapshot.attachments.values():
-        report = reports.get(wire_name(attachment.slot), PortReport())
+        report = reports.get(snapshot.place.wire(attachment), PortReport())
         rows.append(
             {
                 "pod": str(attachment.pod),
                 "interface": attachment.id.ifname,
                 "addresses": list(map(str, attachment.addresses)),
-                "port": wire_name(attachment.slot),
+                "port": snapshot.place.wire(attachment),
                 "state": report.state,
                 **{f"{layer}_packets": report.packets(layer) for layer in reversed(Layer)},
                 "reasons": sorted(report.reasons, key=lambda reason: -report.reasons[reason]),
@@ -227,7 +228,7 @@ def _port_view(snapshot: Snapshot, loop: Loop[Owner], attachment: Attachment) ->
     flows = loop.lanes["flows"].actual
     entries = None if flows is None else flows.get(cookie(attachment.slot + 1), frozenset())
     return PortView(
-        port=wire_name(attachment.slot),
+        port=snapshot.place.wire(attachment),
         ofport=ofport(attachment.slot),
         mac=attachment.mac,
         flows=len(flows_of(entries)) if isinstance(entries, frozenset) else None,

@@ -44,10 +44,13 @@ class GoTools:
     """For `go build`."""
     link: Sequence[str] = ()
     """For the linker."""
+    sources: Sequence[str] = ()
+    """Our own, below the module."""
 
     def folder(self) -> Path:
         """Return where programs of just these modules are kept."""
-        modules = sha256(b"".join((self.module / name).read_bytes() for name in ("go.mod", "go.sum"))).hexdigest()[:12]
+        files = ("go.mod", "go.sum", *self.sources)
+        modules = sha256(b"".join((self.module / name).read_bytes() for name in files)).hexdigest()[:12]
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         return cache / self.name / "-".join(filter(None, (self.release, modules)))
 

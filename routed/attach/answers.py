@@ -67,6 +67,8 @@ class Device:
     """Index of the device below (macvlan) or at the other end (veth)."""
     parent_elsewhere: bool
     """``parent`` counts in another namespace."""
+    hardware: str = ""
+    """The bus's name of what it belongs to, ``0000:03:00.2``; empty where driver or kernel (before 5.14) do not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +164,11 @@ def failure(body: bytes, flags: int, doing: str) -> KernelError | None:
     return (NotFound if -code in _NO_SUCH else KernelError)(-code, doing, detail)
 
 
+def rdma_attributes(body: bytes) -> dict[int, bytes]:
+    """Return the attributes of a message about RDMA devices, which has no fixed part: type -> payload."""
+    return _attributes(body, _HEADER.size)
+
+
 def _attributes(body: bytes, offset: int) -> dict[int, bytes]:
     """Return the attributes behind a message's fixed part (or inside a nested attribute): type -> payload."""
     found: dict[int, bytes] = {}
@@ -200,6 +207,7 @@ def device(body: bytes) -> Device:
         carrier=found.get(IFLA_CARRIER) == b"\1",
         parent=None if parent is None else _number(parent),
         parent_elsewhere=IFLA_LINK_NETNSID in found,
+        hardware=_text(found.get(IFLA_PARENT_DEV_NAME, b"")),
     )
 
 

@@ -20,29 +20,34 @@ from routed.attach.errors import KernelError
 LEGACY, SWITCHDEV = "legacy", "switchdev"
 _MODES = (LEGACY, SWITCHDEV)
 """By number (enum devlink_eswitch_mode)."""
+PCI = "pci"
+"""The bus of every NIC; only a simulated one is on another."""
 
 
-def mode(address: str) -> str:
-    """Return the mode of a PF's switch, `LEGACY` or `SWITCHDEV`; KernelError where the driver does not say."""
+def mode(address: str, bus: str = PCI) -> str:
+    """Return the mode of a PF's switch, `LEGACY` or `SWITCHDEV`; KernelError where the driver does not say.
+
+    ENODEV: the driver of this device has no devlink; EOPNOTSUPP: it has, but no switch to ask about.
+    """
     with _devlink(f"ask for the switch mode of {address}") as devlink:
-        for answer in _exchange(devlink, message(address, DEVLINK_CMD_ESWITCH_GET)):
+        for answer in _exchange(devlink, message(address, DEVLINK_CMD_ESWITCH_GET, bus=bus)):
             number = answer.get_attr("DEVLINK_ATTR_ESWITCH_MODE")
             if number is not None and number < len(_MODES):
                 return _MODES[number]
     raise KernelError(errno.EOPNOTSUPP, f"ask for the switch mode of {address}", "the driver does not say")
 
 
-def set_switchdev(address: str) -> None:
+def set_switchdev(address: str, bus: str = PCI) -> None:
     """Put a PF's switch into switchdev mode; some drivers make its network device anew."""
     with _devlink(f"put {address} into switchdev mode") as devlink:
-        _exchange(devlink, message(address, DEVLINK_CMD_ESWITCH_SET, ("DEVLINK_ATTR_ESWITCH_MODE", 1)))
+        _exchange(devlink, message(address, DEVLINK_CMD_ESWITCH_SET, ("DEVLINK_ATTR_ESWITCH_MODE", 1), bus=bus))
 
 
-def message(address: str, command: int, *attributes: tuple[str, int]) -> Any:
-    """Return a message about a PCI device."""
+def message(address: str, command: int, *attributes: tuple[str, int], bus: str = PCI) -> Any:
+    """Return a message about a device."""
     made = devlinkcmd()
     made["cmd"], made["version"] = command, 1
-    made["attrs"] = [("DEVLINK_ATTR_BUS_NAME", "pci"), ("DEVLINK_ATTR_DEV_NAME", address), *attributes]
+    made["attrs"] = [("DEVLINK_ATTR_BUS_NAME", bus), ("DEVLINK_ATTR_DEV_NAME", address), *attributes]
     return made
 
 

@@ -8,6 +8,9 @@ AttachError
 ├── ForeignDevice        a device on the server has a slot's name but not our mark: it is left alone
 ├── SlotMissing          the slot's wire does not exist (yet)
 ├── SlotTaken            the slot serves another attachment, or something that cannot be reached
+├── VfAway               the VF's device is not (yet, or no more) where it is needed
+├── RdmaShared           the kernel shares RDMA devices among all namespaces: none can be moved
+├── RdmaMissing          the VF has no RDMA device here (yet)
 ├── MarkTooLong          container id, interface name and netns path do not fit into an ifalias
 └── KernelError          netlink, ioctl or sysctl said no
     └── NotFound         what the request was about does not exist
@@ -44,6 +47,18 @@ class SlotMissing(AttachError):
 
 class SlotTaken(AttachError):
     """The slot serves somebody else."""
+
+
+class VfAway(AttachError):
+    """The network device of a VF is neither in the server's namespace nor in the pod's."""
+
+
+class RdmaShared(AttachError):
+    """No RDMA device can be moved: the kernel shares all of them among all namespaces."""
+
+
+class RdmaMissing(AttachError):
+    """A VF has no RDMA device here: none was made, or it is not back from the pod before."""
 
 
 class MarkTooLong(AttachError):

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -57,6 +57,22 @@ class Way(Protocol):
     def destroy(self, visit: Visit, found: Device) -> None:
         """Take the interface away from the pod."""
 
+    def release(self, slots: Rtnl, slot: Device) -> None:
+        """Let the slot serve nobody any more, now that no pod has an interface on it; AttachError while one may."""
+
+
+class Companion(Protocol):
+    """What goes into the pod beside an interface, and out again before it."""
+
+    def join(self, visit: Visit, slot: Device, link: Link) -> None:
+        """Make it be in the pod, where the interface is already; whatever is there stays."""
+
+    def joined(self, found: Device) -> bool:
+        """Whether it is beside this interface of the pod that the calling thread is in."""
+
+    def leave(self, found: Device) -> None:
+        """Take it home from there, if it is there."""
+
 
 @dataclass(frozen=True, slots=True)
 class Slot:
@@ -70,34 +86,36 @@ class Slot:
 class Links:
     """Pods' interfaces: attachment -> Link. Addresses and gateways are in the order IPv4, IPv6."""
 
-    name = "links"
     streams = True
 
-    def __init__(self, way: Way) -> None:
-        self._way = way
+    def __init__(self, way: Way, name: str = "links", companion: Companion | None = None) -> None:
+        """`name` is the plane's: a server may have pods of several ways. `companion` is what `Link.rdma` is about."""
+        self.name = name
+        self._way, self._companion = way, companion
         self._visitors = Visitors(_BUSY, way.enter)
         self._removers = Visitors(_WAITING, way.enter)
 
     async def observe(self) -> Mapping[AttachmentId, Link]:
         """Return every interface that hangs on a slot, as it is inside its pod.
 
-        What left a mark but no interface (a pod that died, a creation cut short) is absent, and its mark is cleared.
+        What left a mark but no interface (a pod that died, a creation cut short) is absent, and its slot is released.
+        Where that does not succeed yet, what is left of it stands for it: a link without addresses.
         """
         slots = await apart(self._marked)
         found: dict[AttachmentId, Link] = {}
-        stale: list[Device] = []
+        stale: dict[str, Slot] = {}
 
         async def look(slot: Slot) -> None:
             link = await self._look(slot)
             if link is None:
-                stale.append(slot.device)
+                stale[slot.wire] = slot
             else:
                 found[slot.whose.id] = link
 
         failures = await _each({slot.wire: partial(look, slot) for slot in slots})
         if failures:
             raise next(iter(failures.values()))
-        await self._clear(stale)
+        found.update({stale[wire].whose.id: _remains(stale[wire]) for wire in await self._release(stale)})
         return found
 
     async def upsert(self, items: Mapping[AttachmentId, Link]) -> Mapping[AttachmentId, Exception]:
@@ -109,7 +127,7 @@ class Links:
         wanted = set(keys)
         slots = {slot.wire: slot for slot in await apart(self._marked) if slot.whose.id in wanted}
         failures = await _each({wire: partial(self._unplug, slot) for wire, slot in slots.items()})
-        await self._clear([slot.device for wire, slot in slots.items() if wire not in failures])
+        failures |= await self._release({wire: slot for wire, slot in slots.items() if wire not in failures})
         return {slots[wire].whose.id: failure for wire, failure in failures.items()}
 
     async def _plug(self, key: AttachmentId, link: Link) -> None:
@@ -140,13 +158,15 @@ class Links:
         if index is None:
             raise InvalidNetns(f"{link.ifname} vanished from {link.netns} at once")
         pod.configure(inside.pod, index, link, found)
+        if self._companion is not None and link.rdma:
+            self._companion.join(inside, slot, link)
 
     def _leave_other_slot(self, inside: Visit, key: AttachmentId, found: Device) -> None:
         """Delete what hangs on another slot that is marked as this attachment's; InterfaceExists for anything else."""
         for other in inside.slots.devices(alias=mark.beginning(key)):
             if self._way.holds(other, found):
-                self._way.destroy(inside, found)
-                inside.slots.apply(set_alias(other.index, mark.OURS))
+                self._take_away(inside, found)
+                self._way.release(inside.slots, other)
                 return
         raise InterfaceExists(f"{found.name} exists already in the pod of {key}, and is not ours")
 
@@ -155,15 +175,23 @@ class Links:
             await self._removers.visit(slot.whose.netns, partial(self._detach, slot=slot))
 
     def _detach(self, inside: Visit, slot: Slot) -> None:
-        found = inside.pod.device(slot.whose.id.ifname)
-        if found is not None and self._way.holds(slot.device, found):
-            self._way.destroy(inside, found)
+        named = inside.pod.device(slot.whose.id.ifname)
+        if named is None or not self._way.holds(slot.device, named):  # a pod may have renamed it
+            named = next((found for found in inside.pod.devices() if self._way.holds(slot.device, found)), None)
+        if named is not None:
+            self._take_away(inside, named)
+
+    def _take_away(self, inside: Visit, found: Device) -> None:
+        if self._companion is not None:
+            self._companion.leave(found)
+        self._way.destroy(inside, found)
 
     async def _evict_stale(self, wire: str) -> bool:
         """Free a slot whose mark names an interface that no longer exists; False when it does exist."""
         for slot in await apart(self._marked):
             if slot.wire == wire and await self._look(slot) is None:
-                await self._clear([slot.device])
+                for failure in (await self._release({wire: slot})).values():
+                    raise failure
                 return True
         return False
 
@@ -172,7 +200,8 @@ class Links:
             found = inside.pod.device(slot.whose.id.ifname)
             if found is None or not self._way.holds(slot.device, found):
                 return None
-            return pod.look(inside.pod, found, slot.wire, slot.whose.netns)
+            link = pod.look(inside.pod, found, slot.wire, slot.whose.netns)
+            return link if self._companion is None else replace(link, rdma=self._companion.joined(found))
 
         try:
             return await self._visitors.visit(slot.whose.netns, call)
@@ -188,17 +217,27 @@ class Links:
             if (wire := self._way.wire(device)) is not None and (whose := mark.parse(device.alias)) is not None
         ]
 
-    async def _clear(self, devices: Sequence[Device]) -> None:
-        """Take the marks off slots that are free again."""
+    async def _release(self, stale: Mapping[str, Slot]) -> dict[str, Exception]:
+        """Let slots be free again; returns by wire what failed."""
+        failures: dict[str, Exception] = {}
 
         def call() -> None:
             with self._way.enter() as slots:
-                for device in devices:
-                    with suppress(NotFound):  # the wire went, and its mark with it
-                        slots.apply(set_alias(device.index, mark.OURS))
+                for wire, slot in stale.items():
+                    try:
+                        with suppress(NotFound):  # the wire went, and its mark with it
+                            self._way.release(slots, slot.device)
+                    except AttachError as error:
+                        failures[wire] = error
 
-        if devices:
+        if stale:
             await apart(call)
+        return failures
+
+
+def _remains(slot: Slot) -> Link:
+    whose = slot.whose
+    return Link(slot.wire, whose.netns, whose.id.ifname, mac="", mtu=0, addresses=(), gateways=(), gateway_mac="")
 
 
 async def _each(calls: Mapping[K, Callable[[], Awaitable[None]]]) -> dict[K, Exception]:

@@ -17,6 +17,8 @@ IN_USE = f"{OURS} "
 """How the mark of a slot in use begins."""
 ORIGIN = 82
 """Protocol number ("R") of the routes that a pod asked for: others may add routes to a pod (rtnetlink(7))."""
+VF = f"{OURS}-vf "
+"""How the alias of a VF that was given to a pod begins; its PCI address follows."""
 SHAPER = 0x5254_0000
 """Handle ("RT") of the token buckets on our wires; ``tc qdisc`` prints ``5254:``."""
 LIMIT = 255

@@ -270,6 +270,34 @@ def _mac_template() -> _Template:
     return _Template(set_device(_SOME_INDEX, mac=_SOME_MAC), _index(_SOME_INDEX), _octets(_SOME_MAC))
 
 
+def move_device(index: int, netns: int, name: str, *, mac: str | None = None) -> Request:
+    """Take a device down and put it into another namespace under this name, with this MAC address; one request does it.
+
+    The kernel moves first: what it refuses afterwards (a name that is taken) it refuses there. ``name`` counts already
+    in the move when something there has the device's own.
+    """
+    message = ifinfmsg()
+    message["index"], message["flags"], message["change"] = index, 0, IFF_UP
+    attributes: list[tuple[str, object]] = [("IFLA_NET_NS_FD", netns), ("IFLA_IFNAME", name)]
+    attributes += [("IFLA_ADDRESS", mac)] if mac is not None else []
+    message["attrs"] = attributes
+    return _request(RTM_NEWLINK, NLM_F_ACK, message, f"move device {index} into another namespace as {name}")
+
+
+def reset_device(index: int, name: str, *, mac: str | None = None) -> list[Request]:
+    """Take a device down, then give it this name and this MAC address and no alias."""
+    down, changed = ifinfmsg(), ifinfmsg()
+    down["index"], down["flags"], down["change"] = index, 0, IFF_UP
+    changed["index"] = index
+    attributes: list[tuple[str, object]] = [("IFLA_IFNAME", name), ("IFLA_IFALIAS", "")]
+    attributes += [("IFLA_ADDRESS", mac)] if mac is not None else []
+    changed["attrs"] = attributes
+    return [
+        _request(RTM_NEWLINK, NLM_F_ACK, down, f"take device {index} down"),
+        _request(RTM_NEWLINK, NLM_F_ACK, changed, f"reset device {index} to {name}"),
+    ]
+
+
 def delete_device(device: Device) -> Request:
     """Delete a device; of a veth, both ends."""
     return _deletion_template().fill(f"delete device {device.name}", _index(device.index))

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from routed.attach.answers import NicPort
@@ -100,6 +100,28 @@ def find_vf(pfs: Iterable[Pf], address: str) -> tuple[Pf, Vf] | NoAnswer:
             if vf.address == address:
                 return pf, vf
     return NoAnswer(f"{address} is no VF of this server")
+
+
+def network_devices(tree: Path, address: str) -> tuple[str, ...]:
+    """Return the network devices of a PCI function that are in the namespace which the tree shows."""
+    return _names(tree / "bus/pci/devices" / address / "net")
+
+
+def has_network_device(tree: Path, address: str) -> bool:
+    """Whether a PCI function has a network device in the namespace which the tree shows."""
+    return bool(network_devices(tree, address))
+
+
+def driver_of(tree: Path, address: str) -> str:
+    """Return the driver of a PCI function; empty while none is bound."""
+    return _driver(tree / "bus/pci/devices" / address)
+
+
+def as_told(tree: Path, port: NicPort) -> NicPort:
+    """Return a port with what a tree says of it besides: one that is not the kernel's own tells of more than that."""
+    folder = tree / "class/net" / port.name
+    switch_id, port_name = _read(folder / "phys_switch_id"), _read(folder / "phys_port_name")
+    return replace(port, switch_id=port.switch_id or switch_id, port_name=port.port_name or port_name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import errno
 import re
 import time
 
+from routed.attach import mark
 from routed.attach.answers import Device
 from routed.attach.errors import KernelError, SlotMissing, SlotTaken
 from routed.attach.kernel import Rtnl
@@ -98,6 +99,10 @@ class MacvlanWay:
     def destroy(self, visit: Visit, found: Device) -> None:
         """Delete the pod's interface; the kernel needs some 25 ms."""
         visit.pod.apply(delete_device(found))
+
+    def release(self, slots: Rtnl, slot: Device) -> None:
+        """Take the mark off."""
+        slots.apply(set_alias(slot.index, mark.OURS))
 
     def _replace(self, slots: Rtnl, slot: Device, error: KernelError) -> None:
         """Delete a wire that a namespace without a path keeps busy: the wires and ports planes bring a new one."""

@@ -21,6 +21,7 @@ from routed.logs import keep_silent
 from routed.settings import BridgeSettings, PathSettings, checked, is_local, local, read, validated
 
 if TYPE_CHECKING:
+    from routed.doctor.findings import Finding
     from routed.nic.found import Found, Wanted
     from routed.nic.plan import Plan
 
@@ -87,7 +88,12 @@ def setup(  # noqa: PLR0913, PLR0917 - one option per thing that can be wanted
     raise typer.Exit(1 if plan.obstacles and not best_effort else 0)
 
 
-def nic(config: Config = DEFAULT_CONFIG, output: OutputOption = Output.TABLE, sysfs: Tree = DEFAULT_TREE) -> None:
+def nic(
+    config: Config = DEFAULT_CONFIG,
+    output: OutputOption = Output.TABLE,
+    sysfs: Tree = DEFAULT_TREE,
+    rdma: Annotated[bool, typer.Option("--rdma", help="Look as well for what pods with RDMA (RoCE) need.")] = False,
+) -> None:
     """Print what there is and the findings; exit with their status."""
     from routed.cli.doctor import summary, table  # noqa: PLC0415 - it imports this module
     from routed.doctor.findings import exit_status  # noqa: PLC0415 - see above
@@ -101,6 +107,8 @@ def nic(config: Config = DEFAULT_CONFIG, output: OutputOption = Output.TABLE, sy
         typer.echo(f"routed: {error}", err=True)
         raise typer.Exit(3) from None
     findings = judge(found, bridge)
+    if rdma:
+        findings += _judge_rdma(found, bridge, sysfs)
     if output is Output.JSON:
         document = {"nics": inventory(found), "findings": [asdict(finding) for finding in findings]}
         typer.echo(json.dumps(document, indent=2))
@@ -108,6 +116,14 @@ def nic(config: Config = DEFAULT_CONFIG, output: OutputOption = Output.TABLE, sy
         console = Console(width=None if sys.stdout.isatty() else 200)
         console.print(nic_table(inventory(found)), "", table(findings), summary(findings), sep="\n", highlight=False)
     raise typer.Exit(exit_status(findings))
+
+
+def _judge_rdma(found: Found, bridge: BridgeSettings, sysfs: Path) -> tuple[Finding, ...]:
+    from routed.doctor import rdma  # noqa: PLC0415 - slow to import
+    from routed.doctor.nic import pfs  # noqa: PLC0415 - see above
+    from routed.nic.rdma import look  # noqa: PLC0415 - see above
+
+    return rdma.judge(found, look(sysfs, Path("/proc"), pfs(found, bridge)), bridge)
 
 
 def read_bridge(config: Path) -> tuple[BridgeSettings, PathSettings]:

@@ -28,7 +28,7 @@ class Output(StrEnum):
 
 
 _FOR_PEOPLE = {
-    "attachments": ("pod", "addresses", "state", "port", "mac", "interface", "error"),
+    "attachments": ("pod", "addresses", "state", "port", "vf", "mac", "interface", "error"),
     "neighbors": (
         *("tor", "address", "state", "for_s", "ipv4_routes", "ipv6_routes"),
         *("end_of_rib", "reason", "side", "side_reason", "steers"),

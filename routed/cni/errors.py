@@ -23,7 +23,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from bgp.errors import BgpError
-from ipam.errors import AddressRefused, Leaving, LedgerError, PoolExhausted
+from ipam.errors import AddressRefused, Leaving, LedgerError, PoolExhausted, SlotRefused
 from ovs_flows.errors import OvsError
 from routed.attach import errors as attach
 
@@ -107,11 +107,13 @@ CODES: Mapping[type[BaseException], Code] = {
     TimeoutError: Code.TRY_AGAIN_LATER,
     PoolExhausted: Code.POOL_EXHAUSTED,
     AddressRefused: Code.INVALID_CONFIG,
+    SlotRefused: Code.TRY_AGAIN_LATER,
     Leaving: Code.TRY_AGAIN_LATER,
     LedgerError: Code.IO,
     attach.InvalidNetns: Code.INVALID_NETNS,
     attach.InvalidName: Code.INVALID_ENVIRONMENT,
     attach.InterfaceExists: Code.INVALID_ENVIRONMENT,
+    attach.VfAway: Code.TRY_AGAIN_LATER,
     attach.AttachError: Code.KERNEL,
     OvsError: Code.BRIDGE,
     BgpError: Code.SPEAKER,

@@ -18,9 +18,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from routed.cni.errors import (
     CniError,
@@ -42,6 +42,8 @@ _CONTAINER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _IFNAME = re.compile(r"(?!\.{1,2}$)[!-~]{1,15}")
 _POD_FIELD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,252}")
 _NETNS = re.compile(r"/[!-~]{1,4095}")
+_PCI_ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
+"""As the kernel writes it; ``0000:03:00.2``."""
 _POD_ARGS = {"K8S_POD_NAMESPACE": "namespace", "K8S_POD_NAME": "name", "K8S_POD_UID": "uid"}
 _OTHER_ARGS = {"IgnoreUnknown", "K8S_POD_INFRA_CONTAINER_ID"}
 
@@ -69,8 +71,28 @@ class Config(Record):
     previous: Result | None = Field(default=None, validation_alias="prevResult")
     """What the chain made so far (ADD), or what ADD answered with (CHECK, DEL)."""
     dns: Dns = Dns()
+    rdma: bool = False
+    """Pods that have a VF get its RDMA device, too."""
     runtime: dict[str, Any] = Field(default={}, validation_alias="runtimeConfig")
     """Values of the capabilities that the configuration declares, as the runtime gave them."""
+    device_id: str = Field(default="", validation_alias="deviceID")
+    """What meta plugins put here, in `runtimeConfig`, or in both; see `device`."""
+
+    @model_validator(mode="after")
+    def _one_device(self) -> Self:
+        given = [self.device_id, self.runtime.get("deviceID", "")]
+        named = [one for one in given if one]
+        for one in named:
+            if not isinstance(one, str) or _PCI_ADDRESS.fullmatch(one) is None:
+                raise ValueError(f"deviceID: {one!r} is no PCI address, such as 0000:03:00.2: only VFs can be had")
+            if one != named[0]:
+                raise ValueError(f"deviceID: {named[0]} and {one} cannot both be the pod's interface")
+        return self
+
+    @property
+    def device(self) -> str | None:
+        """PCI address of the VF that the pod was given; None for none."""
+        return self.device_id or self.runtime.get("deviceID") or None
 
 
 class _Valid(Record):

@@ -11,7 +11,7 @@ from ovs_flows.hardware import HardwareSight
 from routed.attach.sysfs import NoAnswer, Pf
 from routed.doctor.facts import Unseen
 from routed.doctor.findings import Finding, error, ok, unknown, warning
-from routed.nic.found import Found
+from routed.nic.found import NO_SWITCH, Found
 from routed.nic.look import EXTRA_DRIVERS, TC_DRIVERS
 from routed.settings import BridgeSettings
 
@@ -91,6 +91,8 @@ def check_modes(found: Found, bridge: BridgeSettings) -> Iterator[Finding]:
         if not isinstance(pf.uplinks, NoAnswer):
             names = ", ".join(port.name for port in pf.uplinks)
             yield ok(check, f"switchdev, uplink {names}, switch {pf.switch_id}")
+        elif mode == NO_SWITCH:
+            yield error(check, f"{pf.driver} knows no switchdev mode", "another NIC; or veth pairs")
         elif mode == "switchdev":
             yield error(
                 check, f"switchdev, but {pf.uplinks.why}", f"`devlink port show`, `ip -d link`; driver {pf.driver}"

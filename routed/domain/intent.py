@@ -20,10 +20,10 @@ from ovs_flows.model import Entry, Port
 from ovs_flows.pipeline import BridgeView, Endpoint, base, endpoint
 from routed.domain.sides import Health
 from routed.domain.snapshot import Place, Snapshot
-from routed.domain.wiring import Limit, Link, Wire, ofport, wire_name
+from routed.domain.wiring import VF_SLOTS, Limit, Link, Wire, ofport, wire_name
 from routed.domain.workload import Attachment, AttachmentId, IPAddress, Wishes, host_interface, host_network
 
-PLANES = ("wires", "ports", "limits", "links", "flows", "advertisements")
+PLANES = ("wires", "representors", "ports", "limits", "links", "vf_links", "flows", "advertisements")
 """In the order in which an attachment grows; it shrinks the other way round."""
 
 _MOST = 2**32 - 1
@@ -36,7 +36,9 @@ class Standing(Enum):
     HOST = "host"
     """The host's own share of the pipeline."""
     STOCK = "stock"
-    """Slots plugged ahead of need."""
+    """Veth pairs plugged ahead of need."""
+    VFS = "vfs"
+    """Representors, all of which are plugged ahead of need."""
 
 
 Owner = AttachmentId | Standing
@@ -51,9 +53,11 @@ class Intent:
     """What one owner wants of every plane: key -> value, or None for what must not exist."""
 
     wires: Mapping[str, Wire | None] = field(default_factory=_nothing)
+    representors: Mapping[str, Wire | None] = field(default_factory=_nothing)
     ports: Mapping[str, Port | None] = field(default_factory=_nothing)
     limits: Mapping[str, Limit | None] = field(default_factory=_nothing)
     links: Mapping[AttachmentId, Link | None] = field(default_factory=_nothing)
+    vf_links: Mapping[AttachmentId, Link | None] = field(default_factory=_nothing)
     flows: Mapping[int, frozenset[Entry] | None] = field(default_factory=_nothing)
     advertisements: Mapping[RouteKey, Attributes | None] = field(default_factory=_nothing)
 
@@ -64,15 +68,14 @@ class Intent:
 
 def owners(snapshot: Snapshot) -> tuple[Owner, ...]:
     """Return all owners of this snapshot, those first that others build on."""
-    return (Standing.HOST, Standing.STOCK, *snapshot.attachments)
+    standing = (Standing.HOST, Standing.STOCK, *((Standing.VFS,) if snapshot.place.vfs else ()))
+    return (*standing, *snapshot.attachments)
 
 
 def plan(snapshot: Snapshot, owner: Owner) -> Intent:
     """Return what `owner` wants of every plane; nothing at all when the snapshot does not know it."""
-    if owner is Standing.HOST:
-        return _host(snapshot.place)
-    if owner is Standing.STOCK:
-        return _stock(snapshot.slots, snapshot.uplink.mtu)
+    if isinstance(owner, Standing):
+        return _standing(snapshot, owner)
     attachment = snapshot.attachments.get(owner)
     if attachment is None:
         return Intent()
@@ -82,6 +85,14 @@ def plan(snapshot: Snapshot, owner: Owner) -> Intent:
     if snapshot.owner_elsewhere(attachment) is not None:
         return replace(grown, flows=dict.fromkeys(grown.flows), advertisements=dict.fromkeys(grown.advertisements))
     return replace(grown, advertisements=dict.fromkeys(grown.advertisements)) if snapshot.draining else grown
+
+
+def _standing(snapshot: Snapshot, owner: Standing) -> Intent:
+    if owner is Standing.HOST:
+        return _host(snapshot.place)
+    if owner is Standing.STOCK:
+        return _stock(snapshot.slots, snapshot.uplink.mtu)
+    return _representors(snapshot.place)
 
 
 @lru_cache(maxsize=8)
@@ -109,10 +120,19 @@ def _stock(slots: int, mtu: int) -> Intent:
     )
 
 
+@lru_cache(maxsize=8)
+def _representors(place: Place) -> Intent:
+    """Plug all of them at once: a port without flows lets nothing pass, and a pod that comes needs only those."""
+    return Intent(
+        representors={vf.representor: Wire(place.uplink.mtu) for vf in place.vfs.values()},
+        ports={vf.representor: Port(vf.representor, ofport(slot)) for slot, vf in place.vfs.items()},
+    )
+
+
 @lru_cache(maxsize=4096)
 def _attachment(attachment: Attachment, place: Place) -> Intent:
     """Return the intent of a live attachment; cached, since every look at a plane asks again for all of them."""
-    name, mac, slot, uplink = wire_name(attachment.slot), attachment.mac, attachment.slot, place.uplink
+    name, mac, slot, uplink = place.wire(attachment), attachment.mac, attachment.slot, place.uplink
     gateways = tuple(place.rack.gateway(address) for address in attachment.addresses)
     link = Link(
         wire=name,
@@ -124,29 +144,30 @@ def _attachment(attachment: Attachment, place: Place) -> Intent:
         gateways=gateways,
         gateway_mac=uplink.mac,
         routes=frozenset(to for gateway in gateways for to in attachment.destinations(gateway.version)),
+        rdma=attachment.wishes.rdma,
     )
     pod = Endpoint(ofport=ofport(slot), mac=mac, addresses=attachment.addresses, gateways=gateways)
-    if uplink.polices:
+    polices = uplink.polices or slot >= VF_SLOTS  # what leaves a VF passes no queue of the server's
+    if polices:
         pod = _policed(pod, slot, attachment.wishes)
     told = _attributes(place)
-    return Intent(
-        wires={name: Wire(uplink.mtu)},
+    grown = Intent(
         ports={name: Port(name, ofport(slot))},
-        limits={name: None if uplink.polices else _limit(attachment.wishes)},
-        links={attachment.id: link},
         flows={cookie(slot + 1): endpoint(pod)},
         advertisements={key: told.get((key.neighbor, key.prefix.version)) for key in _routes(attachment, place)},
     )
+    if slot >= VF_SLOTS:
+        return replace(grown, representors={name: Wire(uplink.mtu)}, vf_links={attachment.id: link})
+    limits = {name: None if polices else _limit(attachment.wishes)}
+    return replace(grown, wires={name: Wire(uplink.mtu)}, limits=limits, links={attachment.id: link})
 
 
 def _leaving(attachment: Attachment, place: Place) -> Intent:
     """Return what must go with an attachment. The slot stays plugged: it belongs to the stock."""
-    return Intent(
-        limits={wire_name(attachment.slot): None},
-        links={attachment.id: None},
-        flows={cookie(attachment.slot + 1): None},
-        advertisements=dict.fromkeys(_routes(attachment, place)),
-    )
+    gone = Intent(flows={cookie(attachment.slot + 1): None}, advertisements=dict.fromkeys(_routes(attachment, place)))
+    if attachment.slot >= VF_SLOTS:
+        return replace(gone, vf_links={attachment.id: None})
+    return replace(gone, limits={place.wire(attachment): None}, links={attachment.id: None})
 
 
 def _limit(wishes: Wishes) -> Limit | None:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from routed.domain.rack import Rack, Server, Uplink
 from routed.domain.sides import Side
+from routed.domain.wiring import Vf, wire_name
 from routed.domain.workload import Attachment, AttachmentId, IPAddress
 
 DRAINED = "this server is drained: it announces no routes; restart the agent to end that"
@@ -23,6 +24,17 @@ class Place:
     uplink: Uplink
     sides: tuple[Side, ...] = ()
     """How each ToR of the rack can be reached, in the rack's order; empty where nobody watches."""
+    vfs: Mapping[int, Vf] = field(default_factory=lambda: MappingProxyType({}))
+    """The VFs that pods can have, by slot."""
+
+    def wire(self, attachment: Attachment) -> str:
+        """Return the name of the bridge's end: a VF's representor, ``rt4099`` for one that is not there (any more)."""
+        vf = self.vfs.get(attachment.slot)
+        return wire_name(attachment.slot) if vf is None or vf.address != attachment.wishes.device else vf.representor
+
+    def slot_of(self, device: str) -> int | None:
+        """Return the slot of the VF at a PCI address, None when there is no such VF."""
+        return next((slot for slot, vf in self.vfs.items() if vf.address == device), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,8 @@
-"""What a pod is plugged into, as values: the wire of a slot and the link inside the pod."""
+"""What a pod is plugged into, as values: the wire of a slot and the link inside the pod.
+
+A slot is a port of the bridge with a number of its own. Behind most of them is a veth pair that any pod may have;
+behind those from `VF_SLOTS` on is one VF each, of which the port is the representor (docs/adr/0007-vfs-are-slots.md).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,31 @@ from routed.domain.workload import IPAddress, IPNetwork
 
 FIRST_OFPORT = 1000
 """OpenFlow port number of slot 0; what is below belongs to the host (uplinks)."""
+
+
+VF_SLOTS = 4096
+"""The first slot that is a VF's; what is below are veth pairs."""
+VFS_OF_A_PF = 256
+"""Slots that each PF has, used or not: what is added or removed elsewhere changes no number."""
+MOST_PFS = 235
+"""More would need port numbers that Open vSwitch keeps for itself: from 65280 on (ovs-fields(7), "Ports")."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vf:
+    """A virtual function of the NIC that the bridge goes out by."""
+
+    representor: str
+    """Name of the bridge's end."""
+    address: str
+    """On the PCI bus: ``0000:03:00.2``."""
+
+
+def vf_slot(pf: int, index: int) -> int:
+    """Slot of a VF, by the number of its PF on this server and its index there; ValueError beyond the range."""
+    if not (0 <= pf < MOST_PFS and 0 <= index < VFS_OF_A_PF):
+        raise ValueError(f"there is no slot for VF {index} of PF {pf}")
+    return VF_SLOTS + pf * VFS_OF_A_PF + index
 
 
 def wire_name(slot: int) -> str:
@@ -54,3 +83,5 @@ class Link:
     """Any constant will do: the bridge rewrites the destination of all that leaves a pod."""
     routes: frozenset[IPNetwork] = frozenset()
     """Where else than everywhere a route leads, through the gateway of its family."""
+    rdma: bool = False
+    """Whether the RDMA device that goes with it is in the pod, too."""

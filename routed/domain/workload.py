@@ -61,11 +61,15 @@ class Wishes:
     """The next pod of this name wants the same addresses again."""
     mtu: int | None = None
     """Bytes."""
+    rdma: bool = False
+    """The RDMA device of its VF belongs to it, too."""
     ingress_bps: int | None = None
     """Bits a second towards the pod."""
     egress_bps: int | None = None
     """Bits a second from the pod."""
     routes: tuple[StaticRoute, ...] = ()
+    device: str | None = None
+    """PCI address of the VF that is to be its interface; None for the slot of a veth pair."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,9 @@ IP = "routed.dev/ip"
 STICKY = "routed.dev/sticky"
 MTU = "routed.dev/mtu"
 ROUTES = "routed.dev/routes"
+RDMA = "routed.dev/rdma"
 INGRESS, EGRESS = "kubernetes.io/ingress-bandwidth", "kubernetes.io/egress-bandwidth"
-ANNOTATIONS = frozenset({IP, STICKY, MTU, ROUTES, INGRESS, EGRESS})
+ANNOTATIONS = frozenset({IP, STICKY, MTU, ROUTES, RDMA, INGRESS, EGRESS})
 _MTU = range(1280, 65536)
 """From the least that IPv6 works with (RFC 8200 5)."""
 _MOST_ROUTES = 32
@@ -41,6 +42,7 @@ def wishes(pod: Document) -> Wishes:
         addresses=addresses,
         sticky=_sticky(said[STICKY], metadata, addresses) if STICKY in said else False,
         mtu=_mtu(said[MTU]) if MTU in said else None,
+        rdma=_flag(RDMA, said[RDMA]) if RDMA in said else False,
         ingress_bps=_bandwidth(INGRESS, said[INGRESS]) if INGRESS in said else None,
         egress_bps=_bandwidth(EGRESS, said[EGRESS]) if EGRESS in said else None,
         routes=_routes(said[ROUTES]) if ROUTES in said else (),
@@ -83,13 +85,18 @@ def _addresses(text: str) -> tuple[IPAddress, ...]:
 
 
 def _sticky(text: str, metadata: Document, addresses: tuple[IPAddress, ...]) -> bool:
-    if text not in {"true", "false"}:
-        raise _wrong(STICKY, text, 'write "true" or "false"')
-    if text == "true" and addresses:
+    sticky = _flag(STICKY, text)
+    if sticky and addresses:
         raise _wrong(STICKY, text, f"{IP} already says which address the pod gets; keep one of the two")
     owners = metadata.get("ownerReferences") or ()
-    if text == "true" and not any(owner["kind"] == "StatefulSet" and owner.get("controller") for owner in owners):
+    if sticky and not any(owner["kind"] == "StatefulSet" and owner.get("controller") for owner in owners):
         raise _wrong(STICKY, text, "only a StatefulSet's pods come back under the same name")
+    return sticky
+
+
+def _flag(key: str, text: str) -> bool:
+    if text not in {"true", "false"}:
+        raise _wrong(key, text, 'write "true" or "false"')
     return text == "true"
 
 

@@ -10,6 +10,9 @@ from routed.attach.answers import IPInterface, NicPort
 from routed.attach.sysfs import NoAnswer, Pf, Vf
 from routed.doctor.facts import Unseen
 
+NO_SWITCH = "none"
+"""The mode of a PF whose driver forwards between VFs by MAC address alone, and cannot be told to do anything else."""
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -23,7 +26,7 @@ class Found:
     uppers: Mapping[str, tuple[str, ...]]
     """Of the same: what rides on a device (VLANs, macvlans), its bond or bridge left out."""
     modes: Mapping[str, str | Unseen]
-    """By PF: what devlink says of its switch."""
+    """By PF: what devlink says of its switch, or `NO_SWITCH`."""
     tc_offload: Mapping[str, bool | None]
     """By uplink: ``hw-tc-offload``; None where that cannot be switched."""
     bond_modes: Mapping[str, str]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import platform
 from collections.abc import Iterable, Mapping
@@ -20,7 +21,7 @@ from routed.attach.rtnl import tc_offload
 from routed.attach.sysfs import Pf, discover
 from routed.doctor.facts import Unseen
 from routed.doctor.gather import has_driver
-from routed.nic.found import Found
+from routed.nic.found import NO_SWITCH, Found
 from routed.settings import BridgeSettings
 
 TC_DRIVERS = ("sch_ingress", "cls_flower", "act_gact", "act_mirred", "act_pedit", "act_csum", "act_vlan", "act_skbedit")
@@ -56,7 +57,8 @@ def _mode(pf: Pf) -> str | Unseen:
     try:
         return devlink.mode(pf.address)
     except KernelError as error:
-        return Unseen(str(error))
+        driven = pf.driver and error.code in {errno.ENODEV, errno.EOPNOTSUPP}
+        return NO_SWITCH if driven else Unseen(str(error))
 
 
 def _uppers(tree: Path, port: NicPort, ports: Iterable[NicPort]) -> tuple[str, ...]:

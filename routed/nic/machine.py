@@ -1,6 +1,6 @@
 """Takes steps on this server: sysfs, netlink, devlink, ethtool and the Open vSwitch database; no command is run.
 
-What only a real NIC does (the VFs, the mode, the offload) could not be tried on one: docs/sriov.md.
+What of this was tried on which NIC: docs/sriov.md.
 """
 
 from __future__ import annotations

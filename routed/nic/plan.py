@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ovs_flows.hardware import HardwareSight
 from routed.attach.sysfs import NoAnswer, Pf
 from routed.doctor.facts import Unseen
-from routed.nic.found import Found, Wanted
+from routed.nic.found import NO_SWITCH, Found, Wanted
 from routed.nic.steps import (
     DEVICES,
     AddBond,
@@ -128,6 +128,8 @@ def _vf_obstacles(pf: Pf, wanted: Wanted) -> Iterator[str]:
 
 def _mode_obstacles(found: Found, pf: Pf) -> Iterator[str]:
     """A change of mode makes devices vanish: nobody may be using them."""
+    if found.modes.get(pf.address) == NO_SWITCH:
+        yield f"{pf.driver} of {pf.address} knows no switchdev mode: VFs would have no representors"
     if found.modes.get(pf.address) == "switchdev":
         yield f"{pf.address} is in switchdev mode, and none of its devices says so: is the driver older than it?"
     for name in found.uplinks(pf):

@@ -26,7 +26,7 @@ def rendered() -> dict[Path, str]:
     return {
         BASE: helm("--include-crds", "--values", VALUES),
         MONITORING: helm("--values", VALUES, "--values", VALUES.with_name("monitoring.yaml"), "--show-only", SINGLE),
-        NIC: helm("--values", VALUES, "--set", "nic.setup=true", "--show-only", DAEMON_SET),
+        NIC: helm("--values", VALUES, "--set", "nic.setup=true,nic.podResources=true", "--show-only", DAEMON_SET),
     }
 
 

@@ -175,7 +175,23 @@ def test_only_who_asks_for_it_has_nics_set_up() -> None:
 def test_the_overlay_for_nics_is_the_base_and_that_container() -> None:
     base, nic = (named(parse(kustomize(DEPLOY / "kustomize" / name))) for name in ("base", "nic"))
     assert {key for key in base if base[key] != nic[key]} == {("DaemonSet", "routed", "routed")}
-    assert nic[("DaemonSet", "routed", "routed")] == daemon_set("--values", VALUES, "--set", "nic.setup=true")
+    options = ("--set", "nic.setup=true,nic.podResources=true")
+    assert nic[("DaemonSet", "routed", "routed")] == daemon_set("--values", VALUES, *options)
+
+
+def test_the_kubelets_socket_is_mounted_by_its_folder_where_somebody_asks_for_it() -> None:
+    def mounted(*options: str) -> list[object]:
+        spec = daemon_set(*options)["spec"]["template"]["spec"]
+        (agent,) = spec["containers"]
+        volumes = [one["hostPath"] for one in spec["volumes"] if one["name"] == "pod-resources"]
+        mounts = [one for one in agent["volumeMounts"] if one["name"] == "pod-resources"]
+        return [*volumes, *((one["mountPath"], one["readOnly"]) for one in mounts)]
+
+    folder = str(load(DEPLOY.parent / "rack.example.yaml").sriov.pod_resources.parent)
+    assert mounted("--set", "nic.podResources=true") == [{"path": folder, "type": "Directory"}, (folder, True)]
+    moved = "nic.podResources=true,hostPaths.podResources=/data/kubelet/pod-resources"
+    assert mounted("--set", moved)[1] == ("/data/kubelet/pod-resources", True)
+    assert mounted() == [], "the negative control"
 
 
 # ---- the example

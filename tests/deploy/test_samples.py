@@ -52,7 +52,7 @@ def test_the_network_is_one_that_multus_and_our_plugin_understand() -> None:
     # what a runtime makes of a list's entry for the plugin (CNI 1.1, Deriving request configuration)
     derived = {"cniVersion": config["cniVersion"], "name": config["name"], "type": plugin["type"]}
     derived |= {"runtimeConfig": {"deviceID": "0000:03:00.2"}, "deviceID": "0000:03:00.2"}
-    assert Config.model_validate(derived).runtime == {"deviceID": "0000:03:00.2"}
+    assert Config.model_validate(derived).device == "0000:03:00.2"
 
 
 def test_network_pod_and_device_plugin_name_the_same_things() -> None:
@@ -63,13 +63,6 @@ def test_network_pod_and_device_plugin_name_the_same_things() -> None:
     assert resource in {name for file in PLUGINS for name in resources(file)}
     (container,) = pod["spec"]["containers"]
     assert container["resources"] == {"requests": {resource: "1"}, "limits": {resource: "1"}}, "extended: equal"
-
-
-@pytest.mark.parametrize("name", ["network-attachment", "pod-with-vf"])
-def test_a_sample_promises_no_vf_while_the_page_says_that_there_is_none(name: str) -> None:
-    page = (DEPLOY.parent / "docs/sriov.md").read_text()
-    assert "| the agent puts a VF into a pod | **not yet**" in page
-    assert (SAMPLES / f"{name}.yaml").read_text().startswith("# Not yet: the plugin ignores `deviceID`")
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,14 @@ from routed import views
 from routed.attach.errors import InvalidNetns
 from routed.audit.model import Finding, Unobserved
 from routed.cni.protocol import AttachmentRequest, Command, Config
+from routed.devices import Devices
 from routed.domain.intent import PLANES, Owner, owners, plan
 from routed.domain.rack import Rack, Server, Subnet, Tor, Uplink
 from routed.domain.workload import Attachment, AttachmentId, PodRef, Wishes
+from routed.kube.podresources import Kubelet
 from routed.reconcile.loop import Loop
+from routed.residents import devices_of
+from routed.settings import VfPolicy
 from routed.store import Store
 from routed.telemetry import Telemetry
 from routed.verbs import Verbs
@@ -39,13 +43,16 @@ UPLINK = Uplink((1,), ("bond0",), "02:10:00:00:01:0b", "02:00:00:00:01:01", 1500
 class Node:
     """Planes are attributes by their names; `finishing` holds up the freeing of addresses while it is clear."""
 
-    def __init__(self, path: Path, *, deadline_s: float = 5.0) -> None:
+    def __init__(self, path: Path, *, deadline_s: float = 5.0, vfs: VfPolicy = VfPolicy.REQUESTED) -> None:
         self.planes = {name: DictPlane(name) for name in PLANES}
         self.finishing = asyncio.Event()
         self.finishing.set()
         self.wishes: dict[PodRef, Wishes] = {}
-        self.shortfalls: dict[AttachmentId, str] = {}
         """What pods ask for."""
+        self.shortfalls: dict[AttachmentId, str] = {}
+        self.away: set[str] = set()
+        """VFs whose network device is somewhere else."""
+        self.kubelet: Kubelet | None = None
         self.ledger = Ledger(path / "ledger.db", (POOL,), EmbeddedLeases((POOL,)))
         self.store = Store(
             self.ledger,
@@ -70,6 +77,12 @@ class Node:
             self.telemetry,
             ailment=lambda: views.ailment(self.store.snapshot, self.loop),
             wishes=self._wishes_of,
+            devices=Devices(
+                self.store,
+                vfs,
+                is_here=lambda address: address not in self.away,
+                allocated=lambda pod: devices_of(self.kubelet, pod),
+            ),
             shortfall=self._shortfall_of,
             deadline_s=deadline_s,
         )

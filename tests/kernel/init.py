@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[2]
@@ -49,12 +50,17 @@ def load_modules() -> None:
     subprocess.run(["modprobe", "--dirname", str(root.parent), "--all", *MODULES], check=True)
 
 
-def main(folder: Path) -> None:
+def set_up(folder: Path) -> None:
+    """Show the machine its files, and give it its modules."""
+    own_files(folder)
+    load_modules()
+
+
+def main(folder: Path, set_up: Callable[[Path], None]) -> None:
     """Set up, run, halt."""
     try:
         os.environ["PATH"] = PATH
-        own_files(folder)
-        load_modules()
+        set_up(folder)
         subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
         spec = json.loads((folder / "spec.json").read_text())
         environment = {**os.environ, **spec["env"]}
@@ -65,4 +71,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), set_up)

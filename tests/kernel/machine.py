@@ -47,13 +47,17 @@ class Machine:
         self.folder = folder
         self._console = folder / "console"
         (folder / "spec.json").write_text(json.dumps({"arguments": list(arguments), "env": dict(env)}))
-        kernel = [KERNEL, f"mem={MEMORY}", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "quiet"]
-        kernel += ["con=null", "con0=null,fd:1", f"uml_dir={folder}", f"init={sys.executable}"]
-        command = [*HOLD, *kernel, "--", str(INIT), str(folder)]
+        command = [*HOLD, *self.command()]
         with self._console.open("wb") as console:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.STDOUT, start_new_session=True
             )
+
+    def command(self) -> list[str]:
+        """Return what starts the kernel, with its console on standard output."""
+        kernel = [KERNEL, f"mem={MEMORY}", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "quiet"]
+        kernel += ["con=null", "con0=null,fd:1", f"uml_dir={self.folder}", f"init={sys.executable}"]
+        return [*kernel, "--", str(INIT), str(self.folder)]
 
     def lines(self, name: str, patience_s: float) -> Iterator[dict[str, Any]]:
         """Yield the lines of a file of JSON as the machine writes it, until it halts.

@@ -1,7 +1,7 @@
 """Has tests run in a machine with a kernel of its own, all in one that is booted once; two plugins of pytest.
 
-Outside, every test marked `kernel` is handed to the machine, and the reports that come back are passed on as if the
-test had run here. Inside, each report is written down where those outside read it.
+Outside, every test with the machine's mark is handed to it, and the reports that come back are passed on as if the test
+had run here. Inside, each report is written down where those outside read it.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
-from tests.kernel.machine import Machine, MachineError, missing
+from tests.kernel.machine import Machine, MachineError
 
 FOLDER = "KERNEL_LAB"
 """Variable that tells those inside where to write."""
@@ -27,18 +27,21 @@ UNIT = Path(__file__).parents[1] / "unit"
 
 
 class Outside:
-    """Gives tests to the machine."""
+    """Gives tests to the machine of a kind: those with its mark, unless something that it takes is missing."""
 
-    def __init__(self, config: pytest.Config) -> None:
+    def __init__(
+        self, config: pytest.Config, mark: str, kind: type[Machine], missing: Callable[[], str | None]
+    ) -> None:
         self._config = config
+        self._mark, self._kind, self._missing = mark, kind, missing
         self._machine: Machine | None = None
         self._lines: Iterator[dict[str, object]] = iter(())
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Ask for its tests last; how long each may take is decided inside, here only how long nothing may be heard."""
-        items.sort(key=_is_kernels)
-        for item in filter(_is_kernels, items):
+        items.sort(key=self._is_ours)
+        for item in filter(self._is_ours, items):
             item.add_marker(pytest.mark.timeout(0), append=False)
 
     @pytest.hookimpl(tryfirst=True)
@@ -47,8 +50,8 @@ class Outside:
 
         The machine has one CPU and runs meanwhile: with the unit tests, to which it makes no difference.
         """
-        if not _is_kernels(item):
-            if UNIT in item.path.parents and self._machine is None and missing() is None:
+        if not self._is_ours(item):
+            if UNIT in item.path.parents and self._machine is None and self._missing() is None:
                 self._boot(item.session)
             return None
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
@@ -64,7 +67,7 @@ class Outside:
             self._folder.cleanup()
 
     def _outcome(self, item: pytest.Item) -> Iterator[pytest.TestReport]:
-        if (reason := missing()) is not None:
+        if (reason := self._missing()) is not None:
             yield _own(item, "skipped", (str(item.path), item.location[1] or 0, f"Skipped: {reason}"))
             return
         if self._machine is None:
@@ -75,13 +78,13 @@ class Outside:
             yield _own(item, "failed", str(error))
 
     def _boot(self, session: pytest.Session) -> None:
-        tests = [item.nodeid for item in session.items if _is_kernels(item)]
+        tests = [item.nodeid for item in session.items if self._is_ours(item)]
         if not tests:
             return
         self._folder = tempfile.TemporaryDirectory(prefix="kernel-lab-")
         environment = {FOLDER: self._folder.name, "HOME": os.environ.get("HOME", "/root"), "LANG": "C.UTF-8"}
         options = ("--color=no", "--verbose", "-p", "no:cacheprovider")
-        self._machine = Machine(Path(self._folder.name), [*options, *tests], environment)
+        self._machine = self._kind(Path(self._folder.name), [*options, *tests], environment)
         self._lines = self._machine.lines(REPORTS, PATIENCE_S)
 
     def _reports(self, item: pytest.Item) -> Iterator[pytest.TestReport]:
@@ -94,6 +97,9 @@ class Outside:
                     return
         assert self._machine is not None
         raise MachineError(f"the machine has ended; its console ends with:\n{self._machine.tail()}")
+
+    def _is_ours(self, item: pytest.Item) -> bool:
+        return item.get_closest_marker(self._mark) is not None
 
 
 class Inside:
@@ -110,10 +116,6 @@ class Inside:
         self._file.write(json.dumps(data) + "\n")
         self._file.flush()
         os.fsync(self._file.fileno())
-
-
-def _is_kernels(item: pytest.Item) -> bool:
-    return item.get_closest_marker("kernel") is not None
 
 
 def _own(

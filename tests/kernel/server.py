@@ -17,6 +17,10 @@ from containerlab.ping import ping
 from containerlab.probe import Place, both_ways
 from tests.servers import Pod, Server
 
+NIC = Path("/run/nic")
+"""A tree like /sys, of VFs that are veth pairs (tests/fakes/veths.py)."""
+WITH_NIC = {"  run: /run/routed\n": f"  run: /run/routed\n  sysfs: {NIC}\n"}
+"""The change of the rack file with which an agent knows of them."""
 PORT = 7777
 BURST, SIZE, HEADERS = 20, 1400, 42
 """Few enough to wait in a socket's buffer."""

@@ -262,6 +262,39 @@ def test_keys_of_others_are_ignored_and_those_of_the_protocol_kept() -> None:
     assert config.previous == Result(interfaces=(Interface(name="eth0", sandbox="/run/netns/pod"),))
 
 
+VF, OTHER_VF = "0000:03:00.2", "10000:81:1f.7"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"deviceID": VF}, {"runtimeConfig": {"deviceID": VF}}, {"deviceID": VF, "runtimeConfig": {"deviceID": VF}}],
+)
+def test_a_vf_is_named_in_either_place(given: dict[str, Any]) -> None:
+    for command in ("ADD", "CHECK", "DEL"):
+        assert attachment_request(raw(command, given)).config.device == VF
+
+
+@pytest.mark.parametrize("given", [{}, {"deviceID": ""}, {"deviceID": None}, {"runtimeConfig": {"deviceID": None}}])
+def test_most_pods_are_given_no_vf(given: dict[str, Any]) -> None:
+    assert attachment_request(raw("ADD", given)).config.device is None
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"deviceID": VF, "runtimeConfig": {"deviceID": OTHER_VF}},
+        {"deviceID": "mlx5_core.sf.4"},
+        {"deviceID": "../../0000:03:00.2"},
+        {"deviceID": "0000:03:00.8"},
+        {"runtimeConfig": {"deviceID": [VF]}},
+        {"runtimeConfig": {"deviceID": 7}},
+    ],
+)
+def test_what_is_no_vf_is_refused_but_never_keeps_a_pod_from_going(given: dict[str, Any]) -> None:
+    assert code(raw("ADD", given)) == Code.INVALID_CONFIG
+    assert attachment_request(raw("DEL", given)).config.device is None
+
+
 def test_check_needs_the_result_to_compare_with() -> None:
     assert code(raw("CHECK", json.dumps(CONFIG).encode())) == Code.INVALID_CONFIG
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import ip_address, ip_interface, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface, ip_network
 from types import MappingProxyType
 
 import pytest
@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bgp.model import Attributes, RouteKey
-from ovs_flows.cookies import cookie
+from ovs_flows.cookies import cookie, object_of
 from ovs_flows.model import Flow, Group, Meter, Output, Port, UseMeter, flows_of, meters_of
 from routed.domain.intent import PLANES, Intent, Standing, owners, plan
 from routed.domain.rack import Rack, Server, Subnet, Tor, Uplink
 from routed.domain.sides import Health, Side
 from routed.domain.snapshot import Place, Snapshot
-from routed.domain.wiring import Limit, Link, Wire
+from routed.domain.wiring import MOST_PFS, VF_SLOTS, VFS_OF_A_PF, Limit, Link, Vf, Wire, ofport, vf_slot
 from routed.domain.workload import Attachment, AttachmentId, PodRef, StaticRoute, Wishes
 
 TOR_A, TOR_B = ip_address("10.255.1.1"), ip_address("10.255.1.2")
@@ -178,6 +178,78 @@ def test_the_host_needs_only_flows_and_follows_the_gateway() -> None:
     assert list(before.flows) == [cookie(0)]
     assert before.flows != after.flows
     assert [name for name, objects in zip(PLANES, before, strict=True) if objects] == ["flows"]
+
+
+VFS = {4097: Vf("pf0vf1", "0000:03:00.3"), 4352: Vf("pf1vf0", "0000:03:08.2")}
+
+
+def with_vf(**changes: object) -> Snapshot:
+    """A pod that has VF 1 of the first PF."""
+    asked = Wishes(device="0000:03:00.3", ingress_bps=10**6)
+    snapshot = with_pod(**{"slot": 4097, "wishes": asked, **changes})
+    return replace(snapshot, place=replace(SNAPSHOT.place, vfs=VFS))
+
+
+def test_a_pod_with_a_vf_differs_in_what_it_hangs_on_alone() -> None:
+    plain, intent = plan(SNAPSHOT, POD.id), plan(with_vf(), POD.id)
+    assert intent.representors == {"pf0vf1": Wire(9000)}
+    assert intent.ports == {"pf0vf1": Port("pf0vf1", 5097)}
+    link = plain.links[POD.id]
+    assert link is not None
+    assert intent.vf_links == {POD.id: replace(link, wire="pf0vf1")}
+    assert [dict(intent.wires), dict(intent.links), dict(intent.limits)] == [{}, {}, {}]
+    assert intent.advertisements == plain.advertisements
+    flows = intent.flows[cookie(4098)]
+    assert flows is not None
+    assert any(isinstance(flow, Flow) and Output(5097) in flow.actions for flow in flows)
+
+
+def test_a_pod_with_a_vf_that_leaves_leaves_its_representor_plugged() -> None:
+    intent = plan(with_vf(leaving=True), POD.id)
+    assert intent.vf_links == {POD.id: None}
+    assert intent.flows == {cookie(4098): None}
+    assert [name for name, objects in zip(PLANES, intent, strict=True) if objects] == [
+        "vf_links",
+        "flows",
+        "advertisements",
+    ]
+
+
+def test_all_representors_are_ready_before_any_pod_comes() -> None:
+    snapshot = with_vf()
+    assert owners(snapshot) == (Standing.HOST, Standing.STOCK, Standing.VFS, POD.id)
+    intent = plan(snapshot, Standing.VFS)
+    assert intent.representors == {"pf0vf1": Wire(9000), "pf1vf0": Wire(9000)}
+    assert intent.ports == {"pf0vf1": Port("pf0vf1", 5097), "pf1vf0": Port("pf1vf0", 5352)}
+    assert [name for name, objects in zip(PLANES, intent, strict=True) if objects] == ["representors", "ports"]
+
+
+@pytest.mark.parametrize("device", ["0000:03:00.2", None])
+def test_a_slot_that_is_another_vfs_by_now_is_never_taken_for_the_pods(device: str | None) -> None:
+    intent = plan(with_vf(wishes=Wishes(device=device)), POD.id)
+    assert set(intent.representors) == set(intent.ports) == {"rt4097"}, "which does not exist"
+
+
+@given(st.integers(0, MOST_PFS - 1), st.integers(0, VFS_OF_A_PF - 1), st.integers(0, VF_SLOTS - 1))
+def test_slots_of_vfs_are_nobody_elses_and_ports_that_open_vswitch_can_have(pf: int, index: int, other: int) -> None:
+    slot = vf_slot(pf, index)
+    assert slot != other
+    assert divmod(slot - VF_SLOTS, VFS_OF_A_PF) == (pf, index)
+    assert 0 < ofport(slot) < 65280
+    assert object_of(cookie(slot + 1)) == slot + 1
+
+
+@pytest.mark.parametrize(("pf", "index"), [(MOST_PFS, 0), (0, VFS_OF_A_PF), (-1, 0)])
+def test_there_is_no_slot_for_what_cannot_be(pf: int, index: int) -> None:
+    with pytest.raises(ValueError, match="no slot"):
+        vf_slot(pf, index)
+
+
+@given(st.sets(st.ip_addresses(v=4), min_size=2, max_size=9), st.ip_addresses(v=6))
+def test_no_two_ipv4_addresses_make_one_mac(four: set[IPv4Address], six: IPv6Address) -> None:
+    """So no two pods have one: an address has one holder in the ledger, and IPv4 comes first (tests/unit/ipam)."""
+    macs = {replace(POD, addresses=(address, six)).mac for address in four}
+    assert len(macs) == len(four)
 
 
 def test_an_unknown_owner_wants_nothing() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from dataclasses import replace
 from ipaddress import ip_network
 from itertools import count
 from pathlib import Path
@@ -20,11 +21,13 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from ipam.errors import AddressRefused, Leaving, LedgerFileError, LedgerUnavailableError, PoolExhausted
+from ipam.errors import AddressRefused, Leaving, LedgerFileError, LedgerUnavailableError, PoolExhausted, SlotRefused
 from ipam.model import Holder, Record
 from tests.fixtures.pools import open_ledger, pool, request
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ipam.errors import LedgerError
     from ipam.ledger import Ledger
     from ipam.model import IPAddress, Pool, Request
@@ -40,6 +43,8 @@ CONFIGURATIONS: list[tuple[list[Pool], list[str] | None]] = [
     ([A, B, C], ["10.0.0.4/30", "fd00::/126"]),
 ]
 NAMES = [f"pod{n}" for n in range(12)]
+SLOTS: list[Sequence[int] | None] = [None, None, range(3), (4097,), (4098, 4096)]
+"""Of anybody; of a small stock; one in particular; one of a few, in an order of their own."""
 ADDRESSES = [str(address) for item in (A, B, C) for address in item.prefix]
 
 
@@ -87,9 +92,10 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(
         names=st.lists(st.sampled_from(NAMES), min_size=1, max_size=4),
         fixed=st.lists(st.sampled_from(ADDRESSES), max_size=1),
+        slots=st.sampled_from(SLOTS),
     )
-    def put(self, names: list[str], fixed: list[str]) -> None:
-        requests = [request(name, *(fixed if n == 0 else [])) for n, name in enumerate(names)]
+    def put(self, names: list[str], fixed: list[str], slots: Sequence[int] | None) -> None:
+        requests = [request(name, *(fixed if n == 0 else []), slots=slots) for n, name in enumerate(names)]
         self.see_clock()
         for asked, answer in zip(requests, self.ledger.put(requests, self.now), strict=True):
             self.check_answer(asked, answer)
@@ -122,7 +128,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(names=st.lists(st.sampled_from(NAMES), min_size=1, max_size=8))
     def pods_come_and_go(self, names: list[str]) -> None:
-        self.put(names, [])
+        self.put(names, [], None)
         self.discard(names, None)
         self.forget(0)
 
@@ -218,10 +224,16 @@ class LedgerMachine(RuleBasedStateMachine):
         if present is not None:
             if present.leaving:
                 assert isinstance(answer, Leaving)
-            elif set(asked.addresses) <= set(present.addresses):
-                assert answer == present
-            else:
+            elif not set(asked.addresses) <= set(present.addresses):
                 assert isinstance(answer, AddressRefused)
+            elif asked.slots is not None and present.slot not in asked.slots:
+                assert isinstance(answer, SlotRefused)
+            else:
+                assert answer == present
+            return
+        slot = self.free_slot(asked)
+        assert (slot is None) is isinstance(answer, SlotRefused)
+        if slot is None:
             return
         choices = {version: self.choices(family) for version, family in usable(self.pools, self.owns).items()}
         fixed: dict[int, IPAddress] = {address.version: address for address in asked.addresses}
@@ -233,6 +245,7 @@ class LedgerMachine(RuleBasedStateMachine):
             assert answer.retry_s is None or 0 < answer.retry_s <= COOLDOWN_S
         else:
             assert isinstance(answer, Record)
+            assert answer.slot == slot
             self.check_new_record(answer, fixed, choices)
 
     def check_new_record(self, record: Record, fixed: dict[int, IPAddress], choices: dict[int, set[IPAddress]]) -> None:
@@ -244,11 +257,14 @@ class LedgerMachine(RuleBasedStateMachine):
             else:
                 assert address in choices[address.version], "lowest never used first, then oldest freed"
             self.freed.pop(address, None)
-        assert record.slot == next(n for n in count() if n not in {other.slot for other in self.live.values()})
         assert record.sequence > self.last_sequence
         assert not record.leaving
         self.last_sequence = record.sequence
         self.live[record.holder] = record
+
+    def free_slot(self, asked: Request) -> int | None:
+        taken = [record.slot for record in self.live.values()]
+        return next((slot for slot in (range(99) if asked.slots is None else asked.slots) if slot not in taken), None)
 
     def choices(self, family: list[IPAddress]) -> set[IPAddress]:
         """What may come next: one address, or those that were freed first at the same moment."""
@@ -322,6 +338,20 @@ class WithoutTransactions(LedgerMachine):
         return ledger
 
 
+class ForgetfulOfSlots(LedgerMachine):
+    """Whoever asks for a slot gets the next one."""
+
+    def open(self) -> Ledger:
+        ledger = super().open()
+        put = ledger.put
+
+        def unslotted(requests: Sequence[Request], now: float) -> list[Record | LedgerError]:
+            return put([replace(one, slots=None) for one in requests], now)
+
+        ledger.put = unslotted  # type: ignore[method-assign] # sabotage
+        return ledger
+
+
 class WithoutCoolDown(LedgerMachine):
     def open(self) -> Ledger:
         ledger = super().open()
@@ -346,7 +376,8 @@ class FreeingWhatLeavesAtStart(LedgerMachine):
 
 
 @pytest.mark.parametrize(
-    "broken", [WithoutTransactions, WithoutCoolDown, ForgetfulOfTheClock, FreeingWhatLeavesAtStart]
+    "broken",
+    [WithoutTransactions, ForgetfulOfSlots, WithoutCoolDown, ForgetfulOfTheClock, FreeingWhatLeavesAtStart],
 )
 def test_the_model_finds_what_is_broken(broken: type[LedgerMachine]) -> None:
     """Negative controls: operations like those above fail soon on ledgers that lack one of the guarantees."""

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from routed.domain.rack import Rack, Subnet
 from routed.domain.workload import StaticRoute, Wishes
-from routed.kube.annotations import EGRESS, INGRESS, IP, MTU, ROUTES, STICKY, check, wishes
+from routed.kube.annotations import EGRESS, INGRESS, IP, MTU, RDMA, ROUTES, STICKY, check, wishes
 from routed.kube.errors import Malformed
 
 SET = {"kind": "StatefulSet", "name": "web", "controller": True}
@@ -37,6 +37,8 @@ def test_a_pod_may_ask_for_all_of_it() -> None:
             StaticRoute(ip_network("fd00:50::/48"), ip_address("fd00:101::1")),
         ),
     )
+    assert wishes(pod(**{RDMA: "true"})) == Wishes(rdma=True)
+    assert wishes(pod(**{RDMA: "false"})) == Wishes()
     assert wishes(pod(SET, **{STICKY: "true"})).sticky
     assert not wishes(pod(**{STICKY: "false", IP: "10.101.0.7"})).sticky
 
@@ -50,6 +52,7 @@ def test_a_pod_may_ask_for_all_of_it() -> None:
         (IP, "10.101.0.7,10.101.0.8", "a pod gets one address of each family"),
         (STICKY, "yes", 'write "true" or "false"'),
         (STICKY, "true", "only a StatefulSet's pods come back under the same name"),
+        (RDMA, "yes", 'write "true" or "false"'),
         (MTU, "1279", "from 1280 to 65535"),
         (MTU, "65536", "from 1280 to 65535"),
         (MTU, "9k", "from 1280 to 65535"),

@@ -47,6 +47,11 @@ def test_a_rack_object_says_what_the_rack_file_says() -> None:
     assert [pool.prefix for pool in pools_of(found)] == [pool.prefix for pool in file.pools]
 
 
+def test_a_servers_own_file_says_which_resources_are_vfs() -> None:
+    local = {**LOCAL, "sriov": {"resources": ["mellanox.com/*"]}}
+    assert settings_of(rack(), node("10.1.0.11", "fd00:1::11"), local).sriov.resources == ("mellanox.com/*",)
+
+
 def test_an_agent_can_be_composed_of_it() -> None:
     found = settings_of(rack(), node("10.1.0.11", "fd00:1::11"), LOCAL)
     Agent(found, found.domain_server("s11"))

@@ -22,7 +22,7 @@ from routed.cli.nic import inventory, nic_table, read_bridge, told
 from routed.doctor.facts import Unseen
 from routed.doctor.findings import Finding, Level, exit_status
 from routed.doctor.nic import judge
-from routed.nic.found import Found
+from routed.nic.found import NO_SWITCH, Found
 from routed.nic.machine import carry_out
 from routed.nic.plan import plan
 from routed.settings import BridgeSettings
@@ -124,6 +124,7 @@ CASES: list[tuple[Edit, str, Level, str, str]] = [
         "`devlink dev eswitch set pci/0000:03:00.0",
     ),
     (legacy("switchdev"), "mode 0000:03:00.0", Level.ERROR, "switchdev, but no uplink", "`devlink port show`"),
+    (legacy(NO_SWITCH), "mode 0000:03:00.1", Level.ERROR, "mlx5_core knows no switchdev mode", "veth"),
     (legacy(Unseen("refused")), "mode 0000:03:00.1", Level.ERROR, "no uplink (refused)", "mode switchdev`"),
     (port("ens3f1", switch_id="77"), "bond", Level.ERROR, "different NICs", "phys_switch_id"),
     (port("ens3f1", switch_id=""), "bond", Level.UNKNOWN, "ens3f1 does not say", "see `mode`"),
@@ -201,7 +202,8 @@ async def test_a_bond_s_members_belong_into_the_file(tmp_path: Path) -> None:
 
 
 async def test_the_page_names_every_check(tmp_path: Path) -> None:
-    rows = re.findall(r"^\| (`[^|]+`) \|", (ROOT / "docs/sriov.md").read_text(), flags=re.MULTILINE)
+    look = (ROOT / "docs/sriov.md").read_text().partition("\n## Look\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`[^|]+`) \|", look, flags=re.MULTILINE)
     named = {name.split()[0] for row in rows for name in re.findall(r"`([^`]+)`", row)}
     found = await (await ready(tmp_path)).look()
     shown = {finding.check.split()[0] for finding in judge(found, BRIDGE)}

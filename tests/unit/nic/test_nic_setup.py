@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from ovs_flows.hardware import HardwareSight
 from routed.attach.sysfs import NoAnswer
 from routed.doctor.facts import Unseen
-from routed.nic.found import Found, Wanted
+from routed.nic.found import NO_SWITCH, Found, Wanted
 from routed.nic.machine import NoEffectError, carry_out
 from routed.nic.plan import Plan, plan
 from routed.nic.steps import AddBond, AddBridge, Step, Switchdev, needs_restart
@@ -391,6 +391,13 @@ async def test_two_switches_on_one_card_are_no_card_for_a_bond(tmp_path: Path) -
     target = machine(tmp_path, FAMILIES["mlx5 before 4.19"])
     with pytest.raises(NoEffectError, match="different NICs"):
         await carried_out(target)
+
+
+async def test_a_nic_without_the_mode_gets_no_vfs_either(tmp_path: Path) -> None:
+    found = await machine(tmp_path).look()
+    result = plan(replace(found, modes=dict.fromkeys(found.modes, NO_SWITCH)), WANTED)
+    assert "mlx5_core of 0000:03:00.0 knows no switchdev mode" in result.obstacles[0]
+    assert result.steps == ()
 
 
 async def test_a_mode_that_no_device_knows_of_is_not_set_again(tmp_path: Path) -> None:

@@ -36,6 +36,12 @@ def test_the_example_is_a_whole_rack() -> None:
     assert settings.servers["s12"].owns == (ip_network("10.101.1.0/24"), ip_network("fd00:101::2:0/112"))
 
 
+def test_vfs_are_of_the_resources_that_are_named(edited: Callable[[Edit], Settings]) -> None:
+    assert load(EXAMPLE).sriov.resources == (), "the kubelet is asked only where somebody says so"
+    names = ["mellanox.com/cx5_sriov_switchdev", "yunsilicon.com/*", "intel.com/vf[0-3]"]
+    assert edited(lambda d: d["sriov"].update(resources=names)).sriov.resources == tuple(names)
+
+
 @pytest.mark.parametrize(
     ("edit", "key"),
     [
@@ -53,6 +59,9 @@ def test_the_example_is_a_whole_rack() -> None:
         (lambda d: d["tors"][0].update(address="10.101.1.9"), r"pools\[1\].*holds r1a's own 10.101.1.9"),
         (lambda d: d["ipam"].update(cooldown_s=10), "ipam.cooldown_s"),
         (lambda d: d.update(vlan=4095), "vlan"),
+        (lambda d: d.update(sriov={"resources": ["a.b/c"]}, bridge={**d["bridge"], "vfs": "never"}), "sriov.resources"),
+        (lambda d: d["sriov"].update(resources=["cx5"]), r"sriov.resources\[0\]"),
+        (lambda d: d["sriov"].update(resources=["mellanox.com/a b"]), r"sriov.resources\[0\]"),
         (lambda d: d["bridge"].update(name="a-name-longer-than-fifteen"), "bridge.name"),
     ],
 )

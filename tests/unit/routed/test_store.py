@@ -14,8 +14,10 @@ from ipam.errors import Leaving, PoolError, PoolExhausted
 from ipam.leases import EmbeddedLeases
 from ipam.ledger import Ledger
 from ipam.model import Holder, Pool
+from routed.cni.errors import InvalidConfig, TryAgainLater
 from routed.domain.intent import Owner, Standing
 from routed.domain.rack import Rack, Server, Subnet, Uplink
+from routed.domain.wiring import Vf
 from routed.domain.workload import AttachmentId, PodRef, StaticRoute, Wishes
 from routed.store import _QUIET_S, Store
 
@@ -107,6 +109,40 @@ async def test_what_a_pod_asked_for_survives_a_restart(opened: Callable[[], Rig]
     assert asked.addresses == wishes.addresses
     again = opened().store.snapshot
     assert again.attachments == {key(1): asked, key(2): plain}
+
+
+VFS = {4096: Vf("pf0vf0", "0000:03:00.2"), 4352: Vf("pf1vf0", "0000:03:08.2")}
+
+
+async def test_a_pod_with_a_device_has_its_slot_after_a_restart_too(opened: Callable[[], Rig]) -> None:
+    rig = opened()
+    rig.store.set_vfs(VFS)
+    one = await rig.store.put(key(1), POD, "/run/netns/web", Wishes(device="0000:03:08.2"))
+    plain = await rig.store.put(key(2), POD, "/run/netns/web")
+    assert (one.slot, one.wishes.device, plain.slot) == (4352, "0000:03:08.2", 0)
+    again = opened()
+    assert again.store.snapshot.attachments == {key(1): one, key(2): plain}
+    assert again.store.devices() == {"0000:03:08.2": 4352}
+    assert again.store.snapshot.slots == 1 + 4, "a stock of veth pairs as ever"
+    again.store.set_vfs(VFS)
+    assert again.changed == [Standing.VFS, key(1)]
+    assert await again.store.put(key(1), POD, "/run/netns/web", Wishes(device="0000:03:08.2")) == one
+
+
+async def test_a_device_is_one_pods_and_of_this_server(opened: Callable[[], Rig]) -> None:
+    rig = opened()
+    rig.store.set_vfs(VFS)
+    await rig.store.put(key(1), POD, "/run/netns/web", Wishes(device="0000:03:00.2"))
+    with pytest.raises(TryAgainLater, match=r"0000:03:00.2 cannot be had: .* c1/eth0 holds slot 4096"):
+        await rig.store.put(key(2), POD, "/run/netns/web", Wishes(device="0000:03:00.2"))
+    with pytest.raises(TryAgainLater, match="cannot change to another"):
+        await rig.store.put(key(1), POD, "/run/netns/web", Wishes(device="0000:03:08.2"))
+    with pytest.raises(InvalidConfig, match=r"0000:99:00.0 is no VF .* `routed doctor nic`"):
+        await rig.store.put(key(3), POD, "/run/netns/web", Wishes(device="0000:99:00.0"))
+    assert set(rig.store.snapshot.attachments) == {key(1)}
+    await rig.store.discard(key(1))
+    await rig.store.forget(key(1))
+    assert (await rig.store.put(key(2), POD, "/run/netns/web", Wishes(device="0000:03:00.2"))).slot == 4096
 
 
 async def test_leaving_is_not_gone_until_forgotten(opened: Callable[[], Rig]) -> None:

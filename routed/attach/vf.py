@@ -1,0 +1,123 @@
+"""The way in for servers with a smart NIC: a VF of the NIC becomes the pod's interface, its representor is the slot.
+
+A VF is moved, never made: from the server's namespace into the pod's, under the pod's name for it, and back. That takes
+16-20 ms (docs/adr/0001-slots.md), and the VF's addresses and routes; nothing on the bridge changes. When a pod's
+namespace dies, the kernel itself puts the VF back into the server's, under whatever name is free there. So VFs are
+found by their PCI address, and what comes back gets a name and a MAC address of its own.
+
+What a VF is used for stands on the representor, out of the pod's reach. So a DEL that comes late, when the VF is
+another pod's by then, finds a mark that is not its own, and does nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from routed.attach import mark
+from routed.attach.answers import Device
+from routed.attach.errors import SlotMissing, VfAway
+from routed.attach.kernel import Rtnl
+from routed.attach.netns import OWN, Visit
+from routed.attach.rtnl import move_device, reset_device, set_alias
+from routed.attach.sysfs import driver_of, network_devices
+from routed.domain.wiring import Link
+
+_ELSEWHERE = ("vfio", "uio")
+"""How the drivers' names begin that make no network device."""
+
+
+def own_name(address: str) -> str:
+    """Name of a VF's device while it is nobody's: ``vf0-03-00.2`` for ``0000:03:00.2``."""
+    domain, rest = address.split(":", 1)
+    return f"vf{int(domain, 16):x}-{rest.replace(':', '-')}"
+
+
+def own_mac(address: str) -> str:
+    """MAC address of a VF while it is nobody's: locally administered, unlike any pod's, unique on a server."""
+    domain, bus, rest = address.split(":")
+    device, function = rest.split(".")
+    number = (int(domain, 16) & 0xFFFF) << 16 | int(bus, 16) << 8 | int(device, 16) << 3 | int(function, 16)
+    return "0a:56:" + number.to_bytes(4, "big").hex(":")
+
+
+class VfWay:
+    """Puts VFs into pods; make it in the server's namespace, to which they return."""
+
+    def __init__(self, tree: Path, addresses: Mapping[str, str]) -> None:
+        """`tree` is like /sys; `addresses` has the PCI address of each representor's VF, and may change any time."""
+        self._tree, self._addresses = tree, addresses
+        self._home = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
+        self.enter = Rtnl
+
+    def close(self) -> None:
+        """Hold on to the server's namespace no longer."""
+        os.close(self._home)
+
+    def slot(self, slots: Rtnl, wire: str) -> Device:
+        """Return the representor."""
+        device = slots.device(wire) if wire in self._addresses else None
+        if device is None:
+            raise SlotMissing(f"{wire} is no representor of a VF of this server")
+        return device
+
+    def wire(self, device: Device) -> str | None:
+        """Return a representor's name, None for any other device."""
+        return device.name if device.name in self._addresses else None
+
+    def holds(self, slot: Device, found: Device) -> bool:
+        """Whether a device is the VF of this representor; a kernel before 5.14 does not say, then its alias does."""
+        address = self._addresses.get(slot.name)
+        return address is not None and address == (found.hardware or found.alias.removeprefix(mark.VF))
+
+    def create(self, visit: Visit, slot: Device, link: Link, alias: str) -> None:
+        """Mark the representor, then move the VF into the pod, down, with its name and MAC; VfAway when it is not here.
+
+        A VF that is in the pod under another name (a move was cut short, the pod renamed it) goes home first.
+        """
+        address = self._addresses[slot.name]
+        strayed = next((found for found in visit.pod.devices() if self.holds(slot, found)), None)
+        if strayed is not None:
+            self.destroy(visit, strayed)
+        device = self._at_home(visit.slots, address)
+        if device is None:
+            raise VfAway(f"VF {address} has no network device in the server's namespace: {self._reason(address)}")
+        visit.slots.apply(
+            set_alias(slot.index, alias),
+            set_alias(device.index, f"{mark.VF}{address}"),
+            move_device(device.index, visit.netns, link.ifname, mac=link.mac),
+        )
+
+    def destroy(self, visit: Visit, found: Device) -> None:
+        """Move the VF back to the server, down; its addresses and routes are gone with that."""
+        address = found.hardware or found.alias.removeprefix(mark.VF)
+        visit.pod.apply(move_device(found.index, self._home, own_name(address)))
+
+    def release(self, slots: Rtnl, slot: Device) -> None:
+        """Reset the VF, wherever from it came back, and take the mark off; VfAway while a dying namespace has it."""
+        address = self._addresses.get(slot.name)
+        device = None if address is None else self._at_home(slots, address)
+        if device is not None and address is not None:
+            mac = own_mac(address)  # not the permanent one: to igbvf that is whatever it had last
+            slots.apply(*reset_device(device.index, own_name(address), mac=None if device.mac == mac else mac))
+        elif address is not None and self._may_come_back(address):
+            raise VfAway(f"VF {address} is not back from the pod's namespace yet")
+        slots.apply(set_alias(slot.index, mark.OURS))
+
+    def _at_home(self, slots: Rtnl, address: str) -> Device | None:
+        """Return a VF's device when it is in the server's namespace."""
+        names = network_devices(self._tree, address)
+        return next((device for name in names if (device := slots.device(name)) is not None), None)
+
+    def _may_come_back(self, address: str) -> bool:
+        driver = driver_of(self._tree, address)
+        return driver != "" and not driver.startswith(_ELSEWHERE)
+
+    def _reason(self, address: str) -> str:
+        driver = driver_of(self._tree, address)
+        if not driver:
+            return f"it has no driver (echo {address} > /sys/bus/pci/drivers_probe)"
+        if driver.startswith(_ELSEWHERE):
+            return f"its driver is {driver}; give it back to the NIC's own"
+        return "another namespace has it, or had it until now"

@@ -1,0 +1,134 @@
+"""Which VFs pods can have: those of the NIC that the bridge goes out by, whose representors are certain.
+
+A VF of another NIC would have its pod's packets go through the server's processors, so it is none of these. Slots are
+numbered by PF and index; a number that was given stays, whatever is plugged in or taken out later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import structlog
+
+from routed.attach.answers import DeviceEvent, Event, NicPort
+from routed.attach.errors import KernelError
+from routed.attach.kernel import Rtnl
+from routed.attach.monitor import Monitor
+from routed.attach.sysfs import SYSFS, NoAnswer, Pf, as_told, discover
+from routed.domain.wiring import MOST_PFS, VF_SLOTS, VFS_OF_A_PF, Vf, vf_slot
+
+log = structlog.get_logger(__name__)
+_PAUSE_S = 1.0
+"""Devices come and go in swarms; one look for all of them."""
+
+
+class Vfs:
+    """The VFs of this server, looked for again whenever devices come or go."""
+
+    def __init__(
+        self,
+        tree: Path,
+        uplinks: Collection[str],
+        taken: Mapping[str, int],
+        monitor: Monitor,
+        changed: Callable[[Mapping[int, Vf]], None],
+    ) -> None:
+        """`uplinks` are the devices that the bridge goes out by, now; `taken` has the slots of VFs that pods have.
+
+        `changed` is told of all VFs, by slot, after every look.
+        """
+        self._tree, self._uplinks, self._taken, self._changed = tree, uplinks, taken, changed
+        self._numbers: dict[str, int] = {}
+        self._known: Mapping[int, str] = {}
+        self._stirred = asyncio.Event()
+        self._told: frozenset[str] = frozenset()
+        self.addresses: dict[str, str] = {}
+        """PCI address of each representor's VF; changed in place, for those who hold on to it."""
+        monitor.subscribe(self._notice)
+
+    async def look(self) -> None:
+        """Look for them; when the kernel does not tell, what was known stands, and `run` looks again."""
+        try:
+            pfs, ports = await asyncio.to_thread(self._discover)
+        except KernelError as error:
+            log.warning("vfs.unknown", error=str(error))
+            self._stirred.set()
+            return
+        self._known = {port.index: port.name for port in ports}
+        members = _members(ports, self._uplinks).union(self._uplinks)
+        own = [pf for pf in pfs if not isinstance(pf.uplinks, NoAnswer) and members & {one.name for one in pf.uplinks}]
+        self._numbers = numbered(pfs, self._numbers, self._taken)
+        slots = tabulate(own, self._numbers)
+        addresses = {vf.representor: vf.address for vf in slots.values()}
+        self.addresses.update(addresses)
+        for name in self.addresses.keys() - addresses.keys():
+            del self.addresses[name]
+        self._tell(own)
+        self._changed(slots)
+
+    async def run(self) -> None:
+        """Look again after devices came or went, until cancelled."""
+        while True:
+            await self._stirred.wait()
+            await asyncio.sleep(_PAUSE_S)
+            self._stirred.clear()
+            await self.look()
+
+    def _discover(self) -> tuple[Sequence[Pf], Sequence[NicPort]]:
+        with Rtnl() as home:
+            ports = home.nic_ports()
+        if self._tree != SYSFS:
+            ports = [as_told(self._tree, port) for port in ports]
+        return discover(self._tree, ports), ports
+
+    def _notice(self, event: Event | None) -> None:
+        if event is None:
+            self._stirred.set()
+        elif isinstance(event, DeviceEvent):
+            known = self._known.get(event.device.index)
+            if known is not None if event.gone else known != event.device.name:
+                self._stirred.set()
+
+    def _tell(self, pfs: Iterable[Pf]) -> None:
+        """Log what keeps VFs from being used, when that has changed."""
+        why = frozenset(vf.representor.why for pf in pfs for vf in pf.vfs if isinstance(vf.representor, NoAnswer))
+        for reason in sorted(why - self._told):
+            log.warning("vf.unusable", reason=reason)
+        self._told = why
+
+
+def numbered(pfs: Iterable[Pf], given: Mapping[str, int], taken: Mapping[str, int]) -> dict[str, int]:
+    """Return a number for each PF: the one that it was given, the one by which a pod's VF has its slot, or a free one.
+
+    ``taken`` has slots by PCI address of the VF.
+    """
+    numbers = dict(given)
+    new = [pf for pf in pfs if pf.address not in numbers]
+    for pf in new:
+        slot = next((taken[vf.address] for vf in pf.vfs if vf.address in taken), None)
+        if slot is not None and (number := (slot - VF_SLOTS) // VFS_OF_A_PF) not in numbers.values():
+            numbers[pf.address] = number
+    for pf in new:
+        if pf.address not in numbers:
+            used = set(numbers.values())
+            numbers[pf.address] = next(number for number in range(len(used) + 1) if number not in used)
+    return numbers
+
+
+def tabulate(pfs: Iterable[Pf], numbers: Mapping[str, int]) -> dict[int, Vf]:
+    """Return by slot every VF whose representor is certain."""
+    return {
+        vf_slot(numbers[pf.address], vf.index): Vf(vf.representor.name, vf.address)
+        for pf in pfs
+        for vf in pf.vfs
+        if not isinstance(vf.representor, NoAnswer) and vf.index < VFS_OF_A_PF and numbers[pf.address] < MOST_PFS
+    }
+
+
+def _members(ports: Iterable[NicPort], bonds: Collection[str]) -> frozenset[str]:
+    """Return the devices that are in these bonds."""
+    listed = list(ports)
+    masters = {port.index for port in listed if port.name in bonds}
+    return frozenset(port.name for port in listed if port.master in masters)

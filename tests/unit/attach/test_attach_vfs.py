@@ -1,0 +1,85 @@
+"""Slots of VFs: every VF of the uplink has its own, and keeps it whatever is plugged in later."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from routed.attach.sysfs import Pf, discover
+from routed.attach.vf import own_mac, own_name
+from routed.attach.vfs import numbered, tabulate
+from routed.domain.wiring import VF_SLOTS, VFS_OF_A_PF, Vf
+from tests.fakes.nics import FAMILIES, Server
+
+BUSES = st.lists(st.integers(1, 200), min_size=1, max_size=4, unique=True)
+
+
+def cards(buses: list[int]) -> tuple[Pf, ...]:
+    """PFs of cards with two ports and three VFs on each, as they are found."""
+    with tempfile.TemporaryDirectory(prefix="vfs-") as folder:
+        server = Server(Path(folder) / "sys")
+        for bus in buses:
+            for pf in server.add_card(FAMILIES["mlx5"], f"{bus:08x}", bus):
+                server.make_vfs(pf, 3)
+                server.switchdev(pf)
+        return discover(server.tree, server.ports.values())
+
+
+@given(BUSES, st.integers(201, 250))
+def test_a_slot_is_one_vfs_for_good(buses: list[int], later: int) -> None:
+    pfs = cards(buses)
+    numbers = numbered(pfs, {}, {})
+    slots = tabulate(pfs, numbers)
+    assert len(slots) == 3 * len(pfs)
+    assert len({vf.address for vf in slots.values()}) == len({vf.representor for vf in slots.values()}) == len(slots)
+    more = cards([*buses, later])
+    assert slots.items() <= tabulate(more, numbered(more, numbers, {})).items(), "of those that the agent knows"
+
+
+@given(BUSES, st.integers(201, 250), st.data())
+def test_a_vf_that_a_pod_has_keeps_its_slot_when_the_agent_has_forgotten_all(
+    buses: list[int], later: int, data: st.DataObject
+) -> None:
+    """A card with a lower address was put in meanwhile; nobody but the ledger remembers."""
+    pfs = cards([*buses, later])
+    before = tabulate(pfs, numbered(pfs, {}, {}))
+    taken = data.draw(st.lists(st.sampled_from(sorted(before)), max_size=4))
+    now = cards([*buses, later, 255])
+    after = tabulate(now, numbered(now[::-1], {}, {before[slot].address: slot for slot in taken}))
+    assert {slot: before[slot] for slot in taken}.items() <= after.items()
+    assert len(after) == 3 * len(now)
+
+
+def test_slots_are_counted_by_pf_and_index() -> None:
+    pfs = cards([3])
+    assert tabulate(pfs, numbered(pfs, {}, {})) == {
+        VF_SLOTS + pf * VFS_OF_A_PF + index: Vf(f"ens3f{pf}r{index}", pfs[pf].vfs[index].address)
+        for pf in range(2)
+        for index in range(3)
+    }
+
+
+def test_a_vf_without_a_certain_representor_has_no_slot() -> None:
+    with tempfile.TemporaryDirectory(prefix="vfs-") as folder:
+        server = Server(Path(folder) / "sys")
+        [pf] = server.add_card(FAMILIES["mlx5"], "0a", 3, ports=1)
+        server.make_vfs(pf, 2)
+        server.switchdev(pf)
+        server.move_away(server.representor(pf, 0))
+        pfs = discover(server.tree, server.ports.values())
+    assert tabulate(pfs, numbered(pfs, {}, {})).keys() == {VF_SLOTS + 1}
+
+
+@given(
+    st.sets(st.tuples(st.integers(0, 0xFFFF), st.integers(0, 255), st.integers(0, 31), st.integers(0, 7)), min_size=2)
+)
+def test_what_a_vf_is_called_while_it_is_nobodys_is_its_own(places: set[tuple[int, int, int, int]]) -> None:
+    addresses = [f"{domain:04x}:{bus:02x}:{device:02x}.{function}" for domain, bus, device, function in sorted(places)]
+    names, macs = {own_name(address) for address in addresses}, {own_mac(address) for address in addresses}
+    assert len(names) == len(macs) == len(addresses)
+    assert all(re.fullmatch(r"[^\s/:]{1,15}", name) for name in names)
+    assert all(mac.startswith("0a:56:") for mac in macs), "no pod's: those begin with 0a:58"
