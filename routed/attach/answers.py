@@ -24,7 +24,7 @@ RTM_NEWLINK, RTM_DELLINK, RTM_NEWNEIGH = 16, 17, 28
 NLA_TYPE_MASK = 0x3FFF
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK = 1, 3, 4, 5
 IFLA_LINKINFO, IFLA_IFALIAS, IFLA_CARRIER, IFLA_LINK_NETNSID, IFLA_INFO_KIND = 18, 20, 33, 37, 1
-IFLA_MASTER, IFLA_PHYS_SWITCH_ID, IFLA_PHYS_PORT_NAME, IFLA_PERM_ADDRESS, IFLA_PARENT_DEV_NAME = 10, 36, 38, 54, 56
+IFLA_MASTER, IFLA_PHYS_SWITCH_ID, IFLA_PHYS_PORT_NAME, IFLA_PARENT_DEV_NAME = 10, 36, 38, 56
 IFA_ADDRESS, IFA_LOCAL = 1, 2
 RTA_DST, RTA_GATEWAY, RTA_PRIORITY = 1, 5, 6
 NDA_DST, NDA_LLADDR = 1, 2
@@ -69,8 +69,6 @@ class Device:
     """``parent`` counts in another namespace."""
     hardware: str = ""
     """The bus's name of what it belongs to, ``0000:03:00.2``; empty where driver or kernel (before 5.14) do not say."""
-    permanent_mac: str = ""
-    """What the hardware had from the start; empty when it had none of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +203,6 @@ def device(body: bytes) -> Device:
         parent=None if parent is None else _number(parent),
         parent_elsewhere=IFLA_LINK_NETNSID in found,
         hardware=_text(found.get(IFLA_PARENT_DEV_NAME, b"")),
-        permanent_mac=found.get(IFLA_PERM_ADDRESS, b"").hex(":"),
     )
 
 

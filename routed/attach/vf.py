@@ -35,7 +35,7 @@ def own_name(address: str) -> str:
 
 
 def own_mac(address: str) -> str:
-    """MAC address of a VF that came without one: locally administered, unlike any pod's, unique on a server."""
+    """MAC address of a VF while it is nobody's: locally administered, unlike any pod's, unique on a server."""
     domain, bus, rest = address.split(":")
     device, function = rest.split(".")
     number = (int(domain, 16) & 0xFFFF) << 16 | int(bus, 16) << 8 | int(device, 16) << 3 | int(function, 16)
@@ -99,7 +99,7 @@ class VfWay:
         address = self._addresses.get(slot.name)
         device = None if address is None else self._at_home(slots, address)
         if device is not None and address is not None:
-            mac = device.permanent_mac or own_mac(address)
+            mac = own_mac(address)  # not the permanent one: to igbvf that is whatever it had last
             slots.apply(*reset_device(device.index, own_name(address), mac=None if device.mac == mac else mac))
         elif address is not None and self._may_come_back(address):
             raise VfAway(f"VF {address} is not back from the pod's namespace yet")
