@@ -147,8 +147,7 @@ def _attachment(attachment: Attachment, place: Place) -> Intent:
         rdma=attachment.wishes.rdma,
     )
     pod = Endpoint(ofport=ofport(slot), mac=mac, addresses=attachment.addresses, gateways=gateways)
-    polices = uplink.polices or slot >= VF_SLOTS  # what leaves a VF passes no queue of the server's
-    if polices:
+    if uplink.polices or slot >= VF_SLOTS:
         pod = _policed(pod, slot, attachment.wishes)
     told = _attributes(place)
     grown = Intent(
@@ -158,7 +157,7 @@ def _attachment(attachment: Attachment, place: Place) -> Intent:
     )
     if slot >= VF_SLOTS:
         return replace(grown, representors={name: Wire(uplink.mtu)}, vf_links={attachment.id: link})
-    limits = {name: None if polices else _limit(attachment.wishes)}
+    limits = {name: None if uplink.polices else _limit(attachment.wishes)}
     return replace(grown, wires={name: Wire(uplink.mtu)}, limits=limits, links={attachment.id: link})
 
 

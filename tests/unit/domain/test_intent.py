@@ -202,6 +202,7 @@ def test_a_pod_with_a_vf_differs_in_what_it_hangs_on_alone() -> None:
     flows = intent.flows[cookie(4098)]
     assert flows is not None
     assert any(isinstance(flow, Flow) and Output(5097) in flow.actions for flow in flows)
+    assert len(list(meters_of(flows))) == 1, "its limit; a NIC that forwards by itself passes no token bucket"
 
 
 def test_a_pod_with_a_vf_that_leaves_leaves_its_representor_plugged() -> None:
