@@ -12,9 +12,10 @@ import pytest
 from containerlab.lab import Lab
 from containerlab.probe import Place
 from tests.fabric import eventually
+from tests.fakes.veths import VethNic
 from tests.kernel.machine import Machine, missing
 from tests.kernel.relay import FOLDER, Inside, Outside
-from tests.kernel.server import KernelServer
+from tests.kernel.server import NIC, WITH_NIC, KernelServer
 from tests.servers import Pod
 
 TOPOLOGY = Path("containerlab/kernel.clab.yml")
@@ -34,11 +35,20 @@ def lab() -> Iterator[Lab]:
 
 
 @pytest.fixture(scope="session")
-def s11(lab: Lab) -> KernelServer:
+def nic(lab: Lab) -> VethNic:
+    """What the server takes for its NIC: the bond's members are ports of two PFs, with one VF on each."""
+    node = lab.node("s11")
+    made = VethNic(node.path(NIC), ["etha", "ethb"], 1)
+    made.plug(lambda *command: node.run(list(command)))
+    return made
+
+
+@pytest.fixture(scope="session")
+def s11(lab: Lab, nic: VethNic) -> KernelServer:  # noqa: ARG001  # an agent that starts finds it
     """The server with its agent, as untagged as the rack's cables."""
     server = KernelServer(lab, "s11")
     eventually(server.bonded, "both members in one aggregator")
-    server.start()
+    server.start(server.copy_of_rack_file(WITH_NIC))
     eventually(server.at_rest, "s11 at rest")
     return server
 

@@ -12,13 +12,11 @@ from containerlab.probe import Place, both_ways
 from routed.attach.vf import own_name
 from tests.fabric import eventually
 from tests.fakes.veths import VethNic
-from tests.kernel.server import KernelServer, assert_in_tc
+from tests.kernel.server import WITH_NIC, KernelServer, assert_in_tc
 from tests.servers import Pod, failure
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(240)]
 
-TREE = "/run/nic"
-WITH_TREE = {"  run: /run/routed\n": f"  run: /run/routed\n  sysfs: {TREE}\n"}
 PCI = "pciID"
 
 
@@ -43,15 +41,9 @@ class Rig:
 
 
 @pytest.fixture(scope="module")
-def rig(s11: KernelServer, pods: tuple[Pod, Pod]) -> Iterator[Rig]:
-    nic = VethNic(s11.node.path(TREE), ["etha", "ethb"], 1)
-    nic.plug(lambda *command: s11.node.run(list(command)))
-    with s11.configured(WITH_TREE):
-        eventually(s11.at_rest, "s11 at rest", 60)
-        yield Rig(s11, nic)
-        s11.clean_up(keep={pod.id for pod in pods})
-    for pf in nic.pfs:
-        s11.node.run(["ip", "link", "delete", nic.representor(0, pf)])
+def rig(s11: KernelServer, nic: VethNic, pods: tuple[Pod, Pod]) -> Iterator[Rig]:
+    yield Rig(s11, nic)
+    s11.clean_up(keep={pod.id for pod in pods})
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +96,7 @@ def test_an_agent_that_restarts_with_vfs_for_all_finds_each_pod_with_what_it_has
     rig: Rig, vf_pods: tuple[Pod, Pod], pods: tuple[Pod, Pod], outside: Place
 ) -> None:
     rig.server.agent.stop()
-    rig.server.start(rig.server.copy_of_rack_file({**WITH_TREE, "bridge:\n": "bridge:\n  vfs: all\n"}))
+    rig.server.start(rig.server.copy_of_rack_file({**WITH_NIC, "bridge:\n": "bridge:\n  vfs: all\n"}))
     eventually(rig.server.at_rest, "s11 at rest", 60)
     for pod in (*vf_pods, *pods):
         rig.server.check(pod)
