@@ -448,7 +448,14 @@ class Agent:
 
 
 def _uplink(ports: UplinkPorts, gateway: Gateway) -> Uplink:
-    return Uplink(ofports=ports.ofports, devices=ports.devices, mac=ports.mac, gateway_mac=gateway.mac, mtu=ports.mtu)
+    return Uplink(
+        ofports=ports.ofports,
+        devices=ports.devices,
+        mac=ports.mac,
+        gateway_mac=gateway.mac,
+        mtu=ports.mtu,
+        strangers=ports.strangers,
+    )
 
 
 def reasons(group: BaseExceptionGroup[BaseException]) -> Iterator[str]:

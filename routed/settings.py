@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from routed.domain.rack import Rack, Server, Subnet, Tor
+from routed.domain.rack import FlatNetwork, Rack, Server, Subnet, Tor
 from routed.torconfig.settings import FabricSettings
 
 IPAddress = IPv4Address | IPv6Address
@@ -23,6 +23,7 @@ IPNetwork = IPv4Network | IPv6Network
 Asn = Annotated[int, Field(ge=1, le=2**32 - 1)]
 _S = TypeVar("_S", bound=BaseModel)
 Port = Annotated[int, Field(ge=1, le=65535)]
+Vlan = Annotated[int, Field(ge=1, le=4094)]
 
 
 class SettingsError(Exception):
@@ -89,6 +90,15 @@ class BgpSettings(_Section):
     """None: only connect outwards."""
 
 
+class LegacySettings(_Section):
+    """A flat network whose pods are on the bridge until they have moved (docs/migration.md)."""
+
+    vlans: tuple[Vlan, ...] = Field(min_length=1)
+    """Its tags. Ports in one of them, and ports that tag for themselves, are switched as before; others are denied."""
+    prefixes: tuple[IPNetwork, ...] = Field(min_length=1)
+    """What its pods may send from."""
+
+
 class BridgeSettings(_Section):
     """The Open vSwitch bridge that pods are plugged into."""
 
@@ -99,6 +109,8 @@ class BridgeSettings(_Section):
     """Devices of the bond, one to each ToR in the order of `tors`; the uplink itself when empty."""
     ready_slots: int = Field(default=32, ge=1, le=1024)
     """Slots kept plugged beyond those in use."""
+    legacy: LegacySettings | None = None
+    """None: whoever else is on the bridge is cut off."""
 
 
 class SteeringSettings(_Section):
@@ -176,7 +188,7 @@ class Settings(_Section):
     pools: tuple[PoolSettings, ...] = Field(min_length=1)
     servers: dict[str, ServerSettings] = Field(min_length=1)
     services: tuple[IPNetwork, ...] = ()
-    vlan: int | None = Field(default=None, ge=1, le=4094)
+    vlan: Vlan | None = None
     resync_s: float = Field(default=10.0, gt=0)
     """Time between two full looks at every plane."""
     bgp: BgpSettings
@@ -212,6 +224,7 @@ class Settings(_Section):
             )
         self._check_servers()
         self._check_pools()
+        self._check_legacy()
         return self
 
     def _check_servers(self) -> None:
@@ -233,6 +246,18 @@ class Settings(_Section):
                 if tor.address.version == pool.prefix.version and tor.address in pool.prefix:
                     raise ValueError(f"pools[{number}].prefix: {pool.prefix} holds {tor.name}'s own {tor.address}")
 
+    def _check_legacy(self) -> None:
+        legacy = self.bridge.legacy
+        if legacy is None:
+            return
+        if self.vlan in legacy.vlans:
+            raise ValueError(f"bridge.legacy.vlans: {self.vlan} is this rack's own vlan; routed needs another")
+        ours = [*(("pools", pool.prefix) for pool in self.pools), *(("hosts", host.prefix) for host in self.hosts)]
+        for prefix in legacy.prefixes:
+            for kind, own in ours:
+                if own.version == prefix.version and own.overlaps(prefix):
+                    raise ValueError(f"bridge.legacy.prefixes: {prefix} overlaps {own} of {kind}: routed needs its own")
+
     @property
     def control_socket(self) -> Path:
         """Where the agent listens for `routed show` and `routed drain`."""
@@ -240,6 +265,7 @@ class Settings(_Section):
 
     def domain_rack(self) -> Rack:
         """Return the rack as the domain knows it."""
+        legacy = self.bridge.legacy
         return Rack(
             name=self.rack,
             tors=tuple(Tor(tor.name, tor.asn, tor.address) for tor in self.tors),
@@ -248,6 +274,7 @@ class Settings(_Section):
             services=self.services,
             vlan=self.vlan,
             steering=self.steering.community if self.steering is not None else None,
+            flat=None if legacy is None else FlatNetwork(legacy.vlans, legacy.prefixes),
         )
 
     def domain_server(self, name: str) -> Server:
