@@ -107,8 +107,8 @@ class BridgeSettings(_Section):
     """An OVS port: a NIC, a kernel bond or an OVS bond."""
     members: tuple[str, ...] = ()
     """Devices of the bond, one to each ToR in the order of `tors`; the uplink itself when empty."""
-    ready_slots: int = Field(default=32, ge=1, le=1024)
-    """Slots kept plugged beyond those in use."""
+    ready_slots: int = Field(default=32, ge=0, le=1024)
+    """Slots kept plugged beyond those in use; 0: a pod waits until its own is plugged."""
     legacy: LegacySettings | None = None
     """None: whoever else is on the bridge is cut off."""
 
