@@ -52,6 +52,11 @@ kernel-lab: system install shim ## the tests that need a kernel with openvswitch
 	@bash containerlab/packages.sh kernel
 	@$(PY) -m pytest tests/kernel $(ARGS)
 
+.PHONY: kernel-bench
+kernel-bench: system install shim ## throughput and latency between pods beside other ways, in User-Mode Linux, as ratios; needs root
+	@bash containerlab/packages.sh kernel-bench
+	@$(PY) -m tests.bench.kernel $(ARGS)
+
 containers: ## Debian packages that containerlab and the nodes' images need, where they are missing; needs root
 	@bash containerlab/packages.sh containers
 
