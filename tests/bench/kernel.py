@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 BEGIN = "<!-- ratios: written by make kernel-bench, do not edit -->"
 END = "<!-- end of ratios -->"
 BASELINE = "kernel bridge + veth"
+_TESTS = ("tcp_bw", "tcp_lat")
 _FILE = "tests/kernel/ratios.py"
 _PATIENCE_S = 600.0
 
@@ -66,16 +67,9 @@ def measured() -> Mapping[str, Mapping[str, Sequence[int]]]:
 
 
 def ratios(samples: Mapping[str, Mapping[str, Sequence[int]]]) -> Grid:
-    """Return the medians and what they are of the baseline's; how far apart the samples are stands beside them."""
-    base = {test: median(found) for test, found in samples[BASELINE].items()}
+    """Return each way's figures over the baseline's of the same round: medians, and how far apart the rounds are."""
     rows = tuple(
-        (
-            way,
-            f"{median(found['tcp_bw']) / base['tcp_bw']:.2f}",
-            _spread([figure / base["tcp_bw"] for figure in found["tcp_bw"]]),
-            f"{median(found['tcp_lat']) / base['tcp_lat']:.2f}",
-            _spread([figure / base["tcp_lat"] for figure in found["tcp_lat"]]),
-        )
+        (way, *(cell for test in _TESTS for cell in _cells(found[test], samples[BASELINE][test])))
         for way, found in samples.items()
     )
     rounds = len(samples[BASELINE]["tcp_bw"])
@@ -83,8 +77,9 @@ def ratios(samples: Mapping[str, Mapping[str, Sequence[int]]]) -> Grid:
     return Grid(f"Pods of one server, in one kernel: medians of {rounds} rounds", head, rows)
 
 
-def _spread(figures: Sequence[float]) -> str:
-    return f"{min(figures):.2f} to {max(figures):.2f}"
+def _cells(ours: Sequence[int], theirs: Sequence[int]) -> tuple[str, str]:
+    found = [one / other for one, other in zip(ours, theirs, strict=True)]
+    return f"{median(found):.2f}", f"{min(found):.2f} to {max(found):.2f}"
 
 
 if __name__ == "__main__":
