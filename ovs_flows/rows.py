@@ -50,6 +50,8 @@ class UplinkPorts:
     """Devices whose LACP partner does not answer; of a bond that is OVS's own."""
     strangers: tuple[Stranger, ...] = ()
     """By port number; without those that OVS could not plug."""
+    offloads: bool = False
+    """Whether Open vSwitch offers every flow to TC, where a NIC may take it."""
 
 
 def is_ours(row: Any) -> bool:
@@ -73,8 +75,11 @@ def device(interface: Any) -> str:
     return str(interface.ifindex[0]) if interface.ifindex else "0"
 
 
-def read_uplink(bridge: Any, name: str) -> UplinkPorts:
-    """Return the bridge's way out; BridgeError when the uplink is not one of its ports."""
+def read_uplink(switch: Any, bridge: Any, name: str) -> UplinkPorts:
+    """Return the bridge's way out; BridgeError when the uplink is not one of its ports.
+
+    ``switch`` is the row of the whole switch, the database's root.
+    """
     ports = {port.name: port for port in bridge.ports}
     if name not in ports:
         raise BridgeError(
@@ -91,6 +96,7 @@ def read_uplink(bridge: Any, name: str) -> UplinkPorts:
         ),
         mac=own.mac_in_use[0] if own.mac_in_use else "",
         datapath_type=bridge.datapath_type or "system",
+        offloads=bridge.datapath_type in ("", "system") and switch.other_config.get("hw-offload") == "true",
         lapsed=frozenset(interface.name for _, interface in plugged if interface.lacp_current == [False]),
         strangers=_strangers(port for port in bridge.ports if port.name not in (bridge.name, name)),
     )

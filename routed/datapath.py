@@ -154,6 +154,7 @@ class OvsDatapath:
             gateway_mac=None,
             mtu=ports.mtu,
             strangers=ports.strangers,
+            polices=ports.offloads,
         )
         return Sight(uplink, ports.lapsed)
 

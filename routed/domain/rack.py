@@ -90,3 +90,5 @@ class Uplink:
     """Bytes."""
     strangers: tuple[Stranger, ...] = ()
     """Ports on the bridge that are not ours."""
+    polices: bool = False
+    """Whether pods' limits are policed by flows: a NIC that forwards by itself passes no queue of the kernel."""

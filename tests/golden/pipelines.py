@@ -10,7 +10,8 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 from ovs_flows.cookies import BASE_OBJECT, cookie
-from ovs_flows.model import Flow, Group
+from ovs_flows.meters import from_pod, to_pod
+from ovs_flows.model import Entry
 from ovs_flows.pipeline import BridgeView, Endpoint, Flat, base, endpoint
 from ovs_flows.text import format_entries
 
@@ -37,6 +38,7 @@ FLAT = Flat(vlans=(200,), prefixes=(ip_network("10.189.26.0/24"),), access=(7,),
 PIPELINES: dict[str, tuple[BridgeView, Endpoint]] = {
     "v4": (ONLY4, POD4),
     "dual": (DUAL, POD),
+    "limited": (DUAL, replace(POD, to_pod=to_pod(1, 200_000_000), from_pod=from_pod(1, 10_000_000))),
     "vlan": (replace(DUAL, vlan=108), POD),
     "two-uplinks": (replace(DUAL, uplinks=(1, 2)), POD),
     "two-uplinks-vlan": (replace(DUAL, uplinks=(1, 2), vlan=108), POD),
@@ -45,14 +47,14 @@ PIPELINES: dict[str, tuple[BridgeView, Endpoint]] = {
 }
 
 
-def entries(name: str) -> dict[int, frozenset[Flow | Group]]:
+def entries(name: str) -> dict[int, frozenset[Entry]]:
     """Return a pipeline as the flows plane takes it."""
     view, pod = PIPELINES[name]
-    return {cookie(BASE_OBJECT): base(view), cookie(1): frozenset(endpoint(pod))}
+    return {cookie(BASE_OBJECT): base(view), cookie(1): endpoint(pod)}
 
 
 def lines(name: str) -> list[str]:
-    """Return a pipeline as text: groups, base flows, the pod's flows."""
+    """Return a pipeline as text: groups, base flows, the pod's meters and flows."""
     return [line for owner, found in entries(name).items() for line in format_entries(found, owner)]
 
 
