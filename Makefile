@@ -57,6 +57,11 @@ nic-lab: system install shim ## the tests that need a NIC with SR-IOV, in QEMU o
 	@$(PY) -m tests.nic_lab.packages
 	@$(PY) -m pytest tests/nic_lab $(ARGS)
 
+.PHONY: kernel-bench
+kernel-bench: system install shim ## throughput and latency between pods beside other ways, in User-Mode Linux, as ratios; needs root
+	@bash containerlab/packages.sh kernel-bench
+	@$(PY) -m tests.bench.kernel $(ARGS)
+
 containers: ## Debian packages that containerlab and the nodes' images need, where they are missing; needs root
 	@bash containerlab/packages.sh containers
 

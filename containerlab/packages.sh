@@ -1,8 +1,9 @@
 #!/bin/bash
 # Install the Debian packages of the real components that the lab, the tests and the benchmark run; with `containers`, those
 # that real containerlab and the nodes' images need, if the machine has not got them from elsewhere; with `browser`, the one
-# that looks at the audit's page; with `kernel`, the kernel that tests/kernel boot. Idempotent: when all are there, nothing
-# happens and no network is needed. No daemon is started, and the host's own policy is restored.
+# that looks at the audit's page; with `kernel`, the kernel that tests/kernel boot, with `kernel-bench` also what measures in it.
+# Idempotent: when all are there, nothing happens and no network is needed. No daemon is started, and the host's own policy is
+# restored.
 set -euo pipefail
 
 packages=(
@@ -27,6 +28,9 @@ if [[ ${1:-} == browser ]]; then
 fi
 if [[ ${1:-} == kernel ]]; then
     packages=(user-mode-linux)
+fi
+if [[ ${1:-} == kernel-bench ]]; then
+    packages=(user-mode-linux qperf)
 fi
 policy=/usr/sbin/policy-rc.d
 

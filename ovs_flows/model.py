@@ -16,6 +16,8 @@ LOCAL = 0xFFFF_FFFE
 """The bridge's own interface, where the host's address lives."""
 IN_PORT = 0xFFFF_FFF8
 """Back where the packet came from; no other output does that."""
+NORMAL = 0xFFFF_FFFA
+"""As a switch that learns and floods would, by the VLANs of the ports: for a flat network alone."""
 
 Term = tuple[str, int, int]
 """Field name, value, mask; as a plain tuple because a server compares thousands of them."""

@@ -29,6 +29,7 @@ from ovs_flows.model import Port
 from ovs_flows.rows import (
     DEVICE,
     MARK,
+    NOWHERE,
     UplinkPorts,
     device,
     is_ours,
@@ -52,7 +53,7 @@ _COLUMNS = {
         *("name", "ports", "datapath_type", "controller", "sflow", "ipfix"),
         *("fail_mode", "other_config", "external_ids", "flow_tables"),
     ),
-    "Port": ("name", "interfaces", "external_ids", "lacp"),
+    "Port": ("name", "interfaces", "external_ids", "lacp", "tag"),
     "Interface": (
         "name",
         "type",
@@ -120,7 +121,7 @@ class Ovsdb:
             delay = min(2 * delay, _RETRY_MAX_S)
 
     async def configure(self) -> None:
-        """Make the bridge's settings right: fail mode, in-band control, our mark, prefix tables, MTU of its interface.
+        """Make the settings right: fail mode, in-band control, our mark, our ports' VLAN, prefix tables, the MTU.
 
         Raises BridgeError, with nothing changed, when the bridge is not there, when the uplink is not on it, or when
         somebody else programs it; Unreachable when the database does not answer.
@@ -321,6 +322,9 @@ class _Configure(BaseCommand):  # type: ignore[misc] # the library ships no type
         own = idlutils.row_by_value(self.api.idl, "Interface", "name", self._bridge)
         if own.mtu_request != [self._mtu]:
             own.mtu_request = [self._mtu]
+        for port in bridge.ports:
+            if is_ours(port) and port.tag != [NOWHERE]:
+                port.tag = [NOWHERE]
         if version(self.api.root.ovs_version) < (3, 5):
             for number in PREFIX_TABLES:
                 self._set_prefixes(txn, bridge, number)
@@ -361,6 +365,7 @@ class _Plug(BaseCommand):  # type: ignore[misc] # the library ships no types
         port = txn.insert(self.api.tables["Port"])
         port.name = wanted.name
         port.external_ids = dict(MARK)
+        port.tag = [NOWHERE]
         port.interfaces = [interface]
         bridge.addvalue("ports", port)
 

@@ -4,7 +4,8 @@ Owns all forwarding policy of the bridge. Pure: values in, values out; sends not
 `ovs_flows.tables` and described, each with a real dump, in docs/pipeline.md.
 
 A packet's way: `CLASSIFY` -> `FABRIC`, `HOST` or `POD` -> `DESTINATION` -> `TOR`; `RESPONDER` answers ARP. Nothing
-learns and nothing floods: what no flow names is dropped. A pod's own flows depend on nothing but the pod.
+learns and nothing floods: what no flow names is dropped. A pod's own flows depend on nothing but the pod. A flat
+network that still uses the bridge is the exception: `FLAT`, and switching in which pods' ports take no part.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from ovs_flows.fields import ETH_ARP, ETH_IPV4, ETH_IPV6, PROTO_ICMPV6, VLAN_PRE
 from ovs_flows.model import (
     IN_PORT,
     LOCAL,
+    NORMAL,
     Action,
     Bucket,
     Flow,
@@ -34,7 +36,7 @@ from ovs_flows.model import (
     ToGroup,
     UseMeter,
 )
-from ovs_flows.tables import CLASSIFY, DESTINATION, FABRIC, HOST, POD, RESPONDER, TOR, Table
+from ovs_flows.tables import CLASSIFY, DESTINATION, FABRIC, FLAT, HOST, POD, RESPONDER, TOR, Table
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -54,6 +56,26 @@ _NEVER_FORWARDED: tuple[Network, ...] = (
     IPv6Network("fe80::/10"),
 )
 """Multicast, class E and broadcast, link-local."""
+_FLAT_WITHOUT_ADDRESS: tuple[Network, ...] = (
+    IPv4Network("0.0.0.0/32"),
+    IPv6Network("::/128"),
+    IPv6Network("fe80::/10"),
+)
+"""Sources of who has no address yet, and of neighbour discovery: a flat network needs both."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flat:
+    """A flat network that shares the bridge while its pods move away: VLANs in which the bridge switches as before."""
+
+    vlans: tuple[int, ...]
+    """Its tags on the uplink; never the host's own."""
+    prefixes: tuple[Network, ...]
+    """Addresses that its ports may send from."""
+    access: tuple[int, ...] = ()
+    """OpenFlow ports whose untagged frames the bridge takes into one of the VLANs."""
+    trunks: tuple[int, ...] = ()
+    """OpenFlow ports that tag their frames themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +95,7 @@ class BridgeView:
     """Tag of everything on the uplink, the host's traffic included; None for untagged."""
     idle: frozenset[int] = frozenset()
     """Those of several uplinks that carry nothing out but ARP and ND; what comes in is taken from all."""
+    flat: Flat | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +117,7 @@ class Endpoint:
 def base(view: BridgeView) -> frozenset[Flow | Group]:
     """Return what exists once per bridge: every table's fixed flows, and the uplinks' group when there are several."""
     parts: tuple[Callable[[BridgeView], Sequence[Flow | Group]], ...]
-    parts = (_classify, _fabric, _host, _responder, _destination, _tor, _group)
+    parts = (_classify, _fabric, _host, _flat, _responder, _destination, _tor, _group)
     return frozenset([*_pod(), *(entry for part in parts for entry in part(view))])
 
 
@@ -159,14 +182,27 @@ def _classify(view: BridgeView) -> list[Flow]:
     return [
         *(comes_from(200, Match.of(in_port=uplink), FROM_FABRIC, FABRIC) for uplink in view.uplinks),
         comes_from(200, Match.of(in_port=LOCAL), FROM_HOST, HOST),
+        *(CLASSIFY.flow(200, match, goto=FLAT) for match in _from_flat(view.flat)),
         comes_from(100, Match(), FROM_POD, POD),
+    ]
+
+
+def _from_flat(flat: Flat | None) -> list[Match]:
+    """Return what frames of a flat network look like where they come in: others from its ports are nobody's."""
+    if flat is None:
+        return []
+    return [
+        *(Match.of(in_port=port, vlan_vid=0) for port in flat.access),
+        *(Match.of(in_port=port, vlan_vid=VLAN_PRESENT | vlan) for port in flat.trunks for vlan in flat.vlans),
     ]
 
 
 def _fabric(view: BridgeView) -> list[Flow]:
     tag: Fields = {"vlan_vid": 0 if view.vlan is None else VLAN_PRESENT | view.vlan}
     pop: tuple[Action, ...] = () if view.vlan is None else (PopVlan(),)
+    flat = () if view.flat is None else view.flat.vlans
     return [
+        *(FABRIC.flow(400, Match.of(vlan_vid=VLAN_PRESENT | vlan), Output(NORMAL)) for vlan in flat),
         FABRIC.flow(300, Match.of(**tag, eth_type=ETH_ARP), *pop, Output(LOCAL)),
         *(
             FABRIC.flow(200, Match.of(**tag, eth_dst=view.host_mac, **_ip("dst", pool)), *pop, goto=DESTINATION)
@@ -191,6 +227,24 @@ def _host(view: BridgeView) -> list[Flow]:
         *(HOST.flow(300, _neighbour_discovery(kind), *everywhere) for kind in (135, 136)),
         *(HOST.flow(200, Match.of(**_ip("dst", pool)), goto=DESTINATION) for pool in view.pools),
         HOST.flow(0, Match(), *_to_one_uplink(view)),
+    ]
+
+
+def _flat(view: BridgeView) -> list[Flow]:
+    if view.flat is None:
+        return []
+    sources = (*view.flat.prefixes, *_FLAT_WITHOUT_ADDRESS)
+    as_before = Output(NORMAL)
+    return [
+        FLAT.flow(300, Match.of(eth_src=view.host_mac)),
+        *(FLAT.flow(200, Match.of(**_ip("src", source)), as_before) for source in sources),
+        *(
+            FLAT.flow(200, Match.of(eth_type=ETH_ARP, arp_spa=source), as_before)
+            for source in sources
+            if source.version == 4
+        ),
+        *(FLAT.flow(100, Match.of(eth_type=kind)) for kind in (ETH_IPV4, ETH_ARP, ETH_IPV6)),
+        FLAT.flow(0, Match(), as_before),
     ]
 
 

@@ -17,6 +17,19 @@ MARK = {"owner": "routed"}
 DEVICE = "ifindex"
 """Key in a port's external_ids: index of the device that was plugged. The userspace datapath holds on to a device that
 is deleted, and never notices the next one of the same name."""
+NOWHERE = 4095
+"""VLAN of our ports: a tag that no frame may have. Where the bridge switches by itself, for a flat network or by
+somebody else's flow, it never reaches a pod."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stranger:
+    """A device on the bridge that is neither ours nor the uplink's."""
+
+    name: str
+    ofport: int
+    tag: int | None
+    """VLAN that its untagged frames belong to; None for one that tags its frames itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +48,8 @@ class UplinkPorts:
     """``system`` for the kernel's, ``netdev`` for the userspace one."""
     lapsed: frozenset[str] = frozenset()
     """Devices whose LACP partner does not answer; of a bond that is OVS's own."""
+    strangers: tuple[Stranger, ...] = ()
+    """By port number; without those that OVS could not plug."""
     offloads: bool = False
     """Whether Open vSwitch offers every flow to TC, where a NIC may take it."""
 
@@ -83,7 +98,24 @@ def read_uplink(switch: Any, bridge: Any, name: str) -> UplinkPorts:
         datapath_type=bridge.datapath_type or "system",
         offloads=bridge.datapath_type in ("", "system") and switch.other_config.get("hw-offload") == "true",
         lapsed=frozenset(interface.name for _, interface in plugged if interface.lacp_current == [False]),
+        strangers=_strangers(port for port in bridge.ports if port.name not in (bridge.name, name)),
     )
+
+
+def _strangers(ports: Iterable[Any]) -> tuple[Stranger, ...]:
+    found = (
+        Stranger(interface.name, ofport(interface), tag(port))
+        for port in ports
+        if not is_ours(port)
+        for interface in port.interfaces
+        if ofport(interface)
+    )
+    return tuple(sorted(found, key=lambda stranger: stranger.ofport))
+
+
+def tag(port: Any) -> int | None:
+    """Return the VLAN of an access port; None for a trunk."""
+    return port.tag[0] if port.tag else None
 
 
 def misplugged(interfaces: Mapping[str, Any], wanted: Iterable[Port]) -> dict[str, Exception]:

@@ -17,7 +17,7 @@ from ovs_flows.connection import Connection
 from ovs_flows.errors import Unreachable
 from ovs_flows.messages import Message
 from ovs_flows.ovsdb import Ovsdb
-from ovs_flows.rows import ofport
+from ovs_flows.rows import is_ours, ofport, tag
 
 _DESCRIPTION = Message(messages.MULTIPART_REQUEST, struct.pack("!HH4x", 0, 0))
 _SOFTWARE = slice(512, 768)
@@ -44,6 +44,9 @@ class PortSight:
     interfaces: tuple[InterfaceSight, ...]
     lacp: bool
     """Whether it is a bond that speaks LACP by itself."""
+    tag: int | None = None
+    """VLAN of its untagged frames, None for a trunk."""
+    ours: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,8 @@ def _port(row: Any) -> PortSight:
     return PortSight(
         interfaces=tuple(sorted(interfaces, key=lambda interface: interface.name)),
         lacp=_text(row.lacp) in ("active", "passive"),
+        tag=tag(row),
+        ours=is_ours(row),
     )
 
 

@@ -65,11 +65,12 @@ _IP_DESTINATION = frozenset({"ipv4_dst", "ipv6_dst"})
 CLASSIFY = Table(
     0,
     "classify",
-    "Where does the packet come from? Written to reg0. A port that is neither an uplink nor LOCAL is a pod's.",
-    matches=frozenset({"in_port"}),
+    "Where does the packet come from? Written to reg0. A port that is neither an uplink nor LOCAL, nor one of a flat "
+    "network, is a pod's.",
+    matches=frozenset({"in_port", "vlan_vid"}),
     actions=frozenset({SetField}),
     sets=frozenset({"reg0"}),
-    next=frozenset({10, 20, 30}),
+    next=frozenset({10, 20, 25, 30}),
 )
 FABRIC = Table(
     10,
@@ -89,6 +90,14 @@ HOST = Table(
     actions=_OUT,
     sets=frozenset({"vlan_vid"}),
     next=frozenset({35, 40}),
+)
+FLAT = Table(
+    25,
+    "flat",
+    "From ports of a flat network, while there is one: forwarded as by any switch, within its VLANs. An address that "
+    "is not of that network drops.",
+    matches=frozenset({"eth_src", "eth_type", "arp_spa"}) | _IP_SOURCE,
+    actions=frozenset({Output}),
 )
 POD = Table(
     30,
@@ -139,7 +148,7 @@ TOR = Table(
     sets=frozenset({"eth_src", "eth_dst", "vlan_vid"}),
 )
 
-TABLES: dict[int, Table] = {t.number: t for t in (CLASSIFY, FABRIC, HOST, POD, RESPONDER, DESTINATION, TOR)}
+TABLES: dict[int, Table] = {t.number: t for t in (CLASSIFY, FABRIC, HOST, FLAT, POD, RESPONDER, DESTINATION, TOR)}
 PREFIX_TABLES = tuple(t.number for t in TABLES.values() if t.matches & (_IP_SOURCE | _IP_DESTINATION))
 """Tables that match IP prefixes: OVS before 3.5 must be told, or every remote address costs a megaflow."""
 

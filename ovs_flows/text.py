@@ -28,6 +28,7 @@ from ovs_flows.fields import (
 from ovs_flows.model import (
     IN_PORT,
     LOCAL,
+    NORMAL,
     Action,
     Bucket,
     Entry,
@@ -61,7 +62,7 @@ _PROTOCOLS = {
     "ipv6": (ETH_IPV6, None),
     "arp": (ETH_ARP, None),
 }
-_PORTS = {LOCAL: "LOCAL", IN_PORT: "IN_PORT"}
+_PORTS = {LOCAL: "LOCAL", IN_PORT: "IN_PORT", NORMAL: "NORMAL"}
 _KINDS = ("all", "select", "indirect", "ff")
 _UNTAGGED = "vlan_tci=0x0000/0x1fff"
 
@@ -276,7 +277,7 @@ def _parse_action(step: str) -> Action:  # noqa: C901, PLR0911 - one line per ki
     name, _, rest = step.partition(":")
     source, _, target = rest.partition("->")
     match name:
-        case "LOCAL" | "IN_PORT":
+        case "LOCAL" | "IN_PORT" | "NORMAL":
             return Output(_parse_port(name))
         case "output":
             return Output(int(rest))

@@ -185,6 +185,7 @@ class OvsDatapath:
             mac=ports.mac,
             gateway_mac=None,
             mtu=ports.mtu,
+            strangers=ports.strangers,
             polices=ports.offloads,
         )
         return Sight(uplink, ports.lapsed)

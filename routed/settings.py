@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from routed.domain.rack import Rack, Server, Subnet, Tor
+from routed.domain.rack import FlatNetwork, Rack, Server, Subnet, Tor
 from routed.torconfig.settings import FabricSettings
 
 IPAddress = IPv4Address | IPv6Address
@@ -24,6 +24,7 @@ IPNetwork = IPv4Network | IPv6Network
 Asn = Annotated[int, Field(ge=1, le=2**32 - 1)]
 _S = TypeVar("_S", bound=BaseModel)
 Port = Annotated[int, Field(ge=1, le=65535)]
+Vlan = Annotated[int, Field(ge=1, le=4094)]
 
 
 class SettingsError(Exception):
@@ -101,6 +102,15 @@ class VfPolicy(StrEnum):
     """None; VFs and representors are left alone."""
 
 
+class LegacySettings(_Section):
+    """A flat network whose pods are on the bridge until they have moved (docs/migration.md)."""
+
+    vlans: tuple[Vlan, ...] = Field(min_length=1)
+    """Its tags. Ports in one of them, and ports that tag for themselves, are switched as before; others are denied."""
+    prefixes: tuple[IPNetwork, ...] = Field(min_length=1)
+    """What its pods may send from."""
+
+
 class BridgeSettings(_Section):
     """The Open vSwitch bridge that pods are plugged into."""
 
@@ -109,9 +119,11 @@ class BridgeSettings(_Section):
     """An OVS port: a NIC, a kernel bond or an OVS bond."""
     members: tuple[str, ...] = ()
     """Devices of the bond, one to each ToR in the order of `tors`; the uplink itself when empty."""
-    ready_slots: int = Field(default=32, ge=1, le=1024)
-    """Slots kept plugged beyond those in use."""
+    ready_slots: int = Field(default=32, ge=0, le=1024)
+    """Slots kept plugged beyond those in use; 0: a pod waits until its own is plugged."""
     vfs: VfPolicy = VfPolicy.REQUESTED
+    legacy: LegacySettings | None = None
+    """None: whoever else is on the bridge is cut off."""
     offload: Literal["hardware", "tc-software"] | None = None
     """Where pods' packets have to be forwarded, at the slowest: CHECK and an alert say so when they are not."""
 
@@ -205,7 +217,7 @@ class Settings(_Section):
     pools: tuple[PoolSettings, ...] = Field(min_length=1)
     servers: dict[str, ServerSettings] = Field(min_length=1)
     services: tuple[IPNetwork, ...] = ()
-    vlan: int | None = Field(default=None, ge=1, le=4094)
+    vlan: Vlan | None = None
     resync_s: float = Field(default=10.0, gt=0)
     """Time between two full looks at every plane."""
     bgp: BgpSettings
@@ -244,6 +256,7 @@ class Settings(_Section):
             raise ValueError("sriov.resources: pods are to have VFs of those, but bridge.vfs is `never`")
         self._check_servers()
         self._check_pools()
+        self._check_legacy()
         return self
 
     def _check_servers(self) -> None:
@@ -265,6 +278,18 @@ class Settings(_Section):
                 if tor.address.version == pool.prefix.version and tor.address in pool.prefix:
                     raise ValueError(f"pools[{number}].prefix: {pool.prefix} holds {tor.name}'s own {tor.address}")
 
+    def _check_legacy(self) -> None:
+        legacy = self.bridge.legacy
+        if legacy is None:
+            return
+        if self.vlan in legacy.vlans:
+            raise ValueError(f"bridge.legacy.vlans: {self.vlan} is this rack's own vlan; routed needs another")
+        ours = [*(("pools", pool.prefix) for pool in self.pools), *(("hosts", host.prefix) for host in self.hosts)]
+        for prefix in legacy.prefixes:
+            for kind, own in ours:
+                if own.version == prefix.version and own.overlaps(prefix):
+                    raise ValueError(f"bridge.legacy.prefixes: {prefix} overlaps {own} of {kind}: routed needs its own")
+
     @property
     def control_socket(self) -> Path:
         """Where the agent listens for `routed show` and `routed drain`."""
@@ -272,6 +297,7 @@ class Settings(_Section):
 
     def domain_rack(self) -> Rack:
         """Return the rack as the domain knows it."""
+        legacy = self.bridge.legacy
         return Rack(
             name=self.rack,
             tors=tuple(Tor(tor.name, tor.asn, tor.address) for tor in self.tors),
@@ -280,6 +306,7 @@ class Settings(_Section):
             services=self.services,
             vlan=self.vlan,
             steering=self.steering.community if self.steering is not None else None,
+            flat=None if legacy is None else FlatNetwork(legacy.vlans, legacy.prefixes),
         )
 
     def domain_server(self, name: str) -> Server:

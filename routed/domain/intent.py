@@ -17,7 +17,7 @@ from bgp.model import Attributes, RouteKey
 from ovs_flows.cookies import BASE_OBJECT, cookie
 from ovs_flows.meters import from_pod, to_pod
 from ovs_flows.model import Entry, Port
-from ovs_flows.pipeline import BridgeView, Endpoint, base, endpoint
+from ovs_flows.pipeline import BridgeView, Endpoint, Flat, base, endpoint
 from routed.domain.sides import Health
 from routed.domain.snapshot import Place, Snapshot
 from routed.domain.wiring import VF_SLOTS, Limit, Link, Wire, ofport, wire_name
@@ -107,8 +107,22 @@ def _host(place: Place) -> Intent:
         services=rack.services,
         vlan=rack.vlan,
         idle=_idle(place),
+        flat=_flat(place),
     )
     return Intent(flows={cookie(BASE_OBJECT): base(view)})
+
+
+def _flat(place: Place) -> Flat | None:
+    """Return the flat network and who takes part in it: strangers in its VLANs, and those that tag for themselves."""
+    flat, strangers = place.rack.flat, place.uplink.strangers
+    if flat is None:
+        return None
+    return Flat(
+        vlans=flat.vlans,
+        prefixes=flat.prefixes,
+        access=tuple(one.ofport for one in strangers if one.tag in flat.vlans),
+        trunks=tuple(one.ofport for one in strangers if one.tag is None),
+    )
 
 
 @lru_cache(maxsize=8)

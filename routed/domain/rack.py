@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ovs_flows.rows import Stranger
 from routed.domain.workload import IPAddress, IPNetwork
 
 
@@ -26,6 +27,14 @@ class Tor:
 
 
 @dataclass(frozen=True, slots=True)
+class FlatNetwork:
+    """A flat network whose pods are on the servers' bridges until they have moved."""
+
+    vlans: tuple[int, ...]
+    prefixes: tuple[IPNetwork, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Rack:
     """A ToR pair and what hangs below it."""
 
@@ -41,6 +50,7 @@ class Rack:
     """Tag of the uplink, None for untagged."""
     steering: str | None = None
     """Community that makes a ToR export a host route through the spines; None when the ToRs know of none."""
+    flat: FlatNetwork | None = None
 
     def gateway(self, address: IPAddress) -> IPAddress:
         """Return the gateway of the pool that holds this pod address; LookupError when no pool does."""
@@ -78,5 +88,7 @@ class Uplink:
     """None until the gateway has answered."""
     mtu: int
     """Bytes."""
+    strangers: tuple[Stranger, ...] = ()
+    """Ports on the bridge that are not ours."""
     polices: bool = False
     """Whether pods' limits are policed by flows: a NIC that forwards by itself passes no queue of the kernel."""

@@ -68,7 +68,7 @@ def _measure(
     racks = (1, 2) if arguments.quick else (10, 100, FABRIC)
     progress("starting ToRs, speakers and plugins")
     scratch = Path(stack.enter_context(TemporaryDirectory(prefix="bench-")))
-    ours, frr_rack, gobgp_rack = routes.racks(stack, 3)
+    ours, bare, frr_rack, gobgp_rack = routes.racks(stack, 4)
     plugins = [
         stack.enter_context(contenders.bridge(scratch, pods)),
         stack.enter_context(contenders.ptp(scratch, pods)),
@@ -76,7 +76,7 @@ def _measure(
     announcers = [*stack.enter_context(speakers.gobgp(gobgp_rack)), *stack.enter_context(speakers.frr(frr_rack))]
     if not arguments.others_only:
         contender = stack.enter_context(routed(ours, pods))
-        plugins.append(contender)
+        plugins += [contender, stack.enter_context(routed(bare, pods, ready_slots=0))]
         announcers.append(Attaching(ours, contender.plugin, contender.pods[0]))
     attach = attaching.measure(plugins, attach_rounds, progress)
     announced = routes.measure(announcers, route_rounds, progress)

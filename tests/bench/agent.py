@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from ipaddress import IPv4Network
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import yaml
 
 from containerlab.driver import CniError, Plugin
 from tests.bench.contenders import Contender, pods
-from tests.bench.figures import OURS
+from tests.bench.figures import OURS, UNPLUGGED
 from tests.bench.namespace import named
 from tests.bench.speakers import Announced
 from tests.fixtures.pods import unmount
@@ -59,8 +59,11 @@ class Attaching:
 
 
 @contextmanager
-def routed(rack: Rack, size: int) -> Iterator[Contender]:
-    """Run the agent on the rack's host; yields when it serves and its wires are plugged."""
+def routed(rack: Rack, size: int, ready_slots: int = READY_SLOTS) -> Iterator[Contender]:
+    """Run the agent on the rack's host; yields when it serves and its stock is plugged.
+
+    Without a stock, each round of calls begins with a new agent and nothing plugged: an agent keeps what it plugged.
+    """
     directory = rack.run_dir / "routed"
     plugin = Plugin(
         SHIM,
@@ -73,31 +76,54 @@ def routed(rack: Rack, size: int) -> Iterator[Contender]:
     ):
         _bridge(rack, ovs)
         config = directory / "rack.yaml"
-        config.write_text(yaml.safe_dump(_rack_file(rack, directory)))
-        with _agent(rack, config, directory / "agent.log") as agent:
-            until(lambda: _serves(agent, plugin), "the agent serves", _START_TIMEOUT_S)
-            until(lambda: _plugged(ovs) >= READY_SLOTS, "wires are plugged", _START_TIMEOUT_S)
-            yield Contender(OURS, named(rack.host), plugin, namespaces)
+        config.write_text(yaml.safe_dump(_rack_file(rack, directory, ready_slots)))
+        with _Agent(rack, config, ovs, plugin) as agent:
+            agent.start()
+            until(lambda: len(_plugged(ovs)) >= ready_slots, "wires are plugged", _START_TIMEOUT_S)
+            host = named(rack.host)
+            if ready_slots:
+                yield Contender(OURS, host, plugin, namespaces)
+            else:
+                yield Contender(UNPLUGGED, host, plugin, namespaces, agent.begin_anew)
 
 
-@contextmanager
-def _agent(rack: Rack, config: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the agent in the host's namespace; a failure in its time shows the end of its log."""
-    enter = ["nsenter", f"--net={named(rack.host)}"]
-    program = str(Path(sys.executable).with_name("routed"))
-    with log.open("wb") as output:
-        agent = subprocess.Popen(
-            [*enter, program, "agent", "--config", str(config), "--server", "bench"], stdout=output, stderr=output
-        )
-    try:
-        yield agent
-    except (AssertionError, CniError, TimeoutError) as error:
-        error.add_note(f"the agent's log ends with:\n{log.read_text()[-4000:]}")
-        raise
-    finally:
-        agent.terminate()
-        agent.wait()
-        unmount(config.parent / "run" / "slots")  # the agent leaves it to the next one
+class _Agent:
+    """The agent in the host's namespace; a failure in its time shows the end of its log."""
+
+    def __init__(self, rack: Rack, config: Path, ovs: Ovs, plugin: Plugin) -> None:
+        self._ovs, self._plugin, self._folder = ovs, plugin, config.parent
+        self._log = config.parent / "agent.log"
+        program = str(Path(sys.executable).with_name("routed"))
+        enter = ["nsenter", f"--net={named(rack.host)}"]
+        self._command = [*enter, program, "agent", "--config", str(config), "--server", "bench"]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it serves."""
+        with self._log.open("ab") as output:
+            process = self._process = subprocess.Popen(self._command, stdout=output, stderr=output)
+        until(lambda: _serves(process, self._plugin), "the agent serves", _START_TIMEOUT_S)
+
+    def stop(self) -> None:
+        """End it, and what it leaves to the next one: its wires, with the namespace that holds their inner ends."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+        unmount(self._folder / "run" / "slots")
+
+    def begin_anew(self) -> None:
+        """Replace it by one that finds nothing plugged."""
+        self.stop()
+        self._ovs.vsctl("show", *(word for port in _plugged(self._ovs) for word in ("--", "del-port", "br0", port)))
+        self.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, (AssertionError, CniError, TimeoutError)):
+            error.add_note(f"the agent's log ends with:\n{self._log.read_text()[-4000:]}")
+        self.stop()
 
 
 def _bridge(rack: Rack, ovs: Ovs) -> None:
@@ -113,7 +139,7 @@ def _bridge(rack: Rack, ovs: Ovs) -> None:
     run("ip", "-n", rack.tors[0].netns, "link", "set", "gw0", "up")
 
 
-def _rack_file(rack: Rack, directory: Path) -> dict[str, object]:
+def _rack_file(rack: Rack, directory: Path, ready_slots: int) -> dict[str, object]:
     return {
         "rack": "bench",
         "tors": [{"name": tor.name, "asn": tor.asn, "address": str(tor.address)} for tor in rack.tors],
@@ -121,7 +147,7 @@ def _rack_file(rack: Rack, directory: Path) -> dict[str, object]:
         "pools": [{"prefix": "10.101.0.0/21", "gateway": "10.101.0.1"}],  # what cools down must not run a round dry
         "servers": {"bench": {"addresses": [HOST_V4]}},
         "bgp": {"asn": HOST_ASN, "listen_port": None},
-        "bridge": {"name": "br0", "uplink": "up0", "ready_slots": READY_SLOTS},
+        "bridge": {"name": "br0", "uplink": "up0", "ready_slots": ready_slots},
         "cni": {"socket": str(directory / "cni.sock"), "queue": str(directory / "queue")},
         "paths": {"state": str(directory / "state"), "run": str(directory / "run"), "ovs": str(directory / "ovs")},
     }
@@ -136,5 +162,5 @@ def _serves(agent: subprocess.Popen[bytes], plugin: Plugin) -> bool:
     return True
 
 
-def _plugged(ovs: Ovs) -> int:
-    return sum(port.startswith("rt") for port in ovs.vsctl("list-ports", "br0").split())
+def _plugged(ovs: Ovs) -> list[str]:
+    return [port for port in ovs.vsctl("list-ports", "br0").split() if port.startswith("rt")]

@@ -71,6 +71,7 @@ def _round(contender: Contender, tag: str, workers: int, samples: Sequence[_Samp
     def delete(pod: Path) -> None:
         contender.plugin.delete(f"{tag}-{pod.name}", pod)
 
+    contender.prepare()
     with threads_in(contender.host, workers) as threads:
         _time_all(threads, add, contender.pods, added)
         _time_all(threads, delete, contender.pods, deleted)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from containerlab.driver import DEBIAN_PLUGINS, Plugin, network_namespace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
 
@@ -23,6 +23,8 @@ class Contender:
     plugin: Plugin
     pods: tuple[Path, ...]
     """Network namespaces made before, as many as are attached at once."""
+    prepare: Callable[[], None] = lambda: None
+    """Called before each round of calls; its time does not count."""
 
 
 @contextmanager

@@ -8,6 +8,8 @@ from statistics import median, quantiles
 
 BASELINE = "bridge"
 OURS = "routed"
+UNPLUGGED = "routed, no port plugged ahead"
+"""The same agent without a stock of ports: what it is for."""
 OWN_OBJECTS, ONE_OBJECT = "an object per address, a random one", "one object for the whole rack"
 FABRIC = 1000
 """Racks of the largest fabric that is promised to be audited."""

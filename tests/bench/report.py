@@ -71,12 +71,12 @@ class Report:
 
     def tables(self) -> Sequence[Table]:
         """Return the tables for a terminal."""
-        return [_rich(grid) for grid in self.grids()]
+        return [table(grid) for grid in self.grids()]
 
     def markdown(self) -> str:
         """Return the tables as Markdown, the machine named."""
         machine = "\n".join(f"- {key}: {value}" for key, value in self.machine.items())
-        return "\n\n".join([machine, *(_markdown(grid) for grid in self.grids())])
+        return "\n\n".join([machine, *(markdown(grid) for grid in self.grids())])
 
     def json(self) -> str:
         """Return everything as JSON; durations in milliseconds."""
@@ -86,11 +86,16 @@ class Report:
 
 def write(path: Path, report: Report) -> None:
     """Put the figures between the document's markers; ValueError when it has none."""
-    before, begin, rest = path.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
+    put(path, report.markdown(), BEGIN, END)
+
+
+def put(path: Path, text: str, opening: str, closing: str) -> None:
+    """Put a text between two lines of a document; ValueError when it does not hold them."""
+    before, begin, rest = path.read_text().partition(opening)
+    _, end, after = rest.partition(closing)
     if not begin or not end:
-        raise ValueError(f"{path} does not hold the lines {BEGIN!r} and {END!r}")
-    path.write_text(f"{before}{BEGIN}\n\n{report.markdown()}\n\n{END}{after}")
+        raise ValueError(f"{path} does not hold the lines {opening!r} and {closing!r}")
+    path.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
 
 
 def _attach_grid(attach: Mapping[str, Attach]) -> Grid:
@@ -227,16 +232,18 @@ def _times(ours: float, theirs: float) -> str:
     return f"{ratio(ours, theirs):.2f}"
 
 
-def _rich(grid: Grid) -> Table:
-    table = Table(title=grid.title, title_justify="left")
+def table(grid: Grid) -> Table:
+    """Return a grid for a terminal."""
+    found = Table(title=grid.title, title_justify="left")
     for number, name in enumerate(grid.head):
-        table.add_column(name, justify="right" if number else "left")
+        found.add_column(name, justify="right" if number else "left")
     for row in grid.rows:
-        table.add_row(*row)
-    return table
+        found.add_row(*row)
+    return found
 
 
-def _markdown(grid: Grid) -> str:
+def markdown(grid: Grid) -> str:
+    """Return a grid as Markdown, with its title."""
     align = ("---", *("---:" for _ in grid.head[1:]))
     lines = [" | ".join(cells) for cells in (grid.head, align, *grid.rows)]
     return "\n".join([f"### {grid.title}", "", *(f"| {line} |" for line in lines)])

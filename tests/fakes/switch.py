@@ -14,6 +14,7 @@ from typing import Any
 from ovs_flows.fields import ETH_ARP, ETH_IPV4, ETH_IPV6, PROTO_ICMPV6, VLAN_PRESENT, number
 from ovs_flows.model import (
     IN_PORT,
+    NORMAL,
     Action,
     Entry,
     Flow,
@@ -94,6 +95,10 @@ class Switch:
 
     entries: frozenset[Entry] = frozenset()
     dead_ports: set[int] = field(default_factory=set)
+    vlans: dict[int, int | None] = field(default_factory=dict)
+    """Every port that NORMAL may use, and the VLAN of its untagged frames; None for a trunk."""
+    learned: dict[tuple[int, int | None], int] = field(default_factory=dict)
+    """By VLAN and MAC address: the port that NORMAL saw it behind."""
     metered: list[int] = field(default_factory=list)
     """The meters that packets went through, each time."""
 
@@ -186,8 +191,23 @@ class _Run:
         """OVS sends nothing back where it came from unless told to in so many words."""
         if port == IN_PORT:
             self.sent.append((self.port, self.packet))
+        elif port == NORMAL:
+            self.switch_by_address()
         elif port != self.port:
             self.sent.append((port, self.packet))
+
+    def switch_by_address(self) -> None:
+        """Learn, then forward within the VLAN to where the address was seen, else everywhere (ovs-actions(7))."""
+        own = self.switch.vlans[self.port]
+        if own is not None and self.packet.vlan is not None:
+            return  # a tag on an access port
+        vlan = (self.packet.vlan or 0) if own is None else own
+        self.switch.learned[vlan, self.packet.get("eth_src")] = self.port
+        seen = self.switch.learned.get((vlan, self.packet.get("eth_dst")))
+        for port, tag in self.switch.vlans.items():
+            if port != self.port and tag in (None, vlan) and seen in (None, port):
+                inside = VLAN_PRESENT | vlan if tag is None and vlan else 0
+                self.sent.append((port, self.packet.set("vlan_vid", inside)))
 
     def select(self, group: Group) -> None:
         live = [bucket for bucket in group.buckets if bucket.watch_port not in self.switch.dead_ports]

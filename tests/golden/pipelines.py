@@ -12,7 +12,7 @@ from pathlib import Path
 from ovs_flows.cookies import BASE_OBJECT, cookie
 from ovs_flows.meters import from_pod, to_pod
 from ovs_flows.model import Entry
-from ovs_flows.pipeline import BridgeView, Endpoint, base, endpoint
+from ovs_flows.pipeline import BridgeView, Endpoint, Flat, base, endpoint
 from ovs_flows.text import format_entries
 
 FOLDER = Path(__file__).parent
@@ -33,6 +33,7 @@ POD = Endpoint(
     gateways=(ip_address("10.101.0.1"), ip_address("fd00:101::1")),
 )
 POD4 = replace(POD, addresses=POD.addresses[:1], gateways=POD.gateways[:1])
+FLAT = Flat(vlans=(200,), prefixes=(ip_network("10.189.26.0/24"),), access=(7,), trunks=(9,))
 
 PIPELINES: dict[str, tuple[BridgeView, Endpoint]] = {
     "v4": (ONLY4, POD4),
@@ -41,6 +42,7 @@ PIPELINES: dict[str, tuple[BridgeView, Endpoint]] = {
     "vlan": (replace(DUAL, vlan=108), POD),
     "two-uplinks": (replace(DUAL, uplinks=(1, 2)), POD),
     "two-uplinks-vlan": (replace(DUAL, uplinks=(1, 2), vlan=108), POD),
+    "flat": (replace(DUAL, vlan=108, flat=FLAT), POD),
     "no-gateway": (replace(DUAL, gateway_mac=None), POD),
 }
 

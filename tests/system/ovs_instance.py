@@ -11,6 +11,7 @@ import ctypes
 import os
 import signal
 import socket
+import struct
 import subprocess
 import threading
 import time
@@ -20,6 +21,9 @@ from pathlib import Path
 
 SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
 _CLONE_NEWNET = 0x4000_0000
+_SOL_PACKET, _AUXDATA, _VLAN_VALID = 263, 8, 1 << 4
+"""packet(7), linux/if_packet.h: where the kernel tells of a tag, which it takes off what it hands out."""
+_AUXILIARY = struct.Struct("=IIIHHHH")
 
 
 def run(*command: str) -> str:
@@ -62,6 +66,7 @@ def packet_socket(netns: str, device: str) -> socket.socket:
                 return
             made.append(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)))
             made[0].bind((device, 0))
+            made[0].setsockopt(_SOL_PACKET, _AUXDATA, 1)
 
     thread = threading.Thread(target=make)
     thread.start()
@@ -184,12 +189,23 @@ class Wire:
         while (left := end - time.monotonic()) > 0:
             self.socket.settimeout(left)
             try:
-                frame, address = self.socket.recvfrom(65535)
+                frame, told, _, address = self.socket.recvmsg(65535, 64)
             except TimeoutError:
                 return None
+            frame = _with_tag(frame, told)
             if address[2] != socket.PACKET_OUTGOING and wanted(frame):
                 return frame
         return None
+
+
+def _with_tag(frame: bytes, told: list[tuple[int, int, bytes]]) -> bytes:
+    """Return a frame as it was on the wire."""
+    for level, kind, data in told:
+        if (level, kind) == (_SOL_PACKET, _AUXDATA):
+            status, _, _, _, _, tag, protocol = _AUXILIARY.unpack_from(data)
+            if status & _VLAN_VALID:
+                return frame[:12] + struct.pack("!HH", protocol or 0x8100, tag) + frame[12:]
+    return frame
 
 
 @contextlib.contextmanager

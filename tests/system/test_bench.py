@@ -8,13 +8,15 @@ import sys
 
 import pytest
 
+from tests.bench.figures import OURS, UNPLUGGED
+
 pytestmark = pytest.mark.system
 
 
 def test_a_quick_run_measures_every_contender() -> None:
     command = [sys.executable, "-m", "tests.bench", "--quick", "--output", "json"]
     report = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    assert set(report["attach"]) == {"bridge", "ptp", "routed"}
+    assert set(report["attach"]) == {"bridge", "ptp", OURS, UNPLUGGED}
     assert set(report["routes"]) == {"gobgpd (gRPC)", "FRR network (vty)", "FRR redistribute kernel", "routed"}
     assert {figures["add"]["count"] for figures in report["attach"].values()} == {32}
     assert {figures["fib"]["count"] for figures in report["routes"].values()} == {3}

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from bgp.model import Attributes, RouteKey
 from ovs_flows.cookies import cookie, object_of
-from ovs_flows.model import Flow, Group, Meter, Output, Port, UseMeter, flows_of, meters_of
+from ovs_flows.model import LOCAL, Flow, Group, Meter, Output, Port, UseMeter, flows_of, meters_of
+from ovs_flows.rows import Stranger
 from routed.domain.intent import PLANES, Intent, Standing, owners, plan
-from routed.domain.rack import Rack, Server, Subnet, Tor, Uplink
+from routed.domain.rack import FlatNetwork, Rack, Server, Subnet, Tor, Uplink
 from routed.domain.sides import Health, Side
 from routed.domain.snapshot import Place, Snapshot
 from routed.domain.wiring import MOST_PFS, VF_SLOTS, VFS_OF_A_PF, Limit, Link, Vf, Wire, ofport, vf_slot
@@ -78,6 +79,20 @@ def test_a_pod_is_wired_addressed_secured_and_announced_to_both_tors() -> None:
     assert flows is not None
     assert len(flows) == 5
     assert any(isinstance(flow, Flow) and Output(1003) in flow.actions for flow in flows)
+
+
+def test_strangers_take_part_in_a_flat_network_by_their_vlan() -> None:
+    strangers = tuple(Stranger(f"v{number}", number, tag) for number, tag in ((7, 200), (8, 300), (9, None)))
+    with_strangers = replace(SNAPSHOT.place, uplink=replace(SNAPSHOT.uplink, strangers=strangers))
+
+    def ports(flat: FlatNetwork | None) -> set[int]:
+        place = replace(with_strangers, rack=replace(RACK, flat=flat))
+        base = plan(replace(SNAPSHOT, place=place), Standing.HOST).flows[cookie(0)] or frozenset()
+        flows = [flow for flow in base if isinstance(flow, Flow) and flow.table == 0]
+        return {value for flow in flows for name, value, _ in flow.match.terms if name == "in_port"} - {1, 2, LOCAL}
+
+    assert ports(FlatNetwork((200,), (ip_network("10.189.26.0/24"),))) == {7, 9}
+    assert ports(None) == set()
 
 
 def test_a_pod_gets_the_mtu_and_the_routes_that_it_asks_for() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from ovs_flows.errors import BridgeError
 from ovs_flows.model import Port
-from ovs_flows.rows import MARK, UplinkPorts, is_ours, live_ofport, misplugged, read_uplink, version
+from ovs_flows.rows import MARK, Stranger, UplinkPorts, is_ours, live_ofport, misplugged, read_uplink, version
 
 
 def interface(
@@ -27,7 +27,7 @@ def interface(
 
 
 def port(name: str, *interfaces: Any, **external_ids: str) -> Any:
-    return SimpleNamespace(name=name, interfaces=list(interfaces), external_ids=external_ids)
+    return SimpleNamespace(name=name, interfaces=list(interfaces), external_ids=external_ids, tag=[])
 
 
 def bridge(*ports: Any, datapath_type: str = "") -> Any:
@@ -75,6 +75,14 @@ def test_a_member_whose_lacp_partner_is_gone_has_lapsed() -> None:
     members = [interface("a", 3, lacp=True), interface("b", 5, lacp=False)]
     assert read_uplink(SWITCH, bridge(port("bond0", *members)), "bond0").lapsed == {"b"}
     assert read_uplink(SWITCH, bridge(port("bond0", interface("nic", 1))), "bond0").lapsed == frozenset()
+
+
+def test_strangers_are_what_is_neither_ours_nor_the_uplink() -> None:
+    access, trunk = port("v1", interface("v1", 9)), port("v2", interface("v2", 7))
+    access.tag = [200]
+    missing, ours = port("v3", interface("v3", -1)), port("rt0", interface("rt0", 1000), **MARK)
+    found = read_uplink(SWITCH, bridge(port("bond0", interface("bond0", 1)), access, trunk, missing, ours), "bond0")
+    assert found.strangers == (Stranger("v2", 7, None), Stranger("v1", 9, 200))
 
 
 def test_uplink_without_any_device_keeps_the_bridges_mtu() -> None:

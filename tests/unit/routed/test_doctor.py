@@ -240,6 +240,17 @@ def one_tor(rack: dict[str, Any]) -> None:
     del rack["tors"][1]
 
 
+def legacy(rack: dict[str, Any]) -> None:
+    rack["bridge"]["legacy"] = {"vlans": [200], "prefixes": ["10.189.26.0/24"]}
+
+
+def stranger(tag: int | None, *, number: int = 7, **bridge: Any) -> Edit:
+    """Plug a port of somebody else."""
+    port = PortSight((InterfaceSight("vport1", number, "", lacp_current=None),), lacp=False, tag=tag)
+    return on_bridge(ports={**BRIDGE.ports, "vport1": port}, **bridge)
+
+
+SLOT = PortSight((InterfaceSight("rt0", 1000, "", lacp_current=None),), lacp=False, tag=4095, ours=True)
 ETHA = with_uplink(BOND0), on_bridge(ports={"br0": BRIDGE.ports["br0"], "etha": PortSight(MEMBERS[:1], lacp=False)})
 
 
@@ -256,6 +267,9 @@ ETHA = with_uplink(BOND0), on_bridge(ports={"br0": BRIDGE.ports["br0"], "etha": 
         (both(no_agent, on_files(ledger=None)), "ledger", "none yet"),
         (both(*ETHA, with_file(one_tor)), "uplink", "one link, to one ToR"),
         (lambda facts: replace(facts, switch_ids={"etha": "a"}), "mtu", "9000"),
+        (on_bridge(ports={**BRIDGE.ports, "rt0": SLOT}), "strangers", "all ports of br0"),
+        (both(stranger(200), with_file(legacy)), "strangers", "VLAN 200: vport1 (200)"),
+        (both(stranger(None), with_file(legacy)), "strangers", "VLAN 200: vport1 (trunk)"),
     ],
 )
 def test_is_fine(edit: Edit, check: str, found: str) -> None:
@@ -280,6 +294,7 @@ def test_is_fine(edit: Edit, check: str, found: str) -> None:
         (on_bridge(ports={"br0": BOND0, "eth9": BOND0}), "uplink", "has: eth9", "`ovs-vsctl add-port br0 bond0`"),
         (plugged(ofport=0, error="No such device"), "uplink", "ethb: No such device", "`ip link show ethb`"),
         (plugged(name="ethc"), "uplink", "says etha, ethb", "set bridge.members: [etha, ethc]"),
+        (stranger(None, number=1003), "strangers", "1003; slot 3 wants it", "`ovs-vsctl set interface vport1"),
         (plugged(lacp_current=False), "lacp", "behind ethb", "`ovs-appctl lacp/show bond0`"),
         (bond(partner="00:00:00:00:00:00"), "lacp", "no LACP partner", "`cat /proc/net/bonding/bond0`"),
         (
@@ -392,6 +407,15 @@ def test_a_side_that_is_steered_around_is_a_warning(edit: Edit, check: str, foun
         (on_files(chain=chain(HostPorts.REFUSED)), "host ports", "refused", "into /opt/cni/bin"),
         (on_files(chain=chain(HostPorts.REFUSED), portmap=UNSEEN), "host ports", UNSEEN.why, "no links"),
         (both(no_agent, on_bridge(owner="", fail_mode="standalone")), "bridge", "not taken over", "when it starts"),
+        (stranger(200), "strangers", "vport1 (200), not ours", "set bridge.legacy"),
+        (both(stranger(300), with_file(legacy)), "strangers", "vport1 (300) in none of", "add the VLAN"),
+        (with_file(legacy), "strangers", "any more", "take bridge.legacy out"),
+        (
+            both(stranger(200, fail_mode="standalone"), with_file(legacy)),
+            "strangers",
+            "br0 is standalone",
+            "`ovs-vsctl set-fail-mode br0 secure && ovs-ofctl add-flow br0 priority=0,actions=NORMAL`",
+        ),
         (both(*ETHA, with_file(single_link)), "uplink", "one link", "`ovs-vsctl add-bond br0"),
         (with_uplink(replace(BOND0, lacp=False)), "lacp", "without LACP", "lacp=active"),
         (bond(mode="active-backup"), "lacp", "active-backup", "lacp=active"),

@@ -8,10 +8,16 @@ from typing import Any
 import pytest
 import yaml
 
+from routed.domain.rack import FlatNetwork
 from routed.settings import Settings, SettingsError, load
 
 EXAMPLE = Path(__file__).parents[3] / "rack.example.yaml"
 Edit = Callable[[dict[str, Any]], object]
+
+
+def legacy(document: dict[str, Any], vlans: list[int], prefix: str, **more: Any) -> None:
+    document.update(more)
+    document["bridge"]["legacy"] = {"vlans": vlans, "prefixes": [prefix]}
 
 
 @pytest.fixture
@@ -42,6 +48,14 @@ def test_vfs_are_of_the_resources_that_are_named(edited: Callable[[Edit], Settin
     assert edited(lambda d: d["sriov"].update(resources=names)).sriov.resources == tuple(names)
 
 
+def test_a_flat_network_is_part_of_the_rack_only_when_the_file_names_one(
+    edited: Callable[[Edit], Settings],
+) -> None:
+    flat = edited(lambda d: legacy(d, [200], "10.189.26.0/24")).domain_rack().flat
+    assert flat == FlatNetwork((200,), (ip_network("10.189.26.0/24"),))
+    assert load(EXAMPLE).domain_rack().flat is None
+
+
 @pytest.mark.parametrize(
     ("edit", "key"),
     [
@@ -62,6 +76,11 @@ def test_vfs_are_of_the_resources_that_are_named(edited: Callable[[Edit], Settin
         (lambda d: d.update(sriov={"resources": ["a.b/c"]}, bridge={**d["bridge"], "vfs": "never"}), "sriov.resources"),
         (lambda d: d["sriov"].update(resources=["cx5"]), r"sriov.resources\[0\]"),
         (lambda d: d["sriov"].update(resources=["mellanox.com/a b"]), r"sriov.resources\[0\]"),
+        (lambda d: legacy(d, [0], "10.189.26.0/24"), r"bridge.legacy.vlans\[0\]"),
+        (lambda d: legacy(d, [], "10.189.26.0/24"), "bridge.legacy.vlans"),
+        (lambda d: legacy(d, [200], "10.101.0.0/16"), "bridge.legacy.prefixes: .*overlaps 10.101.0.0/24 of pools"),
+        (lambda d: legacy(d, [200], "10.1.0.0/25"), "bridge.legacy.prefixes: .*overlaps 10.1.0.0/24 of hosts"),
+        (lambda d: legacy(d, [7, 200], "10.189.26.0/24", vlan=200), "200 is this rack's own vlan"),
         (lambda d: d["bridge"].update(name="a-name-longer-than-fifteen"), "bridge.name"),
     ],
 )

@@ -1,0 +1,28 @@
+"""What docs/migration.md has an operator write and type is what the code takes and tells."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import yaml
+
+from routed.doctor import strangers
+from routed.settings import BridgeSettings, LegacySettings
+
+PAGE = (Path(__file__).parents[3] / "docs" / "migration.md").read_text(encoding="utf-8")
+
+
+def test_the_setting_is_taken() -> None:
+    [text] = re.findall(r"^ *```yaml\n(.*?)^ *```", PAGE, flags=re.MULTILINE | re.DOTALL)
+    settings = BridgeSettings.model_validate(yaml.safe_load(text)["bridge"])
+    assert settings.legacy is not None
+    assert settings.legacy.vlans == (200,)
+    assert set(LegacySettings.model_fields) == {"vlans", "prefixes"}
+
+
+def test_the_doctor_tells_of_the_page_and_the_page_of_its_command() -> None:
+    told = Path(strangers.__file__).read_text(encoding="utf-8")
+    assert '"docs/migration.md"' in told
+    for text in (told.replace("{name}", "br0"), PAGE):
+        assert "ovs-vsctl set-fail-mode br0 secure && ovs-ofctl add-flow br0 priority=0,actions=NORMAL" in text
