@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import structlog
 
 from ovs_flows.errors import OvsError, Unreachable
+from ovs_flows.mirrors import Mirrors
 from ovs_flows.offload import PortReport, megaflows, report
 from ovs_flows.openflow import Flows
 from ovs_flows.ovsdb import Ovsdb
@@ -55,6 +56,8 @@ class Datapath(Protocol):
     """Devices of the uplink, one to each ToR; none where the rack file names none."""
     ready_slots: int
     """How many slots are kept plugged beyond those in use."""
+    mirrors: Mirrors | None
+    """What can copy pods' packets; None where nothing can."""
 
     async def run(self) -> None:
         """Keep the connection to what carries the packets until cancelled; nothing else works without."""
@@ -91,6 +94,7 @@ class OvsDatapath:
         self._paths, self._look = settings.paths, look
         self._changed = asyncio.Event()
         self._ovsdb = Ovsdb(self._paths.ovs / "db.sock", bridge.name, bridge.uplink, self._on_change)
+        self.mirrors: Mirrors | None = Mirrors(self._ovsdb)
         self._flows = Flows(self._paths.ovs / f"{bridge.name}.mgmt", partial(look, "flows"))
         self._userspace = False
 
@@ -117,7 +121,11 @@ class OvsDatapath:
         look = partial(self._look, "wires", "ports", "limits", "links")
         wires = Wires(look, monitor, space, userspace_datapath=self._userspace)
         # Links and flows do not need each other: the port's number is known before the pod is.
-        return (wires,), (self._ovsdb.ports,), (Limits(space), Links(MacvlanWay(space)), self._flows)
+        return (
+            (wires,),
+            (self._ovsdb.ports,),
+            (Limits(space), Links(MacvlanWay(space)), self._flows, Mirrors(self._ovsdb)),
+        )
 
     def works(self) -> Sequence[Work]:
         """Return the OpenFlow connection."""
@@ -159,4 +167,4 @@ class OvsDatapath:
 
     def _on_change(self) -> None:
         self._changed.set()
-        self._look("ports", "limits")
+        self._look("ports", "limits", "mirrors")

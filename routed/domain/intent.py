@@ -16,14 +16,14 @@ from typing import Any
 from bgp.model import Attributes, RouteKey
 from ovs_flows.cookies import BASE_OBJECT, cookie
 from ovs_flows.meters import from_pod, to_pod
-from ovs_flows.model import Entry, Port
+from ovs_flows.model import Entry, Mirror, Port
 from ovs_flows.pipeline import BridgeView, Endpoint, base, endpoint
 from routed.domain.sides import Health
 from routed.domain.snapshot import Place, Snapshot
 from routed.domain.wiring import Limit, Link, Wire, ofport, wire_name
 from routed.domain.workload import Attachment, AttachmentId, IPAddress, Wishes, host_interface, host_network
 
-PLANES = ("wires", "ports", "limits", "links", "flows", "advertisements")
+PLANES = ("wires", "ports", "limits", "links", "flows", "mirrors", "advertisements")
 """In the order in which an attachment grows; it shrinks the other way round."""
 
 _MOST = 2**32 - 1
@@ -37,6 +37,8 @@ class Standing(Enum):
     """The host's own share of the pipeline."""
     STOCK = "stock"
     """Slots plugged ahead of need."""
+    MIRRORS = "mirrors"
+    """Copies of pods' packets. Not the pods' own: one that cannot be made is no fault of its pod."""
 
 
 Owner = AttachmentId | Standing
@@ -55,6 +57,7 @@ class Intent:
     limits: Mapping[str, Limit | None] = field(default_factory=_nothing)
     links: Mapping[AttachmentId, Link | None] = field(default_factory=_nothing)
     flows: Mapping[int, frozenset[Entry] | None] = field(default_factory=_nothing)
+    mirrors: Mapping[str, Mirror | None] = field(default_factory=_nothing)
     advertisements: Mapping[RouteKey, Attributes | None] = field(default_factory=_nothing)
 
     def __iter__(self) -> Iterator[Mapping[Any, Any]]:
@@ -64,24 +67,33 @@ class Intent:
 
 def owners(snapshot: Snapshot) -> tuple[Owner, ...]:
     """Return all owners of this snapshot, those first that others build on."""
-    return (Standing.HOST, Standing.STOCK, *snapshot.attachments)
+    standing = (Standing.HOST, Standing.STOCK, *((Standing.MIRRORS,) if snapshot.mirrors else ()))
+    return (*standing, *snapshot.attachments)
 
 
 def plan(snapshot: Snapshot, owner: Owner) -> Intent:
     """Return what `owner` wants of every plane; nothing at all when the snapshot does not know it."""
-    if owner is Standing.HOST:
-        return _host(snapshot.place)
-    if owner is Standing.STOCK:
-        return _stock(snapshot.slots, snapshot.uplink.mtu)
+    if isinstance(owner, Standing):
+        return _standing(snapshot, owner)
     attachment = snapshot.attachments.get(owner)
     if attachment is None:
         return Intent()
     if attachment.leaving:
         return _leaving(attachment, snapshot.place)
     grown = _attachment(attachment, snapshot.place)
+    if owner in snapshot.mirrors:
+        grown = replace(grown, mirrors={})
     if snapshot.owner_elsewhere(attachment) is not None:
         return replace(grown, flows=dict.fromkeys(grown.flows), advertisements=dict.fromkeys(grown.advertisements))
     return replace(grown, advertisements=dict.fromkeys(grown.advertisements)) if snapshot.draining else grown
+
+
+def _standing(snapshot: Snapshot, owner: Standing) -> Intent:
+    if owner is Standing.HOST:
+        return _host(snapshot.place)
+    if owner is Standing.STOCK:
+        return _stock(snapshot.slots, snapshot.uplink.mtu)
+    return _mirrors(snapshot)
 
 
 @lru_cache(maxsize=8)
@@ -107,6 +119,12 @@ def _stock(slots: int, mtu: int) -> Intent:
         wires={name: Wire(mtu) for name in names},
         ports={name: Port(name, ofport(slot)) for name, slot in names.items()},
     )
+
+
+def _mirrors(snapshot: Snapshot) -> Intent:
+    """Return the mirrors of pods that are there; a slot whose pod leaves loses its own before the next pod has it."""
+    pods = ((snapshot.attachments.get(key), mirror) for key, mirror in snapshot.mirrors.items())
+    return Intent(mirrors={wire_name(pod.slot): mirror for pod, mirror in pods if pod is not None and not pod.leaving})
 
 
 @lru_cache(maxsize=4096)
@@ -135,6 +153,7 @@ def _attachment(attachment: Attachment, place: Place) -> Intent:
         limits={name: None if uplink.polices else _limit(attachment.wishes)},
         links={attachment.id: link},
         flows={cookie(slot + 1): endpoint(pod)},
+        mirrors={name: None},
         advertisements={key: told.get((key.neighbor, key.prefix.version)) for key in _routes(attachment, place)},
     )
 
@@ -145,6 +164,7 @@ def _leaving(attachment: Attachment, place: Place) -> Intent:
         limits={wire_name(attachment.slot): None},
         links={attachment.id: None},
         flows={cookie(attachment.slot + 1): None},
+        mirrors={wire_name(attachment.slot): None},
         advertisements=dict.fromkeys(_routes(attachment, place)),
     )
 
