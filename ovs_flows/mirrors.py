@@ -52,14 +52,22 @@ class Mirrors:
         return {}
 
     async def is_plugged(self, device: str) -> bool:
-        """Tell whether somebody else plugged a device into our bridge; ForeignPort when it is on another one."""
+        """Tell whether somebody else plugged a device into our bridge.
+
+        ForeignPort when it cannot be a mirror's: it is of another bridge, or the server or its pods go by it.
+        """
 
         def look(tables: Mapping[str, Any], bridge: Any) -> bool:
-            own = {interface.name for port in bridge.ports for interface in port.interfaces}
-            taken = {interface.name for interface in tables["Interface"].rows.values()}
-            if device in taken - own:
-                raise ForeignPort(f"{device} is a port of another bridge: name a device that is free")
-            return any(port.name == device and not _is_plugged_by_us(port) for port in bridge.ports)
+            own = {port.name: port for port in bridge.ports}
+            taken = {row.name for table in ("Port", "Interface") for row in tables[table].rows.values()}
+            port = own.get(device)
+            if port is None and device in taken:
+                raise ForeignPort(f"{device} is plugged into another bridge or bond: name a device that is free")
+            if port is not None and (is_ours(port) or device in (bridge.name, self._ovsdb.way_out)):
+                raise ForeignPort(
+                    f"{device} carries packets of pods or of the server: name one that is for copies alone"
+                )
+            return port is not None and not _is_plugged_by_us(port)
 
         return await self._ovsdb.read(lambda api: look(api.tables, self._ovsdb.find_bridge(api)))
 

@@ -88,7 +88,8 @@ class Ovsdb:
     def __init__(self, socket: Path, bridge: str, uplink: str, wake: Callable[[], None]) -> None:
         self._remote = f"unix:{socket}"
         self.bridge = bridge
-        self._uplink = uplink
+        self.way_out = uplink
+        """Name of the port that the server goes out by."""
         self._wake = wake
         self._api: _Api | None = None
         self.ports = Ports(self)
@@ -133,7 +134,7 @@ class Ovsdb:
 
     async def uplink(self) -> UplinkPorts:
         """Return what the bridge goes out by; BridgeError or Unreachable as in `configure`."""
-        return await self.read(lambda api: read_uplink(api.root, self.find_bridge(api), self._uplink))
+        return await self.read(lambda api: read_uplink(api.root, self.find_bridge(api), self.way_out))
 
     def find_bridge(self, api: _Api) -> Any:
         """Return our bridge's row; BridgeError when it is not there or not ours to program."""

@@ -6,11 +6,12 @@ agent that starts takes them over; one whose attachment is gone is nobody's, and
 
 from __future__ import annotations
 
-import socket
+import asyncio
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 from ovs_flows.model import Mirror
+from routed.attach import hostfacts
 from routed.control import Refusal
 from routed.domain.intent import Owner, Standing
 from routed.domain.wiring import FIRST_OFPORT, wire_name
@@ -106,17 +107,16 @@ class Mirroring:
         """Tell whether somebody else has plugged this device into the bridge; Refusal when it can be no mirror's."""
         if self._mirrors is None:
             raise Refusal("packets of this server's pods do not pass Open vSwitch: use tcpdump on the pod's interface")
-        if target in (self._loop.lanes["ports"].actual or {}) or target in self._store.snapshot.uplink.devices:
-            raise Refusal(f"{target} carries packets of pods: name a device that is for the copies alone")
         for other, mirror in self._store.snapshot.mirrors.items():
             if other != key and mirror.target == target:
                 raise Refusal(f"{target} has the copies of another pod's packets already: name another device")
         if await self._mirrors.is_plugged(target):
             return True
-        try:
-            socket.if_nametoindex(target)
-        except OSError:
-            raise Refusal(f"there is no device {target}: make it first (ip tuntap add {target} mode tap)") from None
+        addresses = await asyncio.to_thread(hostfacts.addresses, target)
+        if addresses is None:
+            raise Refusal(f"there is no device {target}: make it first (ip tuntap add {target} mode tap)")
+        if addresses:
+            raise Refusal(f"{target} has the address {addresses[0]}, which a port cannot use: name another device")
         return False
 
     def _free_number(self, key: AttachmentId) -> int:

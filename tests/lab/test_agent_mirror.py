@@ -37,6 +37,19 @@ def seen(listener: Sniffer, pod: Pod) -> int:
     return listener.seen(pod.place.addresses[0].packed)
 
 
+@pytest.mark.parametrize("to", ["bond0", "copies"])
+def test_what_is_needed_for_something_else_takes_no_copies(
+    s11: Server, residents: Residents, listener: Sniffer, to: str
+) -> None:
+    del listener
+    s11.node.run(["ip", "address", "add", "192.0.2.1/32", "dev", "copies"])
+    done = s11.node.run([ROUTED, "mirror", residents.one.address(4), "--to", to], check=False)
+    assert done.returncode == 2
+    assert f"the agent refused: {to}" in done.stderr
+    assert s11.look("mirrors") == []
+    assert s11.healthy(residents.one)
+
+
 def test_a_mirror_outlives_its_agent_and_not_its_pod(s11: Server, residents: Residents, listener: Sniffer) -> None:
     [pod] = s11.add(1)
     s11.await_routes([*s11.pods.values()])

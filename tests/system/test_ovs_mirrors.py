@@ -161,12 +161,18 @@ async def test_others_mirrors_and_ports_are_left_alone(ovs: Ovs, wires: list[Wir
         assert ovs.vsctl("--bare", "--columns=name", "list", "mirror").split() == ["theirs"]
 
 
-async def test_a_device_of_another_bridge_is_refused(ovs: Ovs, wires: list[Wire]) -> None:
+async def test_a_device_that_others_need_is_refused(ovs: Ovs, wires: list[Wire]) -> None:
     ovs.add_bridge("br1")
     ovs.add_veth("br1", "their0", 1)
+    for member in ("member0", "member1"):
+        ovs.make_veth(member)
+    ovs.vsctl("add-bond", "br1", "bond0", "member0", "member1")
+    ovs.vsctl("set", "port", "rta", "external_ids:owner=routed")
     async with scene(ovs, wires) as there:
-        with pytest.raises(ForeignPort, match="another bridge"):
-            await there.mirrors.is_plugged("their0")
+        for device in ("their0", "br1", "bond0", "member0", "br0", "rta", "up0"):
+            with pytest.raises(ForeignPort, match=device):
+                await there.mirrors.is_plugged(device)
+        assert not await there.mirrors.is_plugged("tap0")
 
 
 async def test_a_listener_without_device_fails_alone_and_heals(ovs: Ovs, wires: list[Wire]) -> None:

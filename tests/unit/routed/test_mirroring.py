@@ -111,8 +111,6 @@ async def test_a_mirror_that_cannot_be_made_leaves_nothing_and_its_pod_alone(tmp
     ("wanted", "reason"),
     [
         ({"pod": "shop/nobody", "to": "lo"}, "no pod shop/nobody"),
-        ({"pod": POD, "to": "rt1"}, "carries packets of pods"),
-        ({"pod": POD, "to": "bond0"}, "carries packets of pods"),
         ({"pod": POD, "to": "no-such-device"}, "make it first"),
         ({"pod": OTHER, "to": "lo"}, "another pod's packets"),
     ],
@@ -121,9 +119,10 @@ async def test_what_can_be_no_mirror_is_refused(tmp_path: Path, wanted: dict[str
     async with Node(tmp_path).running() as node:
         for number in (1, 2):
             await node.verbs.add(call(Command.ADD, number))
-        await mirroring(node).start({"pod": POD, **TO})
+        mirrors = mirroring(node)
+        await mirrors.start({"pod": POD, **TO})
         with pytest.raises(Refusal, match=reason):
-            await mirroring(node).start({"direction": "both", **wanted})
+            await mirrors.start({"direction": "both", **wanted})
         assert len(node.planes["mirrors"].held) == 1
 
 
