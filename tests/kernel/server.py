@@ -96,10 +96,14 @@ class KernelServer(Server):
         [row] = [row for row in self.look("offload") if row["port"] == pod.port]
         return str(row["state"])
 
+    def metrics(self) -> str:
+        """Return the agent's metrics."""
+        _, text = self.agent._get("/metrics")
+        return text
+
     def offloads(self) -> dict[str, int]:
         """Return how many pods there are in each state, as the agent's metrics have it."""
-        _, text = self.agent._get("/metrics")
-        found = re.findall(r'^routed_pods_offload\{state="(.+)"\} (\S+)$', text, re.MULTILINE)
+        found = re.findall(r'^routed_pods_offload\{state="(.+)"\} (\S+)$', self.metrics(), re.MULTILINE)
         return {state: int(float(count)) for state, count in found}
 
     # ---- traffic
