@@ -191,6 +191,20 @@ class Port:
     """OpenFlow port number; 0 when OVS has none for it (its device is missing)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Mirror:
+    """Copies of what a port of the bridge sends and gets, out of another port."""
+
+    target: str
+    """Name of the port that the copies leave by."""
+    ofport: int
+    """Number that this one is plugged with; 0 for one that somebody else plugged."""
+    whose: str
+    """Who is behind the port that is copied: it may be somebody else's by the time that somebody looks."""
+    sent: bool = True
+    received: bool = True
+
+
 def flows_of(entries: Iterable[Entry]) -> list[Flow]:
     """Return the flows among entries."""
     return [entry for entry in entries if isinstance(entry, Flow)]

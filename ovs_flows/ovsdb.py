@@ -41,9 +41,11 @@ from ovs_flows.rows import (
 )
 from ovs_flows.tables import PREFIX_TABLES
 
-__all__ = ["MARK", "Ovsdb", "Ports", "UplinkPorts"]
+__all__ = ["MARK", "Insert", "Ovsdb", "Ports", "UplinkPorts"]
 
 T = TypeVar("T")
+Insert = Callable[[str], Any]
+"""Makes a new row of a table."""
 _SETTINGS = {"disable-in-band": "true"}
 _PREFIXES = ("ip_dst", "ip_src", "ipv6_dst")
 """All three that OVS before 3.5 allows per table; later versions know by themselves."""
@@ -51,7 +53,7 @@ _COLUMNS = {
     "Open_vSwitch": ("bridges", "cur_cfg", "next_cfg", "ovs_version", "other_config"),
     "Bridge": (
         *("name", "ports", "datapath_type", "controller", "sflow", "ipfix"),
-        *("fail_mode", "other_config", "external_ids", "flow_tables"),
+        *("fail_mode", "other_config", "external_ids", "flow_tables", "mirrors"),
     ),
     "Port": ("name", "interfaces", "external_ids", "lacp", "tag"),
     "Interface": (
@@ -67,6 +69,7 @@ _COLUMNS = {
         "lacp_current",
     ),
     "Flow_Table": ("prefixes",),
+    "Mirror": ("name", "select_src_port", "select_dst_port", "output_port", "external_ids"),
     "Controller": ("target",),
     "sFlow": ("targets",),
     "IPFIX": ("targets",),
@@ -86,7 +89,8 @@ class Ovsdb:
     def __init__(self, socket: Path, bridge: str, uplink: str, wake: Callable[[], None]) -> None:
         self._remote = f"unix:{socket}"
         self.bridge = bridge
-        self._uplink = uplink
+        self.way_out = uplink
+        """Name of the port that the server goes out by."""
         self._wake = wake
         self._api: _Api | None = None
         self.ports = Ports(self)
@@ -131,7 +135,7 @@ class Ovsdb:
 
     async def uplink(self) -> UplinkPorts:
         """Return what the bridge goes out by; BridgeError or Unreachable as in `configure`."""
-        return await self.read(lambda api: read_uplink(api.root, self.find_bridge(api), self._uplink))
+        return await self.read(lambda api: read_uplink(api.root, self.find_bridge(api), self.way_out))
 
     def find_bridge(self, api: _Api) -> Any:
         """Return our bridge's row; BridgeError when it is not there or not ours to program."""
@@ -166,6 +170,10 @@ class Ovsdb:
                 return look(api)
 
         return await asyncio.to_thread(locked)
+
+    async def edit(self, change: Callable[[Any, Insert], None]) -> None:
+        """Change our bridge's row, and what hangs on it, in one transaction; wait until the switch has done it."""
+        await self.transact(lambda api: _Edit(api, self.find_bridge(api), change))
 
     async def transact(self, make: Callable[[_Api], BaseCommand], *, applied: bool = True) -> None:
         """Commit one command, if it changes anything; with ``applied`` wait until the switch has done its part."""
@@ -337,6 +345,19 @@ class _Configure(BaseCommand):  # type: ignore[misc] # the library ships no type
             bridge.setkey("flow_tables", number, table.uuid)
         elif set(table.prefixes) != set(_PREFIXES):
             table.prefixes = list(_PREFIXES)
+
+
+class _Edit(BaseCommand):  # type: ignore[misc] # the library ships no types
+    """Have somebody else change rows."""
+
+    def __init__(self, api: _Api, bridge: Any, change: Callable[[Any, Insert], None]) -> None:
+        super().__init__(api)
+        self._bridge = bridge
+        self._change = change
+
+    def run_idl(self, txn: Any) -> None:
+        """Called by the library inside the transaction."""
+        self._change(self._bridge, lambda table: txn.insert(self.api.tables[table]))
 
 
 class _Plug(BaseCommand):  # type: ignore[misc] # the library ships no types

@@ -58,6 +58,7 @@ from routed.kube.events import News
 from routed.kube.leases import LeaseState
 from routed.leasing import Leasing, leasing
 from routed.leasing import check as check_leases
+from routed.mirroring import Mirroring
 from routed.reconcile.loop import Loop
 from routed.residents import Residents, devices_of, kubelet_of
 from routed.settings import Settings
@@ -212,6 +213,8 @@ class Agent:
             is_permanent=lambda error: isinstance(error, _PERMANENT),
             resync_s=settings.resync_s,
         )
+        mirroring = Mirroring(store, loop, datapath.mirrors)
+        await mirroring.adopt()
         ailment = partial(self._ailment, store, loop)
         residents = Residents(self._cluster, store, self._api_answers, settings.paths.state / "pods.json")
         offload = Glance(partial(self._offload, store), fresh_s=_FRESH_S, patience_s=_PATIENCE_S)
@@ -235,7 +238,7 @@ class Agent:
             for work in (gateway.run, announcer.run, loop.run, residents.run, *datapath.works(), *members):
                 tasks.create_task(work())
             tasks.create_task(datapath.follow(partial(self._note_way_out, store, gateway)))
-            async with self._health(store, loop, offload), self._control(store, loop):
+            async with self._health(store, loop, offload), self._control(store, loop, mirroring):
                 await loop.settled()
                 tasks.create_task(self._declare_authority(loop))
                 tasks.create_task(cni.serve())
@@ -395,7 +398,7 @@ class Agent:
             started=lambda: self._ailment(store, loop) or self._unheard(),
         )
 
-    def _control(self, store: Store, loop: Loop[Owner]) -> AbstractAsyncContextManager[None]:
+    def _control(self, store: Store, loop: Loop[Owner], mirroring: Mirroring) -> AbstractAsyncContextManager[None]:
         async def drain() -> None:
             """Withdraw every route, wait until both ToRs were told, end ExaBGP, then the agent."""
             store.drain()
@@ -413,9 +416,11 @@ class Agent:
                 "flows": lambda: views.flows(store.snapshot, loop),
                 "neighbors": lambda: views.neighbors(store.snapshot, self._speaker.neighbors(), datetime.now(UTC)),
                 "offload": offload,
+                "mirrors": mirroring.rows,
                 "leases": lambda: views.leases(store.usage(), self._lease_state()),
                 "export": lambda: encode(self._server_view(store, loop)),
             },
+            changes={"mirror": mirroring.start, "unmirror": mirroring.stop},
             drain=drain,
         )
 

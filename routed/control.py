@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from inspect import isawaitable
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from aiohttp import web
@@ -20,8 +21,14 @@ from ovs_flows.errors import OvsError
 from routed.telemetry import CONTENT_TYPE
 
 Page = Callable[[], Awaitable[Any] | Any]
+Change = Callable[[Mapping[str, str]], Awaitable[Any]]
+"""Does something that the body of the request names."""
 Ailment = Callable[[], str | None]
 """A sentence that says what is wrong, None for health."""
+
+
+class Refusal(Exception):  # noqa: N818 - what the agent does
+    """What was asked for cannot be done; the message says why."""
 
 
 @asynccontextmanager
@@ -62,9 +69,13 @@ async def serve_health(
 
 @asynccontextmanager
 async def serve_control(
-    path: Path, *, pages: Mapping[str, Page], drain: Callable[[], Awaitable[None]]
+    path: Path,
+    *,
+    pages: Mapping[str, Page],
+    drain: Callable[[], Awaitable[None]],
+    changes: Mapping[str, Change] = MappingProxyType({}),
 ) -> AsyncIterator[None]:
-    """Serve the pages of `routed show`, and POST /drain, on a socket that only root can open."""
+    """Serve the pages of `routed show`, and POST of changes and of /drain, on a socket that only root can open."""
 
     def show(page: Page) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def handle(_: web.Request) -> web.Response:
@@ -73,6 +84,15 @@ async def serve_control(
                 return web.json_response(await found if isawaitable(found) else found)
             except OvsError as error:
                 return web.json_response({"error": str(error)}, status=503)
+
+        return handle
+
+    def do(change: Change) -> Callable[[web.Request], Awaitable[web.Response]]:
+        async def handle(request: web.Request) -> web.Response:
+            try:
+                return web.json_response(await change(await request.json()))
+            except (Refusal, OvsError, TimeoutError) as error:
+                return web.json_response({"error": str(error)}, status=409)
 
         return handle
 
@@ -85,6 +105,7 @@ async def serve_control(
 
     app = web.Application()
     app.add_routes([web.get(f"/{name}", show(page)) for name, page in pages.items()])
+    app.add_routes([web.post(f"/{name}", do(change)) for name, change in changes.items()])
     app.add_routes([web.post("/drain", do_drain)])
     path.unlink(missing_ok=True)
     async with _running(app) as runner:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import structlog
 
 from ovs_flows.errors import OvsError, Unreachable
+from ovs_flows.mirrors import Mirrors
 from ovs_flows.offload import PortReport, megaflows, report
 from ovs_flows.openflow import Flows
 from ovs_flows.ovsdb import Ovsdb
@@ -61,6 +62,8 @@ class Datapath(Protocol):
     """Devices of the uplink, one to each ToR; none where the rack file names none."""
     ready_slots: int
     """How many slots are kept plugged beyond those in use."""
+    mirrors: Mirrors | None
+    """What can copy pods' packets; None where nothing can."""
 
     async def run(self) -> None:
         """Keep the connection to what carries the packets until cancelled; nothing else works without."""
@@ -107,6 +110,7 @@ class OvsDatapath:
         self._rdma: VfRdma | None = None
         self._changed = asyncio.Event()
         self._ovsdb = Ovsdb(self._paths.ovs / "db.sock", bridge.name, bridge.uplink, self._on_change)
+        self.mirrors: Mirrors | None = Mirrors(self._ovsdb)
         self._flows = Flows(self._paths.ovs / f"{bridge.name}.mgmt", partial(look, "flows"))
         self._userspace = False
 
@@ -142,7 +146,8 @@ class OvsDatapath:
         addresses = {} if self._vfs is None else self._vfs.addresses
         self._vf_way, self._rdma = VfWay(self._paths.sysfs, addresses), VfRdma(self._paths.sysfs, addresses)
         links = Links(MacvlanWay(space)), Links(self._vf_way, "vf_links", self._rdma)
-        return (wires, representors), (self._ovsdb.ports,), (Limits(space), *links, self._flows)
+        plugged = Limits(space), *links, self._flows, Mirrors(self._ovsdb)
+        return (wires, representors), (self._ovsdb.ports,), plugged
 
     def works(self) -> Sequence[Work]:
         """Return the OpenFlow connection, and the look-out for VFs."""
@@ -192,4 +197,4 @@ class OvsDatapath:
 
     def _on_change(self) -> None:
         self._changed.set()
-        self._look("ports", "limits")
+        self._look("ports", "limits", "mirrors")

@@ -20,6 +20,7 @@ from pydantic import TypeAdapter
 from ipam.errors import AddressRefused, PoolError, PoolExhausted, SlotRefused
 from ipam.ledger import Ledger
 from ipam.model import Holder, Holdings, Pod, Record, Request, Usage
+from ovs_flows.model import Mirror
 from routed.cni.errors import InvalidConfig, TryAgainLater
 from routed.domain.intent import Owner, Standing
 from routed.domain.rack import Rack, Server, Uplink
@@ -186,6 +187,8 @@ class Store:
         self._attachments = self._attachments.copy()
         self._attachments.pop(attachment, None)
         self._publish(self._with_attachments())
+        if attachment in self.snapshot.mirrors:
+            self.mirror(attachment, None)
 
     def usage(self) -> Sequence[Usage]:
         """Return how full each pool is."""
@@ -232,6 +235,14 @@ class Store:
             concerned = taken.keys() ^ self.snapshot.taken.keys()
             owners = [key for key, one in self._attachments.items() if not concerned.isdisjoint(one.addresses)]
             self._publish(replace(self.snapshot, taken=MappingProxyType(dict(taken))), *owners)
+
+    def mirror(self, attachment: AttachmentId, mirror: Mirror | None) -> None:
+        """Have a pod's packets copied, or not any more."""
+        mirrors = {key: one for key, one in self.snapshot.mirrors.items() if key != attachment}
+        if mirror is not None:
+            mirrors[attachment] = mirror
+        mirrored = replace(self.snapshot, mirrors=MappingProxyType(mirrors))
+        self._publish(mirrored, Standing.MIRRORS, *({attachment} & self._attachments.keys()))
 
     def keep_slots(self, count: int) -> None:
         """Keep at least this many slots plugged: unplugging is slow, and they will be needed again."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from routed.attach import sysctl
-from routed.attach.answers import Device
+from routed.attach.answers import Device, IPInterface
 from routed.attach.kernel import Rtnl
 
 _BONDING = "/sys/class/net/{}/bonding/broadcast_neighbor"
@@ -41,6 +41,13 @@ def devices(names: Iterable[str]) -> dict[str, Device | None]:
     """Return several devices by name, such as a bond's members; None for one that does not exist."""
     with Rtnl() as home:
         return {name: home.device(name) for name in names}
+
+
+def addresses(name: str) -> list[IPInterface] | None:
+    """Return a device's addresses, link-local ones left out; None when there is no such device."""
+    with Rtnl() as home:
+        found = home.device(name)
+        return None if found is None else home.addresses(found.index)
 
 
 def broadcast_neighbor(bond: str) -> bool | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,20 @@ class AgentUnreachableError(Exception):
     """The agent does not answer; the message says what to look at."""
 
 
-def request(method: str, what: str, config: Path, *, timeout_s: float = 30.0) -> Any:
+def request(
+    method: str, what: str, config: Path, *, body: Mapping[str, str] | None = None, timeout_s: float = 30.0
+) -> Any:
     """Send one request and return the decoded answer; AgentUnreachableError or SettingsError when there is none."""
-    return asyncio.run(_request(method, what, load(config).control_socket, timeout_s))
+    return asyncio.run(_request(method, what, load(config).control_socket, body, timeout_s))
 
 
-async def _request(method: str, what: str, path: Path, timeout_s: float) -> Any:
+async def _request(method: str, what: str, path: Path, body: Mapping[str, str] | None, timeout_s: float) -> Any:
     timeout = aiohttp.ClientTimeout(total=timeout_s)
     connector = aiohttp.UnixConnector(path=str(path))
     try:
         async with (
             aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
-            session.request(method, f"http://agent/{what}") as response,
+            session.request(method, f"http://agent/{what}", json=body) as response,
         ):
             answer = await response.json()
             if response.status >= 400:

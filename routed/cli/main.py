@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from routed import __version__
-from routed.cli import audit, doctor, nic, offload, prepare, show, torconfig
+from routed.cli import audit, doctor, mirror, nic, offload, prepare, show, torconfig
 from routed.cli.client import AgentUnreachableError, request
 from routed.cli.options import DEFAULT_CONFIG, Config, Server
 from routed.settings import SettingsError, is_local, local, read, validated
@@ -27,6 +27,7 @@ app.add_typer(audit.app, name="audit")
 app.add_typer(doctor.app, name="doctor")
 app.add_typer(nic.app, name="nic")
 app.add_typer(offload.app, name="offload")
+app.add_typer(mirror.app, name="mirror")
 app.command(help=prepare.HELP)(prepare.prepare)
 app.command("tor-config", help=torconfig.HELP)(torconfig.tor_config)
 

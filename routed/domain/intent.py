@@ -16,14 +16,14 @@ from typing import Any
 from bgp.model import Attributes, RouteKey
 from ovs_flows.cookies import BASE_OBJECT, cookie
 from ovs_flows.meters import from_pod, to_pod
-from ovs_flows.model import Entry, Port
+from ovs_flows.model import Entry, Mirror, Port
 from ovs_flows.pipeline import BridgeView, Endpoint, Flat, base, endpoint
 from routed.domain.sides import Health
 from routed.domain.snapshot import Place, Snapshot
 from routed.domain.wiring import VF_SLOTS, Limit, Link, Wire, ofport, wire_name
 from routed.domain.workload import Attachment, AttachmentId, IPAddress, Wishes, host_interface, host_network
 
-PLANES = ("wires", "representors", "ports", "limits", "links", "vf_links", "flows", "advertisements")
+PLANES = ("wires", "representors", "ports", "limits", "links", "vf_links", "flows", "mirrors", "advertisements")
 """In the order in which an attachment grows; it shrinks the other way round."""
 
 _MOST = 2**32 - 1
@@ -39,6 +39,8 @@ class Standing(Enum):
     """Veth pairs plugged ahead of need."""
     VFS = "vfs"
     """Representors, all of which are plugged ahead of need."""
+    MIRRORS = "mirrors"
+    """Copies of pods' packets. Not the pods' own: one that cannot be made is no fault of its pod."""
 
 
 Owner = AttachmentId | Standing
@@ -59,6 +61,7 @@ class Intent:
     links: Mapping[AttachmentId, Link | None] = field(default_factory=_nothing)
     vf_links: Mapping[AttachmentId, Link | None] = field(default_factory=_nothing)
     flows: Mapping[int, frozenset[Entry] | None] = field(default_factory=_nothing)
+    mirrors: Mapping[str, Mirror | None] = field(default_factory=_nothing)
     advertisements: Mapping[RouteKey, Attributes | None] = field(default_factory=_nothing)
 
     def __iter__(self) -> Iterator[Mapping[Any, Any]]:
@@ -68,7 +71,8 @@ class Intent:
 
 def owners(snapshot: Snapshot) -> tuple[Owner, ...]:
     """Return all owners of this snapshot, those first that others build on."""
-    standing = (Standing.HOST, Standing.STOCK, *((Standing.VFS,) if snapshot.place.vfs else ()))
+    vfs = (Standing.VFS,) if snapshot.place.vfs else ()
+    standing = (Standing.HOST, Standing.STOCK, *vfs, *((Standing.MIRRORS,) if snapshot.mirrors else ()))
     return (*standing, *snapshot.attachments)
 
 
@@ -82,6 +86,8 @@ def plan(snapshot: Snapshot, owner: Owner) -> Intent:
     if attachment.leaving:
         return _leaving(attachment, snapshot.place)
     grown = _attachment(attachment, snapshot.place)
+    if owner in snapshot.mirrors:
+        grown = replace(grown, mirrors={})
     if snapshot.owner_elsewhere(attachment) is not None:
         return replace(grown, flows=dict.fromkeys(grown.flows), advertisements=dict.fromkeys(grown.advertisements))
     return replace(grown, advertisements=dict.fromkeys(grown.advertisements)) if snapshot.draining else grown
@@ -92,7 +98,7 @@ def _standing(snapshot: Snapshot, owner: Standing) -> Intent:
         return _host(snapshot.place)
     if owner is Standing.STOCK:
         return _stock(snapshot.slots, snapshot.uplink.mtu)
-    return _representors(snapshot.place)
+    return _representors(snapshot.place) if owner is Standing.VFS else _mirrors(snapshot)
 
 
 @lru_cache(maxsize=8)
@@ -143,6 +149,13 @@ def _representors(place: Place) -> Intent:
     )
 
 
+def _mirrors(snapshot: Snapshot) -> Intent:
+    """Return the mirrors of pods that are there; a slot whose pod leaves loses its own before the next pod has it."""
+    pods = ((snapshot.attachments.get(key), mirror) for key, mirror in snapshot.mirrors.items())
+    wire = snapshot.place.wire
+    return Intent(mirrors={wire(pod): mirror for pod, mirror in pods if pod is not None and not pod.leaving})
+
+
 @lru_cache(maxsize=4096)
 def _attachment(attachment: Attachment, place: Place) -> Intent:
     """Return the intent of a live attachment; cached, since every look at a plane asks again for all of them."""
@@ -167,6 +180,7 @@ def _attachment(attachment: Attachment, place: Place) -> Intent:
     grown = Intent(
         ports={name: Port(name, ofport(slot))},
         flows={cookie(slot + 1): endpoint(pod)},
+        mirrors={name: None},
         advertisements={key: told.get((key.neighbor, key.prefix.version)) for key in _routes(attachment, place)},
     )
     if slot >= VF_SLOTS:
@@ -177,10 +191,15 @@ def _attachment(attachment: Attachment, place: Place) -> Intent:
 
 def _leaving(attachment: Attachment, place: Place) -> Intent:
     """Return what must go with an attachment. The slot stays plugged: it belongs to the stock."""
-    gone = Intent(flows={cookie(attachment.slot + 1): None}, advertisements=dict.fromkeys(_routes(attachment, place)))
+    name = place.wire(attachment)
+    gone = Intent(
+        flows={cookie(attachment.slot + 1): None},
+        mirrors={name: None},
+        advertisements=dict.fromkeys(_routes(attachment, place)),
+    )
     if attachment.slot >= VF_SLOTS:
         return replace(gone, vf_links={attachment.id: None})
-    return replace(gone, limits={place.wire(attachment): None}, links={attachment.id: None})
+    return replace(gone, limits={name: None}, links={attachment.id: None})
 
 
 def _limit(wishes: Wishes) -> Limit | None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from ovs_flows.model import Mirror
 from routed.domain.rack import Rack, Server, Uplink
 from routed.domain.sides import Side
 from routed.domain.wiring import Vf, wire_name
@@ -48,6 +49,9 @@ class Snapshot:
     attachments: Mapping[AttachmentId, Attachment] = field(default_factory=lambda: MappingProxyType({}))
     draining: bool = False
     """The server leaves the fabric: nothing is announced any more, everything else stays."""
+
+    mirrors: Mapping[AttachmentId, Mirror] = field(default_factory=lambda: MappingProxyType({}))
+    """Pods whose packets are copied to somebody who looks for trouble."""
 
     taken: Mapping[IPAddress, str] = field(default_factory=lambda: MappingProxyType({}))
     """Addresses that another server has by now, and which one; whoever still uses them here is cordoned."""

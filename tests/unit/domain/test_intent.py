@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bgp.model import Attributes, RouteKey
 from ovs_flows.cookies import cookie, object_of
-from ovs_flows.model import LOCAL, Flow, Group, Meter, Output, Port, UseMeter, flows_of, meters_of
+from ovs_flows.model import LOCAL, Flow, Group, Meter, Mirror, Output, Port, UseMeter, flows_of, meters_of
 from ovs_flows.rows import Stranger
 from routed.domain.intent import PLANES, Intent, Standing, owners, plan
 from routed.domain.rack import FlatNetwork, Rack, Server, Subnet, Tor, Uplink
@@ -150,6 +150,24 @@ def test_a_policed_pod_that_leaves_takes_its_meters_along() -> None:
     assert (leaving.flows, leaving.limits) == ({cookie(4): None}, {"rt3": None})
 
 
+def test_a_mirror_is_there_while_its_pod_is() -> None:
+    mirror = Mirror("tap0", 900, str(POD.id))
+    mirrored = replace(SNAPSHOT, mirrors=MappingProxyType({POD.id: mirror}))
+    assert owners(mirrored) == (Standing.HOST, Standing.STOCK, Standing.MIRRORS, POD.id)
+    assert plan(mirrored, Standing.MIRRORS).mirrors == {"rt3": mirror}
+    assert plan(mirrored, POD.id).mirrors == {}
+    leaving = replace(mirrored, attachments=with_pod(leaving=True).attachments)
+    assert plan(leaving, Standing.MIRRORS).mirrors == {}
+    assert plan(leaving, POD.id).mirrors == {"rt3": None}
+
+
+def test_the_next_pod_of_a_slot_is_not_mirrored() -> None:
+    gone = AttachmentId("c0", "eth0")
+    left = replace(SNAPSHOT, mirrors=MappingProxyType({gone: Mirror("tap0", 900, str(gone))}))
+    assert plan(left, Standing.MIRRORS).mirrors == {}
+    assert plan(left, POD.id).mirrors == {"rt3": None}
+
+
 def test_an_mtu_that_the_uplink_does_not_take_any_more_is_the_uplinks() -> None:
     uplink = replace(SNAPSHOT.uplink, mtu=1300)
     snapshot = replace(with_pod(wishes=Wishes(mtu=1400)), place=replace(SNAPSHOT.place, uplink=uplink))
@@ -227,6 +245,7 @@ def test_a_pod_with_a_vf_that_leaves_leaves_its_representor_plugged() -> None:
     assert [name for name, objects in zip(PLANES, intent, strict=True) if objects] == [
         "vf_links",
         "flows",
+        "mirrors",
         "advertisements",
     ]
 

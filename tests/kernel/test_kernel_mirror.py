@@ -1,0 +1,49 @@
+"""A mirrored pod's packets stay in TC, which sends a copy; `routed mirror` as an operator types it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from containerlab.agents import ROUTED
+from containerlab.probe import Place
+from tests.kernel.server import KernelServer, assert_in_tc, of
+from tests.servers import Pod, Sniffer
+
+pytestmark = [pytest.mark.kernel, pytest.mark.timeout(240)]
+
+
+@pytest.fixture
+def listener(s11: KernelServer) -> Iterator[Sniffer]:
+    """A pair of devices: the bridge gets one end, tcpdump would be on the other."""
+    s11.node.run(["ip", "link", "add", "copies", "up", "type", "veth", "peer", "name", "listener"])
+    s11.node.run(["ip", "link", "set", "listener", "up"])
+    with Sniffer("listener", s11.node.netns_path, "listener") as sniffer:
+        yield sniffer
+    s11.node.run(["ip", "link", "delete", "copies"])
+
+
+def test_a_mirrored_pod_stays_in_tc(
+    s11: KernelServer,
+    pods: tuple[Pod, Pod],
+    outside: Place,
+    listener: Sniffer,
+    record_property: Callable[[str, object], None],
+) -> None:
+    one = pods[0]
+    s11.node.run([ROUTED, "mirror", one.address(4), "--to", "copies"])
+    flows = s11.exercise(pods, outside)
+    record_property("megaflows", "\n".join(flows))
+    own = of(one, flows)
+    assert {family for family in ("ipv4(", "ipv6(") for flow in own if family in flow} == {"ipv4(", "ipv6("}
+    assert [flow for flow in own if "dp:tc" not in flow or "copies" not in flow] == []
+    for pod in pods:
+        copied = listener.seen(pod.place.addresses[0].packed)
+        assert copied > 0, "the other is there as a partner of the first"
+    assert listener.seen(one.place.addresses[1].packed) > 0
+    s11.node.run([ROUTED, "mirror", "stop", "--all"])
+    before = listener.seen(b"")
+    assert_in_tc(s11.exercise(pods, outside), pods)
+    assert listener.seen(b"") == before
+    assert "copies" not in s11.node.run(["ovs-vsctl", "list-ports", "br0"]).stdout.split()
