@@ -20,7 +20,7 @@ from tests.servers import Pod, Server
 PORT = 7777
 BURST, SIZE, HEADERS = 20, 1400, 42
 """Few enough to wait in a socket's buffer."""
-WARM_S, MEASURE_S = 0.5, 2.0
+WARM_S, MEASURE_S = 0.4, 1.2
 WISH = """
 import sqlite3, sys
 with sqlite3.connect("/var/lib/routed/ledger.db") as ledger:
