@@ -30,7 +30,7 @@ from ipam.ledger import Ledger
 from ipam.model import Pool
 from ovs_flows.errors import OvsError
 from ovs_flows.glance import Glance
-from ovs_flows.offload import PortReport
+from ovs_flows.offload import Layer, PortReport
 from routed import views
 from routed.attach.announce import Announcer, Asker
 from routed.attach.errors import InterfaceExists, InvalidName, InvalidNetns, MarkTooLong, RdmaShared
@@ -51,7 +51,7 @@ from routed.devices import Devices
 from routed.domain.intent import Owner, owners, plan
 from routed.domain.rack import Rack, Server, Uplink
 from routed.domain.sides import Health, Hold, Side
-from routed.domain.workload import AttachmentId
+from routed.domain.workload import Attachment, AttachmentId
 from routed.kube.cluster import Cluster
 from routed.kube.errors import KubeError
 from routed.kube.events import News
@@ -67,6 +67,7 @@ from routed.telemetry import Telemetry
 from routed.verbs import Verbs
 
 log = structlog.get_logger(__name__)
+OffloadGlance = Glance[Mapping[str, PortReport]]
 EXPECTED = (KubeError, IpamError, BgpError, OvsError, AddressInUseError, OSError)
 """What ends an agent with one line for the operator; anything else is a bug and shows its traceback."""
 _TURN_S = 0.0005
@@ -130,6 +131,8 @@ class Agent:
         self._loop: Loop[Owner] | None = None
         self._steering: Steering | None = None
         self._datapath: Datapath = OvsDatapath(settings, self._look)
+        wanted = settings.bridge.offload
+        self._wanted_layer = None if wanted is None else Layer.named(wanted)
         self._speaker = Speaker(
             speaker_config(settings, self._rack, server),
             settings.paths.run / "bgp",
@@ -211,6 +214,7 @@ class Agent:
         )
         ailment = partial(self._ailment, store, loop)
         residents = Residents(self._cluster, store, self._api_answers, settings.paths.state / "pods.json")
+        offload = Glance(partial(self._offload, store), fresh_s=_FRESH_S, patience_s=_PATIENCE_S)
         verbs = Verbs(
             store,
             loop,
@@ -223,6 +227,7 @@ class Agent:
                 is_here=partial(has_network_device, settings.paths.sysfs),
                 allocated=partial(devices_of, kubelet_of(settings.sriov)),
             ),
+            shortfall=partial(self._shortfall, store, offload),
             deadline_s=settings.cni.deadline_s,
         )
         cni = CniServer(settings.cni.socket, verbs, DeletionQueue(settings.cni.queue))
@@ -230,7 +235,7 @@ class Agent:
             for work in (gateway.run, announcer.run, loop.run, residents.run, *datapath.works(), *members):
                 tasks.create_task(work())
             tasks.create_task(datapath.follow(partial(self._note_way_out, store, gateway)))
-            async with self._health(store, loop), self._control(store, loop):
+            async with self._health(store, loop, offload), self._control(store, loop):
                 await loop.settled()
                 tasks.create_task(self._declare_authority(loop))
                 tasks.create_task(cni.serve())
@@ -355,7 +360,7 @@ class Agent:
         usage = store.usage() if self._cluster is None else ()  # a share that grows on demand is never full
         return tuple(compare_server(plan, view, usage))
 
-    async def _metrics(self, store: Store, loop: Loop[Owner], offload: Glance[Mapping[str, PortReport]]) -> bytes:
+    async def _metrics(self, store: Store, loop: Loop[Owner], offload: OffloadGlance) -> bytes:
         reports = await offload.take()  # before anything is read, so that all else is of one moment
         return self._telemetry.render(
             store.snapshot,
@@ -365,6 +370,7 @@ class Agent:
             {} if self._steering is None else self._steering.failures,
             state=self._lease_state(),
             offload=reports,
+            wanted=self._wanted_layer,
             findings=self._findings(store, loop),
         )
 
@@ -373,8 +379,14 @@ class Agent:
         snapshot = store.snapshot
         return await self._datapath.offload([*map(snapshot.place.wire, snapshot.attachments.values())])
 
-    def _health(self, store: Store, loop: Loop[Owner]) -> AbstractAsyncContextManager[None]:
-        offload = Glance(partial(self._offload, store), fresh_s=_FRESH_S, patience_s=_PATIENCE_S)
+    async def _shortfall(self, store: Store, offload: OffloadGlance, attachment: Attachment) -> str | None:
+        """Return why a pod's packets are forwarded slower than they should be; None when they are not, or who knows."""
+        reports = None if self._wanted_layer is None else await offload.take()
+        if reports is None or self._wanted_layer is None:
+            return None
+        return reports.get(store.snapshot.place.wire(attachment), PortReport()).shortfall(self._wanted_layer)
+
+    def _health(self, store: Store, loop: Loop[Owner], offload: OffloadGlance) -> AbstractAsyncContextManager[None]:
         return serve_health(
             self._settings.metrics.address,
             self._settings.metrics.port,

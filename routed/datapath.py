@@ -179,7 +179,14 @@ class OvsDatapath:
         ports = await self._ovsdb.uplink()
         self._userspace = ports.datapath_type == "netdev"
         self._uplinks |= set(ports.devices)
-        uplink = Uplink(ofports=ports.ofports, devices=ports.devices, mac=ports.mac, gateway_mac=None, mtu=ports.mtu)
+        uplink = Uplink(
+            ofports=ports.ofports,
+            devices=ports.devices,
+            mac=ports.mac,
+            gateway_mac=None,
+            mtu=ports.mtu,
+            polices=ports.offloads,
+        )
         return Sight(uplink, ports.lapsed)
 
     def _on_change(self) -> None:

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -112,6 +112,8 @@ class BridgeSettings(_Section):
     ready_slots: int = Field(default=32, ge=1, le=1024)
     """Slots kept plugged beyond those in use."""
     vfs: VfPolicy = VfPolicy.REQUESTED
+    offload: Literal["hardware", "tc-software"] | None = None
+    """Where pods' packets have to be forwarded, at the slowest: CHECK and an alert say so when they are not."""
 
 
 class SteeringSettings(_Section):

@@ -12,11 +12,14 @@ from pathlib import Path
 
 import structlog
 
+from routed.attach import mark
 from routed.attach.answers import DeviceEvent, Event, NicPort
 from routed.attach.errors import KernelError
 from routed.attach.kernel import Rtnl
 from routed.attach.monitor import Monitor
 from routed.attach.sysfs import SYSFS, NoAnswer, Pf, as_told, discover
+from routed.attach.veth import is_wire
+from routed.attach.vf import own_name
 from routed.domain.wiring import MOST_PFS, VF_SLOTS, VFS_OF_A_PF, Vf, vf_slot
 
 log = structlog.get_logger(__name__)
@@ -42,11 +45,17 @@ class Vfs:
         self._tree, self._uplinks, self._taken, self._changed = tree, uplinks, taken, changed
         self._numbers: dict[str, int] = {}
         self._known: Mapping[int, str] = {}
+        self._own_names: frozenset[str] = frozenset()
         self._stirred = asyncio.Event()
         self._told: frozenset[str] = frozenset()
         self.addresses: dict[str, str] = {}
         """PCI address of each representor's VF; changed in place, for those who hold on to it."""
         monitor.subscribe(self._notice)
+
+    @property
+    def stirred(self) -> bool:
+        """Whether something came or went since the last look that may be a representor."""
+        return self._stirred.is_set()
 
     async def look(self) -> None:
         """Look for them; when the kernel does not tell, what was known stands, and `run` looks again."""
@@ -57,6 +66,7 @@ class Vfs:
             self._stirred.set()
             return
         self._known = {port.index: port.name for port in ports}
+        self._own_names = frozenset(own_name(vf.address) for pf in pfs for vf in pf.vfs)
         members = _members(ports, self._uplinks).union(self._uplinks)
         own = [pf for pf in pfs if not isinstance(pf.uplinks, NoAnswer) and members & {one.name for one in pf.uplinks}]
         self._numbers = numbered(pfs, self._numbers, self._taken)
@@ -84,12 +94,16 @@ class Vfs:
         return discover(self._tree, ports), ports
 
     def _notice(self, event: Event | None) -> None:
-        if event is None:
+        if event is None or (isinstance(event, DeviceEvent) and self._matters(event)):
             self._stirred.set()
-        elif isinstance(event, DeviceEvent):
-            known = self._known.get(event.device.index)
-            if known is not None if event.gone else known != event.device.name:
-                self._stirred.set()
+
+    def _matters(self, event: DeviceEvent) -> bool:
+        """Whether a representor may have gone or come; pods come and go with less."""
+        name = event.device.name
+        if event.gone:
+            return name in self.addresses or name in self._uplinks
+        ours = is_wire(name) or event.device.alias.startswith(mark.VF) or name in self._own_names
+        return not ours and self._known.get(event.device.index) != name
 
     def _tell(self, pfs: Iterable[Pf]) -> None:
         """Log what keeps VFs from being used, when that has changed."""

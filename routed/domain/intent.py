@@ -15,7 +15,8 @@ from typing import Any
 
 from bgp.model import Attributes, RouteKey
 from ovs_flows.cookies import BASE_OBJECT, cookie
-from ovs_flows.model import Flow, Group, Port
+from ovs_flows.meters import from_pod, to_pod
+from ovs_flows.model import Entry, Port
 from ovs_flows.pipeline import BridgeView, Endpoint, base, endpoint
 from routed.domain.sides import Health
 from routed.domain.snapshot import Place, Snapshot
@@ -57,7 +58,7 @@ class Intent:
     limits: Mapping[str, Limit | None] = field(default_factory=_nothing)
     links: Mapping[AttachmentId, Link | None] = field(default_factory=_nothing)
     vf_links: Mapping[AttachmentId, Link | None] = field(default_factory=_nothing)
-    flows: Mapping[int, frozenset[Flow | Group] | None] = field(default_factory=_nothing)
+    flows: Mapping[int, frozenset[Entry] | None] = field(default_factory=_nothing)
     advertisements: Mapping[RouteKey, Attributes | None] = field(default_factory=_nothing)
 
     def __iter__(self) -> Iterator[Mapping[Any, Any]]:
@@ -146,6 +147,8 @@ def _attachment(attachment: Attachment, place: Place) -> Intent:
         rdma=attachment.wishes.rdma,
     )
     pod = Endpoint(ofport=ofport(slot), mac=mac, addresses=attachment.addresses, gateways=gateways)
+    if uplink.polices or slot >= VF_SLOTS:
+        pod = _policed(pod, slot, attachment.wishes)
     told = _attributes(place)
     grown = Intent(
         ports={name: Port(name, ofport(slot))},
@@ -154,7 +157,7 @@ def _attachment(attachment: Attachment, place: Place) -> Intent:
     )
     if slot >= VF_SLOTS:
         return replace(grown, representors={name: Wire(uplink.mtu)}, vf_links={attachment.id: link})
-    limits = {name: _limit(attachment.wishes)}
+    limits = {name: None if uplink.polices else _limit(attachment.wishes)}
     return replace(grown, wires={name: Wire(uplink.mtu)}, limits=limits, links={attachment.id: link})
 
 
@@ -174,6 +177,16 @@ def _limit(wishes: Wishes) -> Limit | None:
         None if bits is None else min(bits // 8, _MOST) for bits in (wishes.ingress_bps, wishes.egress_bps)
     )
     return Limit(to_pod, from_pod)
+
+
+def _policed(pod: Endpoint, slot: int, wishes: Wishes) -> Endpoint:
+    """Return the endpoint with the meters that the pod asks for."""
+    ingress, egress = wishes.ingress_bps, wishes.egress_bps
+    return replace(
+        pod,
+        to_pod=None if ingress is None else to_pod(slot + 1, ingress),
+        from_pod=None if egress is None else from_pod(slot + 1, egress),
+    )
 
 
 def steers(snapshot: Snapshot, neighbor: IPAddress) -> bool:

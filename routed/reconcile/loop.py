@@ -150,9 +150,12 @@ class Loop(Generic[Owner]):
             raise work.error or TimeoutError(f"not done within {deadline_s} s") from None
 
     async def inspect(self, owner: Owner) -> list[Difference]:
-        """Look at every plane now and return what of `owner` is not as wanted; asks for repair if anything is."""
+        """Look at every plane that has to do with it and return what of `owner` is not as wanted.
+
+        Asks for repair if anything is.
+        """
         differences = []
-        for name, want in self._wants(owner).items():
+        for name, want in ((name, want) for name, want in self._wants(owner).items() if want):
             found = await self.lanes[name].look()
             differences += [
                 Difference(name, key, value, found.get(key)) for key, value in want.items() if found.get(key) != value

@@ -11,7 +11,7 @@ from pathlib import Path
 from ipam.leases import EmbeddedLeases
 from ipam.ledger import Ledger
 from ipam.model import Pool
-from ovs_flows.offload import PortReport
+from ovs_flows.offload import Layer, PortReport
 from routed import views
 from routed.attach.errors import InvalidNetns
 from routed.audit.model import Finding, Unobserved
@@ -19,7 +19,7 @@ from routed.cni.protocol import AttachmentRequest, Command, Config
 from routed.devices import Devices
 from routed.domain.intent import PLANES, Owner, owners, plan
 from routed.domain.rack import Rack, Server, Subnet, Tor, Uplink
-from routed.domain.workload import AttachmentId, PodRef, Wishes
+from routed.domain.workload import Attachment, AttachmentId, PodRef, Wishes
 from routed.kube.podresources import Kubelet
 from routed.reconcile.loop import Loop
 from routed.residents import devices_of
@@ -48,6 +48,7 @@ class Node:
         self.finishing = asyncio.Event()
         self.finishing.set()
         self.wishes: dict[PodRef, Wishes] = {}
+        self.shortfalls: dict[AttachmentId, str] = {}
         """What pods ask for."""
         self.away: set[str] = set()
         """VFs whose network device is somewhere else."""
@@ -82,11 +83,15 @@ class Node:
                 is_here=lambda address: address not in self.away,
                 allocated=lambda pod: devices_of(self.kubelet, pod),
             ),
+            shortfall=self._shortfall_of,
             deadline_s=deadline_s,
         )
 
     async def _wishes_of(self, pod: PodRef) -> Wishes:
         return self.wishes.get(pod, Wishes())
+
+    async def _shortfall_of(self, attachment: Attachment) -> str | None:
+        return self.shortfalls.get(attachment.id)
 
     async def _finish(self, owner: Owner) -> None:
         attachment = self.store.snapshot.attachments.get(owner) if isinstance(owner, AttachmentId) else None
@@ -112,10 +117,14 @@ class Node:
                 await asyncio.sleep(0.001)
 
     def metrics(
-        self, findings: Sequence[Finding] | Unobserved = (), offload: Mapping[str, PortReport] | None = None
+        self,
+        findings: Sequence[Finding] | Unobserved = (),
+        offload: Mapping[str, PortReport] | None = None,
+        wanted: Layer | None = None,
     ) -> dict[str, float]:
         """Return samples by name and labels, as the exposition text spells them."""
-        rows = (line.rpartition(" ") for line in self._exposition(findings, offload) if not line.startswith("#"))
+        lines = self._exposition(findings, offload, wanted)
+        rows = (line.rpartition(" ") for line in lines if not line.startswith("#"))
         return {name: float(value) for name, _, value in rows}
 
     def metric_names(self) -> set[str]:
@@ -125,10 +134,15 @@ class Node:
         return {name + part for name, kind in types for part in parts.get(kind, ("",))}
 
     def _exposition(
-        self, findings: Sequence[Finding] | Unobserved = (), offload: Mapping[str, PortReport] | None = None
+        self,
+        findings: Sequence[Finding] | Unobserved = (),
+        offload: Mapping[str, PortReport] | None = None,
+        wanted: Layer | None = None,
     ) -> list[str]:
         snapshot, usage = self.store.snapshot, self.store.usage()
-        text = self.telemetry.render(snapshot, self.loop, usage, {}, {}, offload=offload, findings=findings)
+        text = self.telemetry.render(
+            snapshot, self.loop, usage, {}, {}, offload=offload, wanted=wanted, findings=findings
+        )
         return text.decode().splitlines()
 
 

@@ -288,6 +288,30 @@ async def test_the_uplinks_vfs_are_found_and_found_again(rig: Rig) -> None:
         assert held == {rig.nic.representor(0): rig.nic.address(0)}, "who holds on to it sees the same"
 
 
+async def test_pods_that_come_and_go_are_no_reason_to_look(rig: Rig, pods: Pods) -> None:
+    run("ip", "link", "add", "etha", "type", "veth", "peer", "name", "tor")
+    looks: list[dict[int, Vf]] = []
+    async with Monitor() as monitor:
+        vfs = Vfs(rig.nic.tree, {"etha"}, {}, monitor, lambda found: looks.append(dict(found)))
+        await vfs.look()
+        for number in range(2):
+            pod = pods.make()
+            await rig.links.upsert({key(number): rig.link(number, pod)})
+            if number:
+                as_the_kernel_does(pod)
+            assert await rig.links.remove([key(number)]) == {}
+        heard = asyncio.Event()
+        monitor.subscribe(lambda _: heard.set())
+        run("ip", "link", "set", "etha", "up")
+        async with asyncio.timeout(15):
+            await heard.wait()  # so everything before has been heard, too
+        assert not vfs.stirred
+        run("ip", "link", "delete", rig.nic.representor(1))
+        async with asyncio.timeout(15):
+            while not vfs.stirred:
+                await asyncio.sleep(0.02)
+
+
 async def test_vfs_of_another_nic_than_the_uplink_are_not_for_pods(rig: Rig) -> None:
     looks: list[dict[int, Vf]] = []
     async with Monitor() as monitor:
