@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,11 +12,14 @@ from typer.testing import CliRunner, Result
 
 from routed.attach import devlink
 from routed.attach.errors import KernelError
+from routed.attach.rtnl import tc_offload
 from routed.attach.sysfs import SYSFS, NoAnswer
 from routed.cli.main import app
 from routed.doctor.facts import Unseen
+from routed.nic.look import look as look_at_all
 from routed.nic.machine import Host
-from routed.nic.steps import BindVfs, Write
+from routed.nic.steps import AddBond, BindVfs, Enslave, Raise, Write
+from routed.settings import BridgeSettings
 from tests.nic_lab.card import DEVICES, PFS, VFS, device_of, look, make_vfs
 
 pytestmark = pytest.mark.nic
@@ -70,6 +74,24 @@ async def test_vfs_are_made_without_a_driver_and_bound_by_the_steps_of_setup() -
     assert {vf.driver for vf in vfs} == {"igbvf"}
     assert [vf.devices for vf in vfs] == [(device_of(address),) for address in VFS]
     assert all(vf.free and isinstance(vf.representor, NoAnswer) for vf in vfs)
+
+
+@pytest.fixture
+def bond() -> Iterator[str]:
+    yield "bond0"
+    subprocess.run(["ip", "link", "delete", "bond0"], check=False)  # it may not have come to that
+
+
+async def test_a_bond_of_real_ports_is_set_up(bond: str) -> None:
+    host, ports = Host(SYSFS, Unseen("not asked")), [device_of(pf) for pf in PFS]
+    members = (step for port in ports for step in (Enslave(port, bond), Raise(port, 2000)))
+    for step in (AddBond(bond), *members, Raise(bond, 2000)):
+        await step.run(host)
+    assert [tc_offload(port) for port in ports] == [None, None], "this NIC takes no rules"
+    found = await look_at_all(SYSFS, BridgeSettings(uplink=bond, members=tuple(ports)), Unseen("not asked"))
+    assert found.bond_modes == {bond: "802.3ad"}
+    assert found.members(bond) == tuple(sorted(ports))
+    assert [(found.ports[name].up, found.ports[name].mtu) for name in (bond, *ports)] == [(True, 2000)] * 3
 
 
 def test_doctor_and_setup_say_that_this_nic_will_not_do(config: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 from routed.attach import devlink
 from routed.attach.answers import NicPort
 from routed.attach.kernel import Rtnl
+from routed.attach.rtnl import tc_offload, tc_offload_on
 from routed.attach.sysfs import SYSFS, NoAnswer, discover
 from tests.nic_lab.card import PFS, VFS, make_vfs
 
@@ -53,6 +54,14 @@ def test_the_mode_is_read_and_set(simulated: str) -> None:
     devlink.set_switchdev(simulated, BUS)
     assert devlink.mode(simulated, BUS) == devlink.SWITCHDEV
     devlink.set_switchdev(simulated, BUS)  # again: nothing to do
+
+
+def test_offload_to_the_port_is_turned_on(simulated: str) -> None:
+    [port] = ports()
+    assert port.parent == simulated
+    assert tc_offload(port.name) is False
+    tc_offload_on(port.name)
+    assert tc_offload(port.name) is True
 
 
 @pytest.mark.usefixtures("vfs")
