@@ -42,11 +42,13 @@ class Devices:
 
         InvalidConfig for a device where there may be none, TryAgainLater when all are in use.
         """
-        device = self._named(request)
-        if device is None and self._policy is not VfPolicy.NEVER:
-            device = self._first(request.attachment, await self._allocated(request.pod))
-        if device is None and self._policy is VfPolicy.ALL:
-            device = self._free()
+        present = self._store.snapshot.attachments.get(request.attachment)
+        if request.config.device is not None:
+            device: str | None = self._named(request.config.device)
+        elif present is not None:
+            device = present.wishes.device
+        else:
+            device = await self._chosen(request)
         if device is None:
             yield device
             return
@@ -56,16 +58,20 @@ class Devices:
         finally:
             self._promised.discard(device)
 
-    def _named(self, request: AttachmentRequest) -> str | None:
-        """Return the device that the runtime names or the attachment has."""
-        if request.config.device is None:
-            present = self._store.snapshot.attachments.get(request.attachment)
-            return None if present is None else present.wishes.device
+    def _named(self, device: str) -> str:
+        """Return the device that the runtime names."""
         if self._policy is VfPolicy.NEVER:
             raise InvalidConfig(
-                f"deviceID: {request.config.device} cannot be had: the rack file's bridge.vfs is `never` on this server"
+                f"deviceID: {device} cannot be had: the rack file's bridge.vfs is `never` on this server"
             )
-        return request.config.device
+        return device
+
+    async def _chosen(self, request: AttachmentRequest) -> str | None:
+        """Return the device of an attachment that is new and comes without one."""
+        if self._policy is VfPolicy.NEVER:
+            return None
+        device = self._first(request.attachment, await self._allocated(request.pod))
+        return self._free() if device is None and self._policy is VfPolicy.ALL else device
 
     def _first(self, attachment: AttachmentId, allocated: Sequence[str]) -> str | None:
         """Return a VF that a pod has been given and that no other interface of it has, rather one that nobody has.

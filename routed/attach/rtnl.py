@@ -284,14 +284,12 @@ def move_device(index: int, netns: int, name: str, *, mac: str | None = None) ->
     return _request(RTM_NEWLINK, NLM_F_ACK, message, f"move device {index} into another namespace as {name}")
 
 
-def reset_device(index: int, name: str, *, mac: str | None = None) -> list[Request]:
-    """Take a device down, then give it this name and this MAC address and no alias."""
+def reset_device(index: int, name: str) -> list[Request]:
+    """Take a device down, then give it this name and no alias."""
     down, changed = ifinfmsg(), ifinfmsg()
     down["index"], down["flags"], down["change"] = index, 0, IFF_UP
     changed["index"] = index
-    attributes: list[tuple[str, object]] = [("IFLA_IFNAME", name), ("IFLA_IFALIAS", "")]
-    attributes += [("IFLA_ADDRESS", mac)] if mac is not None else []
-    changed["attrs"] = attributes
+    changed["attrs"] = [("IFLA_IFNAME", name), ("IFLA_IFALIAS", "")]
     return [
         _request(RTM_NEWLINK, NLM_F_ACK, down, f"take device {index} down"),
         _request(RTM_NEWLINK, NLM_F_ACK, changed, f"reset device {index} to {name}"),

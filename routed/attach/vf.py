@@ -11,21 +11,24 @@ another pod's by then, finds a mark that is not its own, and does nothing.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from routed.attach import mark
 from routed.attach.answers import Device
-from routed.attach.errors import SlotMissing, VfAway
+from routed.attach.errors import KernelError, SlotMissing, VfAway
 from routed.attach.kernel import Rtnl
 from routed.attach.netns import OWN, Visit
-from routed.attach.rtnl import move_device, reset_device, set_alias
+from routed.attach.rtnl import move_device, reset_device, set_alias, set_device
 from routed.attach.sysfs import driver_of, network_devices
 from routed.domain.wiring import Link
 
 _ELSEWHERE = ("vfio", "uio")
 """How the drivers' names begin that make no network device."""
+_FIXED = frozenset({errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM})
+"""What drivers of VFs say when the port fixes their MAC address: igbvf, seen; iavf and ixgbevf, from their sources."""
 
 
 def own_name(address: str) -> str:
@@ -40,6 +43,16 @@ def own_mac(address: str) -> str:
     device, function = rest.split(".")
     number = (int(domain, 16) & 0xFFFF) << 16 | int(bus, 16) << 8 | int(device, 16) << 3 | int(function, 16)
     return "0a:56:" + number.to_bytes(4, "big").hex(":")
+
+
+def _take_mac(slots: Rtnl, device: Device, mac: str) -> None:
+    """Give a VF that is nobody's a MAC address, unless its port fixes one: then no pod of ours has that."""
+    try:
+        if device.mac != mac:
+            slots.apply(set_device(device.index, mac=mac))
+    except KernelError as error:
+        if error.code not in _FIXED:
+            raise
 
 
 class VfWay:
@@ -99,8 +112,8 @@ class VfWay:
         address = self._addresses.get(slot.name)
         device = None if address is None else self._at_home(slots, address)
         if device is not None and address is not None:
-            mac = own_mac(address)  # not the permanent one: to igbvf that is whatever it had last
-            slots.apply(*reset_device(device.index, own_name(address), mac=None if device.mac == mac else mac))
+            slots.apply(*reset_device(device.index, own_name(address)))
+            _take_mac(slots, device, own_mac(address))  # not the permanent one: to igbvf that is whatever it had last
         elif address is not None and self._may_come_back(address):
             raise VfAway(f"VF {address} is not back from the pod's namespace yet")
         slots.apply(set_alias(slot.index, mark.OURS))

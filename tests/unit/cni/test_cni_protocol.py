@@ -295,6 +295,11 @@ def test_what_is_no_vf_is_refused_but_never_keeps_a_pod_from_going(given: dict[s
     assert attachment_request(raw("DEL", given)).config.device is None
 
 
+@pytest.mark.parametrize(("given", "rdma"), [({}, False), ({"rdma": False}, False), ({"rdma": True}, True)])
+def test_a_network_may_want_rdma(given: dict[str, Any], rdma: bool) -> None:
+    assert attachment_request(raw("ADD", given)).config.rdma is rdma
+
+
 def test_check_needs_the_result_to_compare_with() -> None:
     assert code(raw("CHECK", json.dumps(CONFIG).encode())) == Code.INVALID_CONFIG
 

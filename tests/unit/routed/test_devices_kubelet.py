@@ -51,8 +51,11 @@ async def test_a_pod_gets_the_vf_that_the_kubelet_gave_it(tmp_path: Path) -> Non
         assert result.interfaces[0].name == "rep2"
         assert node.planes["vf_links"].held.keys() == {key(1)}
         assert node.planes["links"].held.keys() == {key(2)}
+        kubelet.gate.clear()
         assert await node.verbs.add(ADD) == result
-        assert kubelet.calls == ["Get", "Get"], "what an attachment has is known without asking"
+        await node.verbs.add(call(Command.ADD, 2))
+        assert kubelet.calls == ["Get", "Get"], "what an attachment has, or has not, is known without asking"
+        kubelet.gate.set()
 
 
 @pytest.mark.parametrize("policy", [VfPolicy.REQUESTED, VfPolicy.ALL])
