@@ -90,7 +90,8 @@ class OvsDatapath:
         self.device, self.members, self.ready_slots = bridge.name, bridge.members, bridge.ready_slots
         self._paths, self._look = settings.paths, look
         self._changed = asyncio.Event()
-        self._ovsdb = Ovsdb(self._paths.ovs / "db.sock", bridge.name, bridge.uplink, self._on_change)
+        database, flat = self._paths.ovs / "db.sock", bridge.legacy is not None
+        self._ovsdb = Ovsdb(database, bridge.name, bridge.uplink, self._on_change, flat=flat)
         self._flows = Flows(self._paths.ovs / f"{bridge.name}.mgmt", partial(look, "flows"))
         self._userspace = False
 
