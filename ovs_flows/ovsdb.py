@@ -86,13 +86,16 @@ log = structlog.get_logger(__name__)
 class Ovsdb:
     """Connection to the database, and our bridge in it."""
 
-    def __init__(self, socket: Path, bridge: str, uplink: str, wake: Callable[[], None]) -> None:
+    def __init__(self, socket: Path, bridge: str, uplink: str, wake: Callable[[], None], *, flat: bool = False) -> None:
+        """Connect to nothing yet; `flat` when the bridge switches by itself, for a flat network."""
         self._remote = f"unix:{socket}"
         self.bridge = bridge
         self.way_out = uplink
         """Name of the port that the server goes out by."""
         self._wake = wake
         self._api: _Api | None = None
+        self.vlan = [NOWHERE] if flat else []
+        """Of our ports, as the database has it."""
         self.ports = Ports(self)
 
     async def run(self) -> None:
@@ -131,7 +134,7 @@ class Ovsdb:
         somebody else programs it; Unreachable when the database does not answer.
         """
         uplink = await self.uplink()
-        await self.transact(lambda api: _Configure(api, self.bridge, uplink.mtu), applied=False)
+        await self.transact(lambda api: _Configure(api, self.bridge, uplink.mtu, self.vlan), applied=False)
 
     async def uplink(self) -> UplinkPorts:
         """Return what the bridge goes out by; BridgeError or Unreachable as in `configure`."""
@@ -217,10 +220,10 @@ class Ports:
         if wanted:
             there = await self.observe()
             stale = [port.name for port in wanted if port.name in there and not there[port.name].ofport]
-            bridge = self._ovsdb.bridge
+            bridge, vlan = self._ovsdb.bridge, self._ovsdb.vlan
             if stale:
                 await self._ovsdb.transact(lambda api: _Unplug(api, bridge, stale))
-            await self._ovsdb.transact(lambda api: _Plug(api, bridge, wanted))
+            await self._ovsdb.transact(lambda api: _Plug(api, bridge, wanted, vlan))
             await self._ovsdb.transact(lambda api: _NoteDevices(api, bridge), applied=False)
             failed |= await self._ovsdb.read(lambda api: misplugged(_interfaces(api), wanted))
         return failed
@@ -313,10 +316,11 @@ def _interfaces(api: _Api) -> dict[str, Any]:
 class _Configure(BaseCommand):  # type: ignore[misc] # the library ships no types
     """Make the settings of the bridge right; writes only what is wrong."""
 
-    def __init__(self, api: _Api, bridge: str, mtu: int) -> None:
+    def __init__(self, api: _Api, bridge: str, mtu: int, vlan: list[int]) -> None:
         super().__init__(api)
         self._bridge = bridge
         self._mtu = mtu
+        self._vlan = vlan
 
     def run_idl(self, txn: Any) -> None:
         """Called by the library inside the transaction."""
@@ -331,8 +335,8 @@ class _Configure(BaseCommand):  # type: ignore[misc] # the library ships no type
         if own.mtu_request != [self._mtu]:
             own.mtu_request = [self._mtu]
         for port in bridge.ports:
-            if is_ours(port) and port.tag != [NOWHERE]:
-                port.tag = [NOWHERE]
+            if is_ours(port) and port.tag != self._vlan:
+                port.tag = self._vlan
         if version(self.api.root.ovs_version) < (3, 5):
             for number in PREFIX_TABLES:
                 self._set_prefixes(txn, bridge, number)
@@ -363,10 +367,11 @@ class _Edit(BaseCommand):  # type: ignore[misc] # the library ships no types
 class _Plug(BaseCommand):  # type: ignore[misc] # the library ships no types
     """Make ports with our mark; asks for the number of those that are there."""
 
-    def __init__(self, api: _Api, bridge: str, wanted: Iterable[Port]) -> None:
+    def __init__(self, api: _Api, bridge: str, wanted: Iterable[Port], vlan: list[int]) -> None:
         super().__init__(api)
         self._bridge = bridge
         self._wanted = wanted
+        self._vlan = vlan
 
     def run_idl(self, txn: Any) -> None:
         """Called by the library inside the transaction."""
@@ -386,7 +391,7 @@ class _Plug(BaseCommand):  # type: ignore[misc] # the library ships no types
         port = txn.insert(self.api.tables["Port"])
         port.name = wanted.name
         port.external_ids = dict(MARK)
-        port.tag = [NOWHERE]
+        port.tag = self._vlan
         port.interfaces = [interface]
         bridge.addvalue("ports", port)
 

@@ -18,8 +18,7 @@ DEVICE = "ifindex"
 """Key in a port's external_ids: index of the device that was plugged. The userspace datapath holds on to a device that
 is deleted, and never notices the next one of the same name."""
 NOWHERE = 4095
-"""VLAN of our ports: a tag that no frame may have. Where the bridge switches by itself, for a flat network or by
-somebody else's flow, it never reaches a pod."""
+"""VLAN of our ports while the bridge switches by itself, for a flat network: a tag that no frame may have."""
 
 
 @dataclass(frozen=True, slots=True)

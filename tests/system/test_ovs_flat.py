@@ -61,10 +61,11 @@ def scene(ovs: Ovs) -> Iterator[Scene]:
 
 
 @contextlib.asynccontextmanager
-async def planes(ovs: Ovs) -> AsyncIterator[tuple[Ovsdb, Flows]]:
+async def planes(ovs: Ovs, *, flat: bool = True) -> AsyncIterator[tuple[Ovsdb, Flows]]:
     """Connect to database and switch, and change nothing."""
     woken = asyncio.Event(), asyncio.Event()
-    ovsdb, flows = Ovsdb(ovs.database, "br0", "up0", woken[0].set), Flows(ovs.management("br0"), woken[1].set)
+    ovsdb = Ovsdb(ovs.database, "br0", "up0", woken[0].set, flat=flat)
+    flows = Flows(ovs.management("br0"), woken[1].set)
     tasks = [asyncio.create_task(plane.run()) for plane in (ovsdb, flows)]
     try:
         async with asyncio.timeout(10):
@@ -211,13 +212,18 @@ async def test_flat_pods_cannot_send_as_somebody_of_the_routed_network(scene: Sc
 
 
 async def test_without_the_setting_nothing_of_it_remains(scene: Scene) -> None:
+    async def look() -> tuple[object, str]:
+        """Return what is there after an agent without the setting has started."""
+        async with planes(scene.ovs, flat=False) as (ovsdb, flows):
+            await take_over(ovsdb, flows, replace(VIEW, flat=None))
+            return await flows.observe(), scene.ovs.vsctl("--columns=name,tag", "list", "port", "rt0")
+
+    never = await look()
     async with planes(scene.ovs) as (ovsdb, flows):
-        await take_over(ovsdb, flows, replace(VIEW, flat=None))
-        never = (await flows.observe())[BASE]
         await take_over(ovsdb, flows)
+        assert "4095" in scene.ovs.vsctl("get", "port", "rt0", "tag")
         learn(scene)
-        await take_over(ovsdb, flows, replace(VIEW, flat=None))
-        assert (await flows.observe())[BASE] == never
+    assert await look() == never
     scene.ovs.appctl("revalidator/wait")
     scene.first.send(udp(MAC, OTHER_MAC, ADDRESS, "10.189.26.77"))
     scene.tor.send(tagged(udp(OTHER_MAC, MAC, OTHER, "10.189.26.77")))
