@@ -1,4 +1,4 @@
-"""OpenFlow 1.4 messages: what goes around flows and groups. Pure.
+"""OpenFlow 1.4 messages: what goes around flows, groups and meters. Pure.
 
 A message is its type and body here; the connection gives it a transaction number (xid) and a header. Sources: OpenFlow
 1.4 7.1 (header), 7.3.4 (modify state), 7.3.5 (multipart), 7.3.9 (bundles), 7.5 (hello, error, echo).
@@ -9,16 +9,16 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from ovs_flows.model import Flow, Group, Match
-from ovs_flows.wire import ANY, encode_buckets, encode_instructions, encode_match
+from ovs_flows.model import Flow, Group, Match, Meter
+from ovs_flows.wire import ANY, encode_buckets, encode_instructions, encode_match, encode_meter
 
 VERSION = 5
 """OpenFlow 1.4."""
 HELLO, ERROR, ECHO_REQUEST, ECHO_REPLY = 0, 1, 2, 3
 FLOW_MOD, GROUP_MOD, MULTIPART_REQUEST, MULTIPART_REPLY = 14, 15, 18, 19
-BARRIER_REQUEST, BARRIER_REPLY, BUNDLE_CONTROL, BUNDLE_ADD = 20, 21, 33, 34
+BARRIER_REQUEST, BARRIER_REPLY, METER_MOD, BUNDLE_CONTROL, BUNDLE_ADD = 20, 21, 29, 33, 34
 
-PART_FLOWS, PART_GROUPS, PART_MONITOR = 1, 7, 16
+PART_FLOWS, PART_GROUPS, PART_METERS, PART_MONITOR = 1, 7, 10, 16
 OPEN, COMMIT, DISCARD = 0, 4, 6
 ALL_TABLES = 0xFF
 _ALL_GROUPS = 0xFFFF_FFFC
@@ -95,6 +95,21 @@ def delete_group(number: int = _ALL_GROUPS) -> Message:
     return Message(GROUP_MOD, struct.pack("!HBxI", 2, 0, number))
 
 
+def add_meter(meter: Meter) -> Message:
+    """Add a meter; refused when its number is in use. Bundles take no meters."""
+    return Message(METER_MOD, struct.pack("!H", 0) + encode_meter(meter))
+
+
+def modify_meter(meter: Meter) -> Message:
+    """Change a meter; flows that use it stay."""
+    return Message(METER_MOD, struct.pack("!H", 1) + encode_meter(meter))
+
+
+def delete_meter(number: int) -> Message:
+    """Delete a meter, and the flows that use it."""
+    return Message(METER_MOD, struct.pack("!HHI", 2, 0, number))
+
+
 # --- questions -------------------------------------------------------------------------------------------------------
 
 
@@ -112,6 +127,11 @@ def dump_cookie(cookie: int) -> Message:
 def dump_groups() -> Message:
     """Ask for all groups."""
     return Message(MULTIPART_REQUEST, struct.pack("!HH4x", PART_GROUPS, 0))
+
+
+def dump_meter(number: int = ANY) -> Message:
+    """Ask how a meter is configured, or all of them."""
+    return Message(MULTIPART_REQUEST, struct.pack("!HH4xI4x", PART_METERS, 0, number))
 
 
 def monitor_flows() -> Message:

@@ -1,4 +1,4 @@
-"""Flows, groups and ports as frozen values that hash and compare by meaning.
+"""Flows, groups, meters and ports as frozen values that hash and compare by meaning.
 
 Owns the vocabulary of this library. Knows no bytes, no text and no policy. A flow has no cookie: the cookie is the key
 under which a set of flows is kept (`ovs_flows.cookies`).
@@ -66,6 +66,13 @@ class ToGroup:
 
 
 @dataclass(frozen=True, slots=True)
+class UseMeter:
+    """Have a meter count the packet, or drop it; stands before all other actions of a flow."""
+
+    meter: int
+
+
+@dataclass(frozen=True, slots=True)
 class SetField:
     """Write a constant."""
 
@@ -118,7 +125,7 @@ class Opaque:
     """In a flow all of its instructions, in a bucket all of its actions."""
 
 
-Action = Output | ToGroup | SetField | PushVlan | PopVlan | Move | Push | Pop | Opaque
+Action = Output | ToGroup | UseMeter | SetField | PushVlan | PopVlan | Move | Push | Pop | Opaque
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +165,21 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class Meter:
+    """A policer: it drops what is faster. Of units of 1000 bits, headers of Ethernet included."""
+
+    number: int
+    rate_kbps: int
+    """A second; 0 for a meter of somebody else that is not of this kind."""
+    burst_kbit: int
+    """What passes at once after a rest."""
+
+
+Entry = Flow | Group | Meter
+"""What a bridge is programmed with."""
+
+
+@dataclass(frozen=True, slots=True)
 class Port:
     """A port that we plugged into the bridge."""
 
@@ -167,11 +189,16 @@ class Port:
     """OpenFlow port number; 0 when OVS has none for it (its device is missing)."""
 
 
-def flows_of(entries: Iterable[Flow | Group]) -> list[Flow]:
-    """Return the flows among flows and groups."""
+def flows_of(entries: Iterable[Entry]) -> list[Flow]:
+    """Return the flows among entries."""
     return [entry for entry in entries if isinstance(entry, Flow)]
 
 
-def groups_of(entries: Iterable[Flow | Group]) -> list[Group]:
-    """Return the groups among flows and groups."""
+def groups_of(entries: Iterable[Entry]) -> list[Group]:
+    """Return the groups among entries."""
     return [entry for entry in entries if isinstance(entry, Group)]
+
+
+def meters_of(entries: Iterable[Entry]) -> list[Meter]:
+    """Return the meters among entries."""
+    return [entry for entry in entries if isinstance(entry, Meter)]

@@ -33,6 +33,11 @@ class Layer(IntEnum):
         """Return it as people and machines read it."""
         return self.name.lower().replace("_", "-")
 
+    @classmethod
+    def named(cls, text: str) -> Layer:
+        """Return the layer that reads like this; KeyError."""
+        return cls[text.upper().replace("-", "_")]
+
 
 IDLE = "idle"
 """What is said of a port without megaflows."""
@@ -61,6 +66,8 @@ _NOT_IN_NIC = "no NIC has taken the rule: tc -s filter show dev PORT ingress say
 _PARTLY = "the NIC does part of it only"
 _NO_TC = "the bridge is in userspace (datapath_type netdev): nothing of it is offloaded"
 _ARP = "eth_type(0x0806)"
+_SOME = 0.1
+"""Share of packets that may be slow without anything being wrong: fragments, say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +127,16 @@ class PortReport:
     def packets(self, layer: Layer) -> int:
         """Return how many packets, both ways, were forwarded on a layer."""
         return sum(way[layer].packets for way in (self.sent, self.received) if layer in way)
+
+    def shortfall(self, wanted: Layer) -> str | None:
+        """Return why more than some packets are forwarded on a slower layer than wanted; None when they are not."""
+        total = sum(map(self.packets, Layer))
+        slower = sum(self.packets(layer) for layer in Layer if layer < wanted)
+        if slower <= total * _SOME:
+            return None
+        told = (reason for reason in self.reasons if wanted is Layer.HARDWARE or reason != _NOT_IN_NIC)
+        reason = max(told, key=self.reasons.__getitem__)
+        return f"{slower} of its last {total} packets were forwarded slower than {wanted}: {reason}"
 
     def add(self, flow: Megaflow, way: dict[Layer, Tally]) -> None:
         """Count a megaflow in one direction."""

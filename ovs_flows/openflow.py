@@ -5,15 +5,18 @@ what differs is deleted or added, so that traffic is never interrupted and uncha
 commits a bundle of which OVS refused a part: OVS would leave that part out and apply the rest. A pod's flows alone are
 committed before OVS was heard: they are new, so the bundle takes nothing away, and what went wrong is undone.
 
-The bridge is ours alone: `Flows.observe` returns every flow on it, strays under the cookie that they carry. Groups
-carry no cookie in OpenFlow: all of them are the base pipeline's.
+The bridge is ours alone: `Flows.observe` returns every flow on it, strays under the cookie that they carry. Groups and
+meters carry no cookie in OpenFlow: all groups are the base pipeline's, and a meter's number says whose it is.
+
+Open vSwitch takes no meters in a bundle, and deletes the flows of a meter that is deleted: meters are made before the
+bundle that uses them, and go after the one that does not any more. Only who has any, or wants one, pays for that.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,10 +27,11 @@ from ovs_flows.connection import Answer, Connection
 from ovs_flows.cookies import BASE_OBJECT, cookie
 from ovs_flows.errors import Refused, Unreachable
 from ovs_flows.messages import Message
-from ovs_flows.model import Flow, Group, flows_of, groups_of
-from ovs_flows.wire import decode_flow_statistics, decode_groups
+from ovs_flows.meters import LAST, numbers, owner
+from ovs_flows.model import Entry, Meter, flows_of, groups_of, meters_of
+from ovs_flows.wire import decode_flow_statistics, decode_groups, decode_meters
 
-Entries = frozenset[Flow | Group]
+Entries = frozenset[Entry]
 BASE = cookie(BASE_OBJECT)
 _RETRY_S = 0.05
 _RETRY_MAX_S = 1.0
@@ -66,7 +70,7 @@ class _Change:
 
 
 class Flows:
-    """Plane: cookie -> flows (and, for the base cookie, groups)."""
+    """Plane: cookie -> flows, meters and, for the base cookie, groups."""
 
     name = "flows"
     streams = False
@@ -76,6 +80,8 @@ class Flows:
         self._wake = wake
         self._connection: Connection | None = None
         self._bundles = 0
+        self._metered: set[int] = set()
+        """Cookies that have meters, as far as known."""
 
     async def run(self) -> None:
         """Keep a connection until cancelled; wakes the loop each time that there is a new one, and when it is lost."""
@@ -110,7 +116,10 @@ class Flows:
 
     async def observe(self) -> Mapping[int, Entries]:
         """Return everything that the bridge has, by cookie; Unreachable when it cannot tell."""
-        return await self._dump(None)
+        questions = [messages.dump_flows(), messages.dump_groups(), messages.dump_meter()]
+        found = _entries(questions, await self._connected().exchange(questions))
+        self._metered = {key for key, entries in found.items() if meters_of(entries)}
+        return found
 
     async def upsert(self, items: Mapping[int, Entries]) -> Mapping[int, Exception]:
         """Make each cookie's entries exactly these, all in one bundle.
@@ -118,6 +127,15 @@ class Flows:
         A key of which OVS refuses an entry is left as it was and reported; the others go through. Raises Unreachable
         when the switch cannot be asked, Refused when it does not say which entry it minds.
         """
+        metered = {key: items[key] for key in items if key in self._metered or meters_of(items[key])}
+        failed = await self._make_meters(metered) if metered else {}
+        failed |= await self._upsert_flows({key: items[key] for key in items if key not in failed})
+        if metered:
+            await self._drop_meters({key: items[key] for key in metered if key not in failed})
+        return failed
+
+    async def _upsert_flows(self, items: Mapping[int, Entries]) -> dict[int, Exception]:
+        """Make each cookie's flows and groups exactly these."""
         if BASE in items:
             return await self._replace(items, await self._dump(items))
         bundle = self._new_bundle(_difference({}, items))
@@ -145,18 +163,53 @@ class Flows:
         wanted = [(key, messages.delete_cookie(key)) for key in keys]
         if BASE in keys:
             wanted.append((BASE, messages.delete_group()))
+        failed = await self._tell(wanted)
+        metered = self._metered.intersection(keys) - failed.keys()
+        if metered:
+            await self._drop_meters(dict.fromkeys(metered, frozenset()))
+        return failed
+
+    async def _make_meters(self, items: Mapping[int, Entries]) -> dict[int, Exception]:
+        """Make the meters that these want; those that none of them wants stay."""
+        self._metered.update(items)
+        wanted = [(key, meter) for key, entries in items.items() for meter in meters_of(entries)]
+        have = await self._meters(meter.number for _, meter in wanted)
+        changes = [
+            (key, messages.modify_meter(meter) if meter.number in have else messages.add_meter(meter))
+            for key, meter in wanted
+            if have.get(meter.number) != meter
+        ]
+        return await self._tell(changes)
+
+    async def _drop_meters(self, items: Mapping[int, Entries]) -> None:
+        """Delete the meters of these cookies that they do not want; Open vSwitch minds none that is not there."""
+        wanted = {meter.number for entries in items.values() for meter in meters_of(entries)}
+        gone = [(key, number) for key in items for number in numbers(key) if number not in wanted]
+        await self._tell([(key, messages.delete_meter(number)) for key, number in gone])
+        self._metered -= {key for key, entries in items.items() if not meters_of(entries)}
+
+    async def _meters(self, wanted: Iterable[int]) -> Mapping[int, Meter]:
+        """Return those of these meters that there are, by number."""
+        answer = await self._connected().exchange([messages.dump_meter(number) for number in wanted])
+        found = (decode_meters(content) for contents in answer.parts.values() for content in contents)
+        return {meter.number: meter for meters in found for meter in meters}  # one that is not there is an error
+
+    async def _tell(self, wanted: Sequence[tuple[int, Message]]) -> dict[int, Exception]:
+        """Send messages, each with the key that it is for; return the keys whose messages were refused."""
+        if not wanted:
+            return {}
         answer = await self._connected().exchange([message for _, message in wanted])
         return _blamed(answer.errors, wanted, answer.first)
+
+    async def _dump(self, keys: Collection[int]) -> Mapping[int, Entries]:
+        """Return the flows and groups of these cookies, and maybe others'."""
+        questions = _questions(keys)
+        return _entries(questions, await self._connected().exchange(questions))
 
     def _connected(self) -> Connection:
         if self._connection is None:
             raise Unreachable(f"no connection to the switch on {self._socket}")
         return self._connection
-
-    async def _dump(self, keys: Collection[int] | None) -> Mapping[int, Entries]:
-        """Return the entries of these cookies, or of all."""
-        questions = _questions(keys)
-        return _entries(questions, await self._connected().exchange(questions))
 
     def _new_bundle(self, wanted: Sequence[tuple[int, Message]]) -> _Bundle:
         self._bundles += 1
@@ -210,28 +263,33 @@ def _difference(have: Mapping[int, Entries], want: Mapping[int, Entries]) -> lis
     return change.messages()
 
 
-def _questions(keys: Collection[int] | None) -> list[Message]:
-    """Return what to ask for the entries of these cookies, or of all."""
-    everything = keys is None or len(keys) > _DUMP_ONE_BY_ONE
-    questions = [messages.dump_flows()] if everything else [messages.dump_cookie(key) for key in keys or ()]
-    if keys is None or BASE in keys:
+def _questions(keys: Collection[int]) -> list[Message]:
+    """Return what to ask for the flows and groups of these cookies."""
+    everything = len(keys) > _DUMP_ONE_BY_ONE
+    questions = [messages.dump_flows()] if everything else [messages.dump_cookie(key) for key in keys]
+    if BASE in keys:
         questions.append(messages.dump_groups())
     return questions
 
 
 def _entries(questions: Sequence[Message], answer: Answer) -> Mapping[int, Entries]:
     """Return the entries that answer these questions, which an exchange began with; raises what OVS minded of them."""
-    found: defaultdict[int, set[Flow | Group]] = defaultdict(set)
+    found: defaultdict[int, set[Entry]] = defaultdict(set)
     for xid, question in enumerate(questions, answer.first):
         if xid in answer.errors:
             raise answer.errors[xid]
         for content in answer.parts.get(xid, ()):
-            if messages.parse_part(question.body)[0] == messages.PART_GROUPS:
+            part, _ = messages.parse_part(question.body)
+            if part == messages.PART_GROUPS:
                 found[BASE].update(decode_groups(content))
+            elif part == messages.PART_METERS:
+                for meter in decode_meters(content):
+                    if meter.number <= LAST:
+                        found[owner(meter.number)].add(meter)
             else:
-                for owner, flow in decode_flow_statistics(content):
-                    found[owner].add(flow)
-    return {owner: frozenset(entries) for owner, entries in found.items() if entries}
+                for key, flow in decode_flow_statistics(content):
+                    found[key].add(flow)
+    return {key: frozenset(entries) for key, entries in found.items() if entries}
 
 
 def _blamed(errors: Mapping[int, Refused], wanted: Sequence[tuple[int, Message]], first: int) -> dict[int, Exception]:

@@ -130,7 +130,7 @@ class Ovsdb:
 
     async def uplink(self) -> UplinkPorts:
         """Return what the bridge goes out by; BridgeError or Unreachable as in `configure`."""
-        return await self.read(lambda api: read_uplink(self.find_bridge(api), self._uplink))
+        return await self.read(lambda api: read_uplink(api.root, self.find_bridge(api), self._uplink))
 
     def find_bridge(self, api: _Api) -> Any:
         """Return our bridge's row; BridgeError when it is not there or not ours to program."""
@@ -252,8 +252,9 @@ class _Copy(Idl):  # type: ignore[misc] # the library ships no types
 
     def notify(self, event: str, row: Any, updates: Any = None) -> None:
         """Called by the library in its own thread, after each change of a row."""
-        del event, updates
-        if row._table.name != "Open_vSwitch":  # noqa: SLF001 - no public way; the root row counts every commit
+        del event
+        root = row._table.name == "Open_vSwitch"  # noqa: SLF001 - no public way
+        if not root or hasattr(updates, "other_config"):  # the root row counts every commit
             self._changed()
 
 
@@ -272,6 +273,11 @@ class _Api(OvsdbIdl):  # type: ignore[misc] # the library ships no types
     @ovsdb_connection.setter
     def ovsdb_connection(self, connection: Connection) -> None:
         self._own = connection
+
+    @property
+    def root(self) -> Any:
+        """The row of the whole switch."""
+        return self._ovs
 
     def check_fresh(self) -> None:
         """Raise Unreachable while the copy may be out of date."""
@@ -315,7 +321,7 @@ class _Configure(BaseCommand):  # type: ignore[misc] # the library ships no type
         own = idlutils.row_by_value(self.api.idl, "Interface", "name", self._bridge)
         if own.mtu_request != [self._mtu]:
             own.mtu_request = [self._mtu]
-        if version(self.api._ovs.ovs_version) < (3, 5):  # noqa: SLF001 - how the library names the root row
+        if version(self.api.root.ovs_version) < (3, 5):
             for number in PREFIX_TABLES:
                 self._set_prefixes(txn, bridge, number)
 

@@ -23,6 +23,7 @@ from ovs_flows.model import (
     Flow,
     Group,
     Match,
+    Meter,
     Move,
     Output,
     Pop,
@@ -31,6 +32,7 @@ from ovs_flows.model import (
     PushVlan,
     SetField,
     ToGroup,
+    UseMeter,
 )
 from ovs_flows.tables import CLASSIFY, DESTINATION, FABRIC, HOST, POD, RESPONDER, TOR, Table
 
@@ -82,6 +84,10 @@ class Endpoint:
     addresses: tuple[Address, ...]
     gateways: tuple[Address, ...]
     """One per family; the IPv4 one is all that the pod may ask ARP for."""
+    to_pod: Meter | None = None
+    """What polices the IP packets to the pod, of both families together; None: nothing does."""
+    from_pod: Meter | None = None
+    """What polices those from it."""
 
 
 @lru_cache(maxsize=8)
@@ -92,20 +98,26 @@ def base(view: BridgeView) -> frozenset[Flow | Group]:
     return frozenset([*_pod(), *(entry for part in parts for entry in part(view))])
 
 
-def endpoint(pod: Endpoint) -> frozenset[Flow]:
-    """Return a pod's own flows: three with IPv4, two with IPv6, five with both."""
+def endpoint(pod: Endpoint) -> frozenset[Flow | Meter]:
+    """Return a pod's own flows: three with IPv4, two with IPv6, five with both; and its meters."""
     flows = []
+    to_pod, from_pod = _police(pod.to_pod), _police(pod.from_pod)
+    deliver = SetField.of("eth_dst", pod.mac), Output(pod.ofport)
     port: Fields = {"in_port": pod.ofport, "eth_src": pod.mac}
     for address in pod.addresses:
         flows += [
-            POD.flow(200, Match.of(**port, vlan_vid=0, **_ip("src", address)), goto=DESTINATION),
-            DESTINATION.flow(200, Match.of(**_ip("dst", address)), SetField.of("eth_dst", pod.mac), Output(pod.ofport)),
+            POD.flow(200, Match.of(**port, vlan_vid=0, **_ip("src", address)), *from_pod, goto=DESTINATION),
+            DESTINATION.flow(200, Match.of(**_ip("dst", address)), *to_pod, *deliver),
         ]
         if isinstance(address, IPv4Address):
             gateway = next(gateway for gateway in pod.gateways if gateway.version == 4)
             asks: Fields = {"arp_op": 1, "arp_sha": pod.mac, "arp_spa": address, "arp_tpa": gateway}
             flows.append(POD.flow(200, Match.of(**port, vlan_vid=0, eth_type=ETH_ARP, **asks), goto=RESPONDER))
-    return frozenset(flows)
+    return frozenset([*flows, *(meter for meter in (pod.to_pod, pod.from_pod) if meter is not None)])
+
+
+def _police(meter: Meter | None) -> tuple[Action, ...]:
+    return () if meter is None else (UseMeter(meter.number),)
 
 
 def _ip(side: str, address: Address | Network) -> Fields:

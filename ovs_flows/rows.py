@@ -35,6 +35,8 @@ class UplinkPorts:
     """``system`` for the kernel's, ``netdev`` for the userspace one."""
     lapsed: frozenset[str] = frozenset()
     """Devices whose LACP partner does not answer; of a bond that is OVS's own."""
+    offloads: bool = False
+    """Whether Open vSwitch offers every flow to TC, where a NIC may take it."""
 
 
 def is_ours(row: Any) -> bool:
@@ -58,8 +60,11 @@ def device(interface: Any) -> str:
     return str(interface.ifindex[0]) if interface.ifindex else "0"
 
 
-def read_uplink(bridge: Any, name: str) -> UplinkPorts:
-    """Return the bridge's way out; BridgeError when the uplink is not one of its ports."""
+def read_uplink(switch: Any, bridge: Any, name: str) -> UplinkPorts:
+    """Return the bridge's way out; BridgeError when the uplink is not one of its ports.
+
+    ``switch`` is the row of the whole switch, the database's root.
+    """
     ports = {port.name: port for port in bridge.ports}
     if name not in ports:
         raise BridgeError(
@@ -76,6 +81,7 @@ def read_uplink(bridge: Any, name: str) -> UplinkPorts:
         ),
         mac=own.mac_in_use[0] if own.mac_in_use else "",
         datapath_type=bridge.datapath_type or "system",
+        offloads=bridge.datapath_type in ("", "system") and switch.other_config.get("hw-offload") == "true",
         lapsed=frozenset(interface.name for _, interface in plugged if interface.lacp_current == [False]),
     )
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ovs_flows.errors import PipelineError
-from ovs_flows.model import Action, Flow, Match, Move, Output, Pop, PopVlan, Push, PushVlan, SetField, ToGroup
+from ovs_flows.model import Action, Flow, Match, Move, Output, Pop, PopVlan, Push, PushVlan, SetField, ToGroup, UseMeter
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +110,7 @@ POD = Table(
         }
     )
     | _IP_SOURCE,
+    actions=frozenset({UseMeter}),
     next=frozenset({35, 40}),
 )
 RESPONDER = Table(
@@ -126,7 +127,7 @@ DESTINATION = Table(
     "By destination address: a local pod, the host (for pods only), or on to the ToR. From the fabric an address "
     "that is not here drops: sent back it would loop.",
     matches=frozenset({"reg0", "eth_type"}) | _IP_DESTINATION,
-    actions=frozenset({SetField, Output}),
+    actions=frozenset({UseMeter, SetField, Output}),
     sets=frozenset({"eth_dst"}),
     next=frozenset({50}),
 )

@@ -1,4 +1,4 @@
-"""Flows and groups as text in the form of ovs-ofctl, both ways. Pure.
+"""Flows and groups as text in the form of ovs-ofctl, both ways; meters one way. Pure.
 
 `format_flow` writes what ``ovs-ofctl -O OpenFlow14 --no-stats --no-names dump-flows`` prints for the flows that this
 library makes, character for character: golden files, logs and people read the same lines. What only somebody else's
@@ -30,9 +30,11 @@ from ovs_flows.model import (
     LOCAL,
     Action,
     Bucket,
+    Entry,
     Flow,
     Group,
     Match,
+    Meter,
     Move,
     Opaque,
     Output,
@@ -43,8 +45,10 @@ from ovs_flows.model import (
     SetField,
     Term,
     ToGroup,
+    UseMeter,
     flows_of,
     groups_of,
+    meters_of,
 )
 
 _ORDER = (
@@ -82,17 +86,18 @@ def format_group(group: Group) -> str:
     return ",".join([f"group_id={group.number}", f"type={_KINDS[group.kind]}", *buckets])
 
 
-def render(entry: Flow | Group, cookie: int | None = None) -> str:
-    """Return a flow or a group as one line; groups have no cookie."""
-    return format_group(entry) if isinstance(entry, Group) else format_flow(entry, cookie)
+def format_meter(meter: Meter) -> str:
+    """Return one line: the two that ``ovs-ofctl -O OpenFlow14 dump-meters`` prints."""
+    return f"meter={meter.number} kbps burst bands=type=drop rate={meter.rate_kbps} burst_size={meter.burst_kbit}"
 
 
-def format_entries(entries: Iterable[Flow | Group], cookie: int | None = None) -> list[str]:
-    """Return groups, then flows by table and falling priority: a set of entries in the order that people read."""
+def format_entries(entries: Iterable[Entry], cookie: int | None = None) -> list[str]:
+    """Return meters, groups, then flows by table and falling priority: the order that people read entries in."""
     entries = list(entries)
+    meters = [format_meter(meter) for meter in sorted(meters_of(entries), key=lambda meter: meter.number)]
     groups = [format_group(group) for group in sorted(groups_of(entries), key=lambda group: group.number)]
     flows = sorted(flows_of(entries), key=lambda flow: (flow.table, -flow.priority, format_flow(flow)))
-    return [*groups, *(format_flow(flow, cookie) for flow in flows)]
+    return [*meters, *groups, *(format_flow(flow, cookie) for flow in flows)]
 
 
 def _format_match(match: Match) -> Iterator[str]:
@@ -153,12 +158,14 @@ def _format_steps(actions: Iterable[Action], goto: int | None = None) -> str:
     return ",".join(steps) or "drop"
 
 
-def _format_action(action: Action) -> str:  # noqa: PLR0911 - one line per kind of action
+def _format_action(action: Action) -> str:  # noqa: C901, PLR0911 - one line per kind of action
     match action:
         case Output(port):
             return _PORTS.get(port, f"output:{port}")
         case ToGroup(group):
             return f"group:{group}"
+        case UseMeter(meter):
+            return f"meter:{meter}"
         case SetField(name, value):
             return f"set_field:{_format_value(FIELDS[name], value)}->{name}"
         case PushVlan():
@@ -275,6 +282,8 @@ def _parse_action(step: str) -> Action:  # noqa: C901, PLR0911 - one line per ki
             return Output(int(rest))
         case "group":
             return ToGroup(int(rest))
+        case "meter":
+            return UseMeter(int(rest))
         case "set_field":
             return SetField(target, _parse_value(FIELDS[target], source))
         case "push_vlan":

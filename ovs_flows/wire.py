@@ -1,15 +1,16 @@
-"""Flows and groups as OpenFlow 1.4 bytes, both ways. Pure.
+"""Flows, groups and meters as OpenFlow 1.4 bytes, both ways. Pure.
 
 Equal values give equal bytes and the other way round. What this vocabulary cannot say (somebody else's flow) decodes to
 `Opaque`, or to a match term named by its header, and encodes back to the same bytes, so that strays can be named and
-removed. Sources: OpenFlow 1.4 7.2.3 (match), 7.2.4 (instructions), 7.2.5 (actions), 7.3.5.2 and 7.3.5.6 (statistics);
-OVS include/openflow/nicira-ext.h and lib/ofp-actions.c (move, push, pop).
+removed. Sources: OpenFlow 1.4 7.2.3 (match), 7.2.4 (instructions), 7.2.5 (actions), 7.3.4.5 (meters), 7.3.5
+(statistics); OVS include/openflow/nicira-ext.h and lib/ofp-actions.c (move, push, pop).
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 
 from ovs_flows.errors import CodecError
@@ -20,6 +21,7 @@ from ovs_flows.model import (
     Flow,
     Group,
     Match,
+    Meter,
     Move,
     Opaque,
     Output,
@@ -30,6 +32,7 @@ from ovs_flows.model import (
     SetField,
     Term,
     ToGroup,
+    UseMeter,
 )
 
 ANY = 0xFFFF_FFFF
@@ -38,7 +41,10 @@ _TPID = 0x8100
 _NICIRA = 0x2320
 _OUTPUT, _PUSH_VLAN, _POP_VLAN, _GROUP, _SET_FIELD, _EXPERIMENTER = 0, 17, 18, 22, 25, 0xFFFF
 _NX_MOVE, _NX_PUSH, _NX_POP = 6, 27, 28
-_GOTO, _APPLY = 1, 4
+_GOTO, _APPLY, _METER = 1, 4, 6
+_KBPS, _WITH_BURST, _DROP = 1, 4, 1
+_METER_SIZE = 22
+"""Bytes of a meter with one band, without the length."""
 _UNKNOWN = "oxm_"
 
 
@@ -113,6 +119,8 @@ def _encode_action(action: Action) -> bytes:  # noqa: PLR0911 - one line per kin
             return header + _nxm_header(name) + struct.pack("!H6x", FIELDS[name].bits)
         case Opaque(raw):
             return raw
+        case UseMeter():
+            raise CodecError("a meter stands before all other actions of a flow")
 
 
 def _nxm_header(name: str) -> bytes:
@@ -127,9 +135,12 @@ def _encode_actions(actions: tuple[Action, ...]) -> bytes:
 
 
 def encode_instructions(flow: Flow) -> bytes:
-    """Return the instructions of a flow: apply-actions, then goto-table, each only if there is something to do."""
+    """Return the instructions of a flow: meter, apply-actions, goto-table, each only if there is something to do."""
     if len(flow.actions) == 1 and isinstance(flow.actions[0], Opaque):
         return flow.actions[0].raw
+    if flow.actions and isinstance(flow.actions[0], UseMeter):
+        meter = struct.pack("!HHI", _METER, 8, flow.actions[0].meter)
+        return meter + encode_instructions(replace(flow, actions=flow.actions[1:]))
     actions = _encode_actions(flow.actions)
     apply = struct.pack("!HH4x", _APPLY, 8 + len(actions)) + actions if actions else b""
     return apply if flow.goto is None else apply + struct.pack("!HHB3x", _GOTO, 8, flow.goto)
@@ -206,8 +217,10 @@ def decode_flow(table: int, priority: int, match: bytes, instructions: bytes) ->
     actions: tuple[Action, ...] = ()
     goto: int | None = None
     for kind, record in _records(instructions):
-        if kind == _APPLY:
-            actions = _decode_actions(record[8:])
+        if kind == _METER:
+            actions = (UseMeter(int.from_bytes(record[4:8], "big")),)
+        elif kind == _APPLY:
+            actions += _decode_actions(record[8:])
         elif kind == _GOTO:
             goto = record[4]
     flow = Flow(table, priority, _decode_match(match[4:]), actions, goto)
@@ -258,4 +271,25 @@ def _decode_buckets(body: bytes) -> Iterator[Bucket]:
     while offset < len(body):
         length, watch_port = struct.unpack_from("!H2xI", body, offset)
         yield Bucket(_decode_actions(body[offset + 16 : offset + length]), watch_port)
+        offset += length
+
+
+# --- meters ----------------------------------------------------------------------------------------------------------
+
+
+def encode_meter(meter: Meter) -> bytes:
+    """Return flags, number and the one band of a meter: it drops what is faster."""
+    return struct.pack("!HI", _KBPS | _WITH_BURST, meter.number) + struct.pack(
+        "!HHII4x", _DROP, 16, meter.rate_kbps, meter.burst_kbit
+    )
+
+
+def decode_meters(body: bytes) -> Iterator[Meter]:
+    """Yield each entry of a meter configuration reply (without the multipart header)."""
+    offset = 0
+    while offset < len(body):
+        length, _, number = struct.unpack_from("!HHI", body, offset)
+        raw = body[offset + 2 : offset + length]
+        meter = Meter(number, *struct.unpack_from("!II", raw, 10)) if len(raw) == _METER_SIZE else Meter(number, 0, 0)
+        yield meter if encode_meter(meter) == raw else Meter(number, 0, 0)
         offset += length

@@ -1,7 +1,8 @@
 """The composition root: builds every part, starts them in order, stops them so that the data path stays.
 
-Order of a start: the ledger, the bridge, the planes, one pass over everything that the ledger knows, and only then the
-CNI socket: state is rebuilt before anybody is served. A stop leaves links, flows, ExaBGP and its sessions as they are.
+Order of a start: the ledger, the datapath, the planes, one pass over everything that the ledger knows, and only then
+the CNI socket: state is rebuilt before anybody is served. A stop leaves links, flows, ExaBGP and its sessions as they
+are.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ import asyncio
 import gc
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from ipaddress import IPv4Address
@@ -27,22 +28,15 @@ from bgp.speaker import Speaker
 from ipam.errors import IpamError
 from ipam.ledger import Ledger
 from ipam.model import Pool
-from ovs_flows.errors import OvsError, Unreachable
+from ovs_flows.errors import OvsError
 from ovs_flows.glance import Glance
-from ovs_flows.offload import PortReport, megaflows, report
-from ovs_flows.openflow import Flows
-from ovs_flows.ovsdb import Ovsdb, UplinkPorts
+from ovs_flows.offload import Layer, PortReport
 from routed import views
 from routed.attach.announce import Announcer, Asker
 from routed.attach.errors import InterfaceExists, InvalidName, InvalidNetns, MarkTooLong
 from routed.attach.gateway import Gateway
-from routed.attach.limits import Limits
-from routed.attach.links import Links
 from routed.attach.members import Members
 from routed.attach.monitor import Monitor
-from routed.attach.slots import SlotSpace
-from routed.attach.veth import MacvlanWay
-from routed.attach.wires import Wires
 from routed.audit.compare.rack import compare_server
 from routed.audit.export import encode
 from routed.audit.model import Finding, RackPlan, ServerView, Unobserved
@@ -51,11 +45,12 @@ from routed.cni.queue import DeletionQueue
 from routed.cni.server import AddressInUseError
 from routed.cni.server import Server as CniServer
 from routed.control import serve_control, serve_health
+from routed.datapath import Datapath, OvsDatapath, Sight, Work
 from routed.domain.intent import Owner, owners, plan
 from routed.domain.rack import Rack, Server, Uplink
 from routed.domain.sides import Health, Hold, Side
 from routed.domain.wiring import wire_name
-from routed.domain.workload import AttachmentId
+from routed.domain.workload import Attachment, AttachmentId
 from routed.kube.cluster import Cluster
 from routed.kube.errors import KubeError
 from routed.kube.events import News
@@ -71,9 +66,9 @@ from routed.telemetry import Telemetry
 from routed.verbs import Verbs
 
 log = structlog.get_logger(__name__)
+OffloadGlance = Glance[Mapping[str, PortReport]]
 EXPECTED = (KubeError, IpamError, BgpError, OvsError, AddressInUseError, OSError)
 """What ends an agent with one line for the operator; anything else is a bug and shows its traceback."""
-_RETRY_S = 1.0
 _TURN_S = 0.0005
 """How long a thread that works on pods may keep the event loop waiting; Python's own choice is ten times that."""
 _FRESH_S = 5.0
@@ -132,12 +127,11 @@ class Agent:
         """Set once pods are attached."""
         self.dismissed = False
         """Whether it was told to end for good, by a signal or by `routed drain`."""
-        self._bridge_changed = asyncio.Event()
         self._loop: Loop[Owner] | None = None
         self._steering: Steering | None = None
-        self._ovsdb = Ovsdb(
-            settings.paths.ovs / "db.sock", settings.bridge.name, settings.bridge.uplink, self._on_bridge_change
-        )
+        self._datapath: Datapath = OvsDatapath(settings, self._look)
+        wanted = settings.bridge.offload
+        self._wanted_layer = None if wanted is None else Layer.named(wanted)
         self._speaker = Speaker(
             speaker_config(settings, self._rack, server),
             settings.paths.run / "bgp",
@@ -171,10 +165,10 @@ class Agent:
         self._stopping.set()
 
     async def _run(self) -> None:
-        """Connect to Open vSwitch, then run the rest; what was opened last is closed first."""
-        paths = self._settings.paths
+        """Connect to the datapath, then run the rest; what was opened last is closed first."""
+        paths, datapath = self._settings.paths, self._datapath
         async with asyncio.TaskGroup() as connection:
-            connection.create_task(self._ovsdb.run())
+            connection.create_task(datapath.run())
             async with AsyncExitStack() as stack:
                 leases = await leasing(self._settings, self._server.name, self._cluster, self._pools)
                 self._leasing = leases
@@ -183,41 +177,33 @@ class Agent:
                 )
                 stack.callback(ledger.close)
                 monitor = await stack.enter_async_context(Monitor())
-                ports = await self._configure_bridge()
+                sight = await datapath.prepare()
                 gateways = tuple(host.gateway for host in self._rack.hosts)
-                gateway = Gateway(self._settings.bridge.name, gateways, self._bridge_changed.set, monitor)
+                gateway = Gateway(datapath.device, gateways, datapath.reconsider, monitor)
                 store = Store(
                     ledger,
                     rack=self._rack,
                     server=self._server,
-                    uplink=_uplink(ports, gateway),
-                    ready_slots=self._settings.bridge.ready_slots,
+                    uplink=_uplink(sight, gateway),
+                    ready_slots=datapath.ready_slots,
                     on_change=self._touch,
                 )
                 stack.callback(store.close)
-                store.keep_slots(len(await self._ovsdb.ports.observe()))
+                store.keep_slots(await datapath.stocked())
                 await self._speaker.start()
                 stack.push_async_callback(self._speaker.stop)
                 async with asyncio.TaskGroup() as leased:
                     leased.create_task(leases.run(store))
-                    await self._serve(store, monitor, gateway, ports)
+                    await self._serve(store, monitor, gateway, sight)
 
-    async def _serve(self, store: Store, monitor: Monitor, gateway: Gateway, ports: UplinkPorts) -> None:
+    async def _serve(self, store: Store, monitor: Monitor, gateway: Gateway, sight: Sight) -> None:
         """Start the planes and the loop, rebuild what the ledger knows, then open the doors."""
-        settings, bridge = self._settings, self._settings.bridge
-        flows = Flows(settings.paths.ovs / f"{bridge.name}.mgmt", self._looker("flows"))
-        space = SlotSpace(settings.paths.run / "slots")
-        wires = Wires(
-            self._looker("wires", "ports", "limits", "links"),
-            monitor,
-            space,
-            userspace_datapath=ports.datapath_type == "netdev",
-        )
-        members = await self._watch_sides(store, monitor, ports)
-        announcer = Announcer(bridge.name, bridge.members or ports.devices, self._askers(), monitor, vlan=settings.vlan)
+        settings, datapath = self._settings, self._datapath
+        members = await self._watch_sides(store, monitor, sight)
+        devices = datapath.members or sight.uplink.devices
+        announcer = Announcer(datapath.device, devices, self._askers(), monitor, vlan=settings.vlan)
         loop = self._loop = Loop[Owner](
-            # Links and flows do not need each other: the port's number is known before the pod is.
-            ((wires,), (self._ovsdb.ports,), (Limits(space), Links(MacvlanWay(space)), flows), (self._speaker,)),
+            (*datapath.tiers(monitor), (self._speaker,)),
             owners=lambda: owners(store.snapshot),
             plan=lambda owner: plan(store.snapshot, owner),
             finish=partial(self._finish, store),
@@ -226,20 +212,22 @@ class Agent:
         )
         ailment = partial(self._ailment, store, loop)
         residents = Residents(self._cluster, store, self._api_answers, settings.paths.state / "pods.json")
+        offload = Glance(partial(self._offload, store), fresh_s=_FRESH_S, patience_s=_PATIENCE_S)
         verbs = Verbs(
             store,
             loop,
             self._telemetry,
             ailment=ailment,
             wishes=residents.wishes,
+            shortfall=partial(self._shortfall, offload),
             deadline_s=settings.cni.deadline_s,
         )
         cni = CniServer(settings.cni.socket, verbs, DeletionQueue(settings.cni.queue))
         async with asyncio.TaskGroup() as tasks:
-            for work in (gateway.run, announcer.run, flows.run, loop.run, residents.run, *(one.run for one in members)):
+            for work in (gateway.run, announcer.run, loop.run, residents.run, *datapath.works(), *members):
                 tasks.create_task(work())
-            tasks.create_task(self._follow_uplink(store, gateway))
-            async with self._health(store, loop), self._control(store, loop):
+            tasks.create_task(datapath.follow(partial(self._note_way_out, store, gateway)))
+            async with self._health(store, loop, offload), self._control(store, loop):
                 await loop.settled()
                 tasks.create_task(self._declare_authority(loop))
                 tasks.create_task(cni.serve())
@@ -251,55 +239,29 @@ class Agent:
                 log.info("agent.serving", server=self._server.name, attachments=len(store.snapshot.attachments))
                 await asyncio.Event().wait()
 
-    # ---- the bridge and what is observed of it
+    # ---- what is observed of the way out
 
-    async def _configure_bridge(self) -> UplinkPorts:
-        """Wait for Open vSwitch, then make the bridge ours; BridgeError when it is not there or is somebody else's."""
-        while True:
-            self._bridge_changed.clear()
-            try:
-                await self._ovsdb.configure()
-                return await self._ovsdb.uplink()
-            except Unreachable:  # the connection itself has told why
-                await self._bridge_changed.wait()
-
-    async def _follow_uplink(self, store: Store, gateway: Gateway) -> None:
-        while True:
-            await self._bridge_changed.wait()
-            self._bridge_changed.clear()
-            try:
-                await self._ovsdb.configure()
-                ports = await self._ovsdb.uplink()
-                store.set_uplink(_uplink(ports, gateway))
-                if self._steering is not None:
-                    self._steering.note_lacp(ports.lapsed)
-            except OvsError as error:
-                log.warning("uplink.unknown", error=str(error))
-                asyncio.get_running_loop().call_later(_RETRY_S, self._bridge_changed.set)
-
-    def _on_bridge_change(self) -> None:
-        self._bridge_changed.set()
-        if self._loop is not None:
-            self._loop.look("ports")
-            self._loop.look("limits")
+    def _note_way_out(self, store: Store, gateway: Gateway, sight: Sight) -> None:
+        store.set_uplink(_uplink(sight, gateway))
+        if self._steering is not None:
+            self._steering.note_lacp(sight.lapsed)
 
     def _on_session_change(self) -> None:
-        if self._loop is not None:
-            self._loop.look("advertisements")
+        self._look("advertisements")
         self._review_sides()
 
     def _review_sides(self) -> None:
         if self._steering is not None:
             self._steering.review()
 
-    async def _watch_sides(self, store: Store, monitor: Monitor, ports: UplinkPorts) -> Sequence[Members]:
+    async def _watch_sides(self, store: Store, monitor: Monitor, sight: Sight) -> Sequence[Work]:
         """Begin to tell the store how each ToR can be reached, before anything is announced; not without steering."""
-        settings, bridge, askers = self._settings.steering, self._settings.bridge, self._askers()
+        settings, datapath, askers = self._settings.steering, self._datapath, self._askers()
         if settings is None or not askers:
             return ()
         members = Members(
-            bridge.name,
-            bridge.members,
+            datapath.device,
+            datapath.members,
             askers[0],
             monitor,
             self._review_sides,
@@ -308,14 +270,14 @@ class Agent:
         )
         await members.first_look()  # else every side would begin as cut
         self._steering = Steering(
-            tuple(zip(self._rack.tors, bridge.members, strict=True)),
+            tuple(zip(self._rack.tors, datapath.members, strict=True)),
             hold=Hold(settings.hold_s, settings.longest_hold_s),
             faults=members.faults,
             sessions=self._speaker.neighbors,
             publish=partial(self._set_sides, store),
         )
-        self._steering.note_lacp(ports.lapsed)
-        return (members,)
+        self._steering.note_lacp(sight.lapsed)
+        return (members.run,)
 
     def _set_sides(self, store: Store, sides: tuple[Side, ...]) -> None:
         store.set_sides(sides)
@@ -341,13 +303,10 @@ class Agent:
         if self._leasing is not None:
             self._leasing.nudge()
 
-    def _looker(self, *planes: str) -> Callable[[], None]:
-        def look() -> None:
-            if self._loop is not None:
-                for plane in planes:
-                    self._loop.look(plane)
-
-        return look
+    def _look(self, *planes: str) -> None:
+        if self._loop is not None:
+            for plane in planes:
+                self._loop.look(plane)
 
     async def _finish(self, store: Store, owner: Owner) -> None:
         """Free what a leaving attachment held, now that every plane has lost it."""
@@ -393,7 +352,7 @@ class Agent:
         usage = store.usage() if self._cluster is None else ()  # a share that grows on demand is never full
         return tuple(compare_server(plan, view, usage))
 
-    async def _metrics(self, store: Store, loop: Loop[Owner], offload: Glance[Mapping[str, PortReport]]) -> bytes:
+    async def _metrics(self, store: Store, loop: Loop[Owner], offload: OffloadGlance) -> bytes:
         reports = await offload.take()  # before anything is read, so that all else is of one moment
         return self._telemetry.render(
             store.snapshot,
@@ -403,17 +362,22 @@ class Agent:
             {} if self._steering is None else self._steering.failures,
             state=self._lease_state(),
             offload=reports,
+            wanted=self._wanted_layer,
             findings=self._findings(store, loop),
         )
 
     async def _offload(self, store: Store) -> Mapping[str, PortReport]:
         """Return where each port's packets are forwarded by now; OvsError."""
-        flows = await megaflows(self._settings.paths.ovs, self._settings.bridge.name)
-        ports = [wire_name(one.slot) for one in store.snapshot.attachments.values()]
-        return await asyncio.to_thread(report, flows, ports)
+        return await self._datapath.offload([wire_name(one.slot) for one in store.snapshot.attachments.values()])
 
-    def _health(self, store: Store, loop: Loop[Owner]) -> AbstractAsyncContextManager[None]:
-        offload = Glance(partial(self._offload, store), fresh_s=_FRESH_S, patience_s=_PATIENCE_S)
+    async def _shortfall(self, offload: OffloadGlance, attachment: Attachment) -> str | None:
+        """Return why a pod's packets are forwarded slower than they should be; None when they are not, or who knows."""
+        reports = None if self._wanted_layer is None else await offload.take()
+        if reports is None or self._wanted_layer is None:
+            return None
+        return reports.get(wire_name(attachment.slot), PortReport()).shortfall(self._wanted_layer)
+
+    def _health(self, store: Store, loop: Loop[Owner], offload: OffloadGlance) -> AbstractAsyncContextManager[None]:
         return serve_health(
             self._settings.metrics.address,
             self._settings.metrics.port,
@@ -447,8 +411,8 @@ class Agent:
         )
 
 
-def _uplink(ports: UplinkPorts, gateway: Gateway) -> Uplink:
-    return Uplink(ofports=ports.ofports, devices=ports.devices, mac=ports.mac, gateway_mac=gateway.mac, mtu=ports.mtu)
+def _uplink(sight: Sight, gateway: Gateway) -> Uplink:
+    return replace(sight.uplink, gateway_mac=gateway.mac)
 
 
 def reasons(group: BaseExceptionGroup[BaseException]) -> Iterator[str]:

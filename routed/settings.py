@@ -9,7 +9,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -99,6 +99,8 @@ class BridgeSettings(_Section):
     """Devices of the bond, one to each ToR in the order of `tors`; the uplink itself when empty."""
     ready_slots: int = Field(default=32, ge=1, le=1024)
     """Slots kept plugged beyond those in use."""
+    offload: Literal["hardware", "tc-software"] | None = None
+    """Where pods' packets have to be forwarded, at the slowest: CHECK and an alert say so when they are not."""
 
 
 class SteeringSettings(_Section):

@@ -72,9 +72,13 @@ class Telemetry(Collector):
         *,
         state: LeaseState | None = None,
         offload: Mapping[str, PortReport] | None = None,
+        wanted: Layer | None = None,
         findings: Iterable[Finding] | Unobserved = (),
     ) -> bytes:
-        """Return the exposition text of everything; of offload nothing when it is not known."""
+        """Return the exposition text of everything; of offload nothing when it is not known.
+
+        `wanted` is the slowest layer that pods' packets may be forwarded on, None when any will do.
+        """
         self._gauges = [
             _family("routed_build_info", "The running version.", ("version",), {(__version__,): 1}),
             *_attachments(snapshot, loop),
@@ -83,7 +87,7 @@ class Telemetry(Collector):
             *_leases(state),
             *_sessions(snapshot.rack.tors, neighbors),
             *_sides(snapshot, side_failures),
-            _offload(snapshot, offload),
+            *_offload(snapshot, offload, wanted),
             _findings(findings),
             _family(
                 "routed_gateway_known",
@@ -171,15 +175,19 @@ def _sides(snapshot: Snapshot, failures: Mapping[str, int]) -> Iterable[Metric]:
     yield _family("routed_steering", "1 while this ToR is asked to draw the pods' traffic to itself.", ("tor",), asked)
 
 
-def _offload(snapshot: Snapshot, reports: Mapping[str, PortReport] | None) -> Metric:
-    """Return how many pods are on which layer; who they are is for the control socket alone."""
-    values = {}
+def _offload(snapshot: Snapshot, reports: Mapping[str, PortReport] | None, wanted: Layer | None) -> Iterable[Metric]:
+    """Yield how many pods are on which layer; who they are is for the control socket alone."""
+    places, short = {}, {}
     if reports is not None:
-        slots = (attachment.slot for attachment in snapshot.attachments.values())
-        states = Counter(reports.get(wire_name(slot), PortReport()).state for slot in slots)
-        values = {(state,): states[state] for state in (*map(str, reversed(Layer)), IDLE)}
+        own = [reports.get(wire_name(attachment.slot), PortReport()) for attachment in snapshot.attachments.values()]
+        states = Counter(one.state for one in own)
+        places = {(state,): states[state] for state in (*map(str, reversed(Layer)), IDLE)}
+        if wanted is not None:
+            short[()] = sum(one.shortfall(wanted) is not None for one in own)
     text = "Pods' interfaces by the slowest place where their packets are forwarded (docs/offload.md)."
-    return _family("routed_pods_offload", text, ("state",), values)
+    yield _family("routed_pods_offload", text, ("state",), places)
+    text = "Pods' interfaces with more than a tenth of their packets forwarded slower than bridge.offload asks for."
+    yield _family("routed_pods_offload_short", text, (), short)
 
 
 def _findings(findings: Iterable[Finding] | Unobserved) -> Metric:

@@ -42,14 +42,17 @@ class Verbs:
         *,
         ailment: Callable[[], str | None],
         wishes: Callable[[PodRef], Awaitable[Wishes]],
+        shortfall: Callable[[Attachment], Awaitable[str | None]],
         deadline_s: float,
     ) -> None:
         """`ailment` says why no pod could be attached now, None when one could; `deadline_s` bounds ADD and DEL.
 
-        `wishes` says what a pod asks for; it may raise CniError.
+        `wishes` says what a pod asks for; it may raise CniError. `shortfall` says why a pod's packets are forwarded
+        slower than they should be, None when they are not.
         """
         self._store, self._loop, self._telemetry = store, loop, telemetry
         self._ailment, self._wishes, self._deadline_s = ailment, wishes, deadline_s
+        self._shortfall = shortfall
 
     async def add(self, request: AttachmentRequest) -> Result:
         """Attach the pod, or confirm that it is attached."""
@@ -74,7 +77,7 @@ class Verbs:
             await self._release(request.attachment)
 
     async def check(self, request: AttachmentRequest) -> None:
-        """Raise unless every plane holds what the attachment needs, and prevResult says the same."""
+        """Raise unless every plane holds what the attachment needs, prevResult says the same, and packets are fast."""
         with self._measured("CHECK"):
             attachment = self._store.snapshot.attachments.get(request.attachment)
             if attachment is None or attachment.leaving:
@@ -89,6 +92,9 @@ class Verbs:
             found = await self._loop.inspect(request.attachment)
             if found:
                 raise AttachmentDrifted("; ".join(map(_sentence, found)) + "; repair is under way")
+            slow = await self._shortfall(attachment)
+            if slow is not None:
+                raise AttachmentDrifted(slow)
 
     async def gc(self, request: GcRequest) -> None:
         """Release every attachment that the runtime does not know any more; goes on past failures, then raises them."""

@@ -12,6 +12,7 @@ from typing import Any
 from bgp.model import Attributes, NeighborStatus, RouteKey, SessionState
 from ipam.model import Usage
 from ovs_flows.cookies import cookie
+from ovs_flows.model import flows_of
 from ovs_flows.offload import Layer, PortReport
 from ovs_flows.text import format_entries
 from routed.audit.model import Announced, Holding, PortView, ServerView, SideView, Unobserved
@@ -108,7 +109,7 @@ def routes(snapshot: Snapshot, loop: Loop[Owner]) -> Rows:
 
 
 def flows(snapshot: Snapshot, loop: Loop[Owner]) -> Rows:
-    """Return one row per flow or group on the bridge, as last seen."""
+    """Return one row per flow, group or meter on the bridge, as last seen."""
     owners: dict[int, str] = dict.fromkeys(plan(snapshot, Standing.HOST).flows, "host")
     owners.update({cookie(one.slot + 1): str(one.pod) for one in snapshot.attachments.values()})
     found: Mapping[Any, Any] = loop.lanes["flows"].actual or {}
@@ -229,7 +230,7 @@ def _port_view(snapshot: Snapshot, loop: Loop[Owner], attachment: Attachment) ->
         port=wire_name(attachment.slot),
         ofport=ofport(attachment.slot),
         mac=attachment.mac,
-        flows=len(entries) if isinstance(entries, frozenset) else None,
+        flows=len(flows_of(entries)) if isinstance(entries, frozenset) else None,
         state=attachment_state(snapshot, loop, attachment.id),
         error=_error(snapshot, attachment, loop.works().get(attachment.id)) or "",
     )

@@ -40,11 +40,11 @@ def lab(runner: Runner) -> Iterator[Lab]:
         yield up
 
 
-def eventually(condition: Callable[[], _T | None], what: str, timeout_s: float = 30) -> _T:
-    """Poll until the condition is true and return what it gave; fail with the last value otherwise."""
+def eventually(condition: Callable[[], _T | None], what: str | Callable[[], str], timeout_s: float = 30) -> _T:
+    """Poll until the condition is true and return what it gave; fail with what was waited for otherwise."""
     deadline = time.monotonic() + timeout_s
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"{what}: not within {timeout_s} s"
+        assert time.monotonic() < deadline, f"{what if isinstance(what, str) else what()}: not within {timeout_s} s"
         time.sleep(0.1)  # between two looks, not instead of one
     return value
 

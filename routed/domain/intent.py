@@ -15,7 +15,8 @@ from typing import Any
 
 from bgp.model import Attributes, RouteKey
 from ovs_flows.cookies import BASE_OBJECT, cookie
-from ovs_flows.model import Flow, Group, Port
+from ovs_flows.meters import from_pod, to_pod
+from ovs_flows.model import Entry, Port
 from ovs_flows.pipeline import BridgeView, Endpoint, base, endpoint
 from routed.domain.sides import Health
 from routed.domain.snapshot import Place, Snapshot
@@ -53,7 +54,7 @@ class Intent:
     ports: Mapping[str, Port | None] = field(default_factory=_nothing)
     limits: Mapping[str, Limit | None] = field(default_factory=_nothing)
     links: Mapping[AttachmentId, Link | None] = field(default_factory=_nothing)
-    flows: Mapping[int, frozenset[Flow | Group] | None] = field(default_factory=_nothing)
+    flows: Mapping[int, frozenset[Entry] | None] = field(default_factory=_nothing)
     advertisements: Mapping[RouteKey, Attributes | None] = field(default_factory=_nothing)
 
     def __iter__(self) -> Iterator[Mapping[Any, Any]]:
@@ -125,11 +126,13 @@ def _attachment(attachment: Attachment, place: Place) -> Intent:
         routes=frozenset(to for gateway in gateways for to in attachment.destinations(gateway.version)),
     )
     pod = Endpoint(ofport=ofport(slot), mac=mac, addresses=attachment.addresses, gateways=gateways)
+    if uplink.polices:
+        pod = _policed(pod, slot, attachment.wishes)
     told = _attributes(place)
     return Intent(
         wires={name: Wire(uplink.mtu)},
         ports={name: Port(name, ofport(slot))},
-        limits={name: _limit(attachment.wishes)},
+        limits={name: None if uplink.polices else _limit(attachment.wishes)},
         links={attachment.id: link},
         flows={cookie(slot + 1): endpoint(pod)},
         advertisements={key: told.get((key.neighbor, key.prefix.version)) for key in _routes(attachment, place)},
@@ -154,6 +157,16 @@ def _limit(wishes: Wishes) -> Limit | None:
         None if bits is None else min(bits // 8, _MOST) for bits in (wishes.ingress_bps, wishes.egress_bps)
     )
     return Limit(to_pod, from_pod)
+
+
+def _policed(pod: Endpoint, slot: int, wishes: Wishes) -> Endpoint:
+    """Return the endpoint with the meters that the pod asks for."""
+    ingress, egress = wishes.ingress_bps, wishes.egress_bps
+    return replace(
+        pod,
+        to_pod=None if ingress is None else to_pod(slot + 1, ingress),
+        from_pod=None if egress is None else from_pod(slot + 1, egress),
+    )
 
 
 def steers(snapshot: Snapshot, neighbor: IPAddress) -> bool:

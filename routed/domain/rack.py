@@ -78,3 +78,5 @@ class Uplink:
     """None until the gateway has answered."""
     mtu: int
     """Bytes."""
+    polices: bool = False
+    """Whether pods' limits are policed by flows: a NIC that forwards by itself passes no queue of the kernel."""

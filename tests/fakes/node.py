@@ -11,14 +11,14 @@ from pathlib import Path
 from ipam.leases import EmbeddedLeases
 from ipam.ledger import Ledger
 from ipam.model import Pool
-from ovs_flows.offload import PortReport
+from ovs_flows.offload import Layer, PortReport
 from routed import views
 from routed.attach.errors import InvalidNetns
 from routed.audit.model import Finding, Unobserved
 from routed.cni.protocol import AttachmentRequest, Command, Config
 from routed.domain.intent import PLANES, Owner, owners, plan
 from routed.domain.rack import Rack, Server, Subnet, Tor, Uplink
-from routed.domain.workload import AttachmentId, PodRef, Wishes
+from routed.domain.workload import Attachment, AttachmentId, PodRef, Wishes
 from routed.reconcile.loop import Loop
 from routed.store import Store
 from routed.telemetry import Telemetry
@@ -44,6 +44,7 @@ class Node:
         self.finishing = asyncio.Event()
         self.finishing.set()
         self.wishes: dict[PodRef, Wishes] = {}
+        self.shortfalls: dict[AttachmentId, str] = {}
         """What pods ask for."""
         self.ledger = Ledger(path / "ledger.db", (POOL,), EmbeddedLeases((POOL,)))
         self.store = Store(
@@ -69,11 +70,15 @@ class Node:
             self.telemetry,
             ailment=lambda: views.ailment(self.store.snapshot, self.loop),
             wishes=self._wishes_of,
+            shortfall=self._shortfall_of,
             deadline_s=deadline_s,
         )
 
     async def _wishes_of(self, pod: PodRef) -> Wishes:
         return self.wishes.get(pod, Wishes())
+
+    async def _shortfall_of(self, attachment: Attachment) -> str | None:
+        return self.shortfalls.get(attachment.id)
 
     async def _finish(self, owner: Owner) -> None:
         attachment = self.store.snapshot.attachments.get(owner) if isinstance(owner, AttachmentId) else None
@@ -99,10 +104,14 @@ class Node:
                 await asyncio.sleep(0.001)
 
     def metrics(
-        self, findings: Sequence[Finding] | Unobserved = (), offload: Mapping[str, PortReport] | None = None
+        self,
+        findings: Sequence[Finding] | Unobserved = (),
+        offload: Mapping[str, PortReport] | None = None,
+        wanted: Layer | None = None,
     ) -> dict[str, float]:
         """Return samples by name and labels, as the exposition text spells them."""
-        rows = (line.rpartition(" ") for line in self._exposition(findings, offload) if not line.startswith("#"))
+        lines = self._exposition(findings, offload, wanted)
+        rows = (line.rpartition(" ") for line in lines if not line.startswith("#"))
         return {name: float(value) for name, _, value in rows}
 
     def metric_names(self) -> set[str]:
@@ -112,10 +121,15 @@ class Node:
         return {name + part for name, kind in types for part in parts.get(kind, ("",))}
 
     def _exposition(
-        self, findings: Sequence[Finding] | Unobserved = (), offload: Mapping[str, PortReport] | None = None
+        self,
+        findings: Sequence[Finding] | Unobserved = (),
+        offload: Mapping[str, PortReport] | None = None,
+        wanted: Layer | None = None,
     ) -> list[str]:
         snapshot, usage = self.store.snapshot, self.store.usage()
-        text = self.telemetry.render(snapshot, self.loop, usage, {}, {}, offload=offload, findings=findings)
+        text = self.telemetry.render(
+            snapshot, self.loop, usage, {}, {}, offload=offload, wanted=wanted, findings=findings
+        )
         return text.decode().splitlines()
 
 

@@ -15,6 +15,7 @@ from ovs_flows.fields import ETH_ARP, ETH_IPV4, ETH_IPV6, PROTO_ICMPV6, VLAN_PRE
 from ovs_flows.model import (
     IN_PORT,
     Action,
+    Entry,
     Flow,
     Group,
     Move,
@@ -25,8 +26,10 @@ from ovs_flows.model import (
     PushVlan,
     SetField,
     ToGroup,
+    UseMeter,
     flows_of,
     groups_of,
+    meters_of,
 )
 
 BROADCAST = "ff:ff:ff:ff:ff:ff"
@@ -87,27 +90,30 @@ def arp(op: int, sha: str, spa: str, tpa: str, **more: Any) -> Packet:
 
 @dataclass
 class Switch:
-    """Tables, groups and ports."""
+    """Tables, groups, meters and ports."""
 
-    entries: frozenset[Flow | Group] = frozenset()
+    entries: frozenset[Entry] = frozenset()
     dead_ports: set[int] = field(default_factory=set)
+    metered: list[int] = field(default_factory=list)
+    """The meters that packets went through, each time."""
 
     @classmethod
-    def of(cls, *parts: Iterable[Flow | Group]) -> Switch:
+    def of(cls, *parts: Iterable[Entry]) -> Switch:
         switch = cls()
         for part in parts:
             switch.install(part)
         return switch
 
-    def install(self, entries: Iterable[Flow | Group]) -> None:
+    def install(self, entries: Iterable[Entry]) -> None:
         """Add entries; a flow of the same identity is replaced, as in OVS."""
         entries = frozenset(entries)
         new = {flow.identity for flow in flows_of(entries)}
         numbers = {group.number for group in groups_of(entries)}
         kept = [flow for flow in flows_of(self.entries) if flow.identity not in new]
-        self.entries = entries | {*kept, *(group for group in groups_of(self.entries) if group.number not in numbers)}
+        groups = (group for group in groups_of(self.entries) if group.number not in numbers)
+        self.entries = entries | {*kept, *groups, *meters_of(self.entries)}
 
-    def remove(self, entries: Iterable[Flow | Group]) -> None:
+    def remove(self, entries: Iterable[Entry]) -> None:
         self.entries -= frozenset(entries)
 
     def receive(self, port: int, incoming: Packet, flow_hash: int = 0) -> list[tuple[int, Packet]]:
@@ -151,6 +157,9 @@ class _Run:
                 self.output(port)
             case ToGroup(number):
                 self.select(next(group for group in groups_of(self.switch.entries) if group.number == number))
+            case UseMeter(number):
+                assert number in {meter.number for meter in meters_of(self.switch.entries)}, "a meter that is not there"
+                self.switch.metered.append(number)
             case SetField(name, value):
                 self.packet = self.packet.set(name, value)
             case PushVlan():

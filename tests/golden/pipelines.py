@@ -10,7 +10,8 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 from ovs_flows.cookies import BASE_OBJECT, cookie
-from ovs_flows.model import Flow, Group
+from ovs_flows.meters import from_pod, to_pod
+from ovs_flows.model import Entry
 from ovs_flows.pipeline import BridgeView, Endpoint, base, endpoint
 from ovs_flows.text import format_entries
 
@@ -36,6 +37,7 @@ POD4 = replace(POD, addresses=POD.addresses[:1], gateways=POD.gateways[:1])
 PIPELINES: dict[str, tuple[BridgeView, Endpoint]] = {
     "v4": (ONLY4, POD4),
     "dual": (DUAL, POD),
+    "limited": (DUAL, replace(POD, to_pod=to_pod(1, 200_000_000), from_pod=from_pod(1, 10_000_000))),
     "vlan": (replace(DUAL, vlan=108), POD),
     "two-uplinks": (replace(DUAL, uplinks=(1, 2)), POD),
     "two-uplinks-vlan": (replace(DUAL, uplinks=(1, 2), vlan=108), POD),
@@ -43,14 +45,14 @@ PIPELINES: dict[str, tuple[BridgeView, Endpoint]] = {
 }
 
 
-def entries(name: str) -> dict[int, frozenset[Flow | Group]]:
+def entries(name: str) -> dict[int, frozenset[Entry]]:
     """Return a pipeline as the flows plane takes it."""
     view, pod = PIPELINES[name]
-    return {cookie(BASE_OBJECT): base(view), cookie(1): frozenset(endpoint(pod))}
+    return {cookie(BASE_OBJECT): base(view), cookie(1): endpoint(pod)}
 
 
 def lines(name: str) -> list[str]:
-    """Return a pipeline as text: groups, base flows, the pod's flows."""
+    """Return a pipeline as text: groups, base flows, the pod's meters and flows."""
     return [line for owner, found in entries(name).items() for line in format_entries(found, owner)]
 
 

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 import socket
-from collections.abc import Sequence
+import sys
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from containerlab.init import IMAGES
 from containerlab.netns import socket_in
 from containerlab.ping import ping
 from containerlab.probe import Place, both_ways
 from tests.servers import Pod, Server
 
 PORT = 7777
-BURST, SIZE = 60, 1400
+BURST, SIZE, HEADERS = 20, 1400, 42
 """Few enough to wait in a socket's buffer."""
-SETTLE_S = 1.0
+WARM_S, MEASURE_S = 0.5, 2.0
+WISH = """
+import sqlite3, sys
+with sqlite3.connect("/var/lib/routed/ledger.db") as ledger:
+    ledger.execute("UPDATE attachments SET details = ? WHERE container_id = ?", sys.argv[1:])
+"""
+SLOTS = "/run/routed/slots"
 
 
 class KernelServer(Server):
@@ -36,9 +47,32 @@ class KernelServer(Server):
         """Tell whether both members carry, in one aggregator."""
         return "Number of ports: 2" in self.bond() and self.bond().count("MII Status: up") == 3
 
-    def ofctl(self, command: str, *arguments: str) -> None:
-        """Program the bridge behind the agent's back."""
-        self.node.run(["ovs-ofctl", "-O", "OpenFlow14", command, "br0", *arguments])
+    def ofctl(self, command: str, *arguments: str) -> str:
+        """Ask the bridge, or program it behind the agent's back."""
+        return self.node.run(["ovs-ofctl", "-O", "OpenFlow14", command, "br0", *arguments]).stdout
+
+    def restart_switch(self) -> None:
+        """Kill ovs-vswitchd and start it again, with the kernel's datapath."""
+        self.kill_daemon("ovs-vswitchd")
+        self.node.run([f"{IMAGES}/daemon.sh", "ovs-vswitchd"], env={"DATAPATH": "kernel"})
+
+    # ---- limits
+
+    def wish(self, pod: Pod, wishes: Mapping[str, int]) -> None:
+        """Have a pod ask for something, in the ledger, where its annotations stand; no agent may run."""
+        self.node.run([sys.executable, "-c", WISH, json.dumps(wishes), pod.id])
+
+    def meters(self) -> dict[int, int]:
+        """Return the rate of each meter of the bridge, bits a second."""
+        found = re.findall(r"meter=(\d+) kbps burst bands=\s*type=drop rate=(\d+)", self.ofctl("dump-meters"))
+        return {int(number): 1000 * int(rate) for number, rate in found}
+
+    def buckets(self, pod: Pod) -> str:
+        """Return the rates of the token buckets at the ends of a pod's wire, to the pod and from it."""
+        show = ["tc", "qdisc", "show", "dev"]
+        outer = self.node.run([*show, pod.port]).stdout
+        inner = self.node.run(["nsenter", f"--net={SLOTS}", *show, pod.port.replace("rt", "rp")]).stdout
+        return " ".join(re.findall(r"tbf 5254: root .*?rate (\S+)", outer + inner))
 
     # ---- megaflows
 
@@ -62,31 +96,36 @@ class KernelServer(Server):
         [row] = [row for row in self.look("offload") if row["port"] == pod.port]
         return str(row["state"])
 
+    def metrics(self) -> str:
+        """Return the agent's metrics."""
+        _, text = self.agent._get("/metrics")
+        return text
+
     def offloads(self) -> dict[str, int]:
         """Return how many pods there are in each state, as the agent's metrics have it."""
-        _, text = self.agent._get("/metrics")
-        found = re.findall(r'^routed_pods_offload\{state="(.+)"\} (\S+)$', text, re.MULTILINE)
+        found = re.findall(r'^routed_pods_offload\{state="(.+)"\} (\S+)$', self.metrics(), re.MULTILINE)
         return {state: int(float(count)) for state, count in found}
 
     # ---- traffic
 
-    def flood(self, source: Pod, target: Pod) -> float:
-        """Send a burst from pod to pod; return the share that arrives."""
+    def throughput(self, source: Place, target: Place) -> float:
+        """Send from place to place as fast as it goes; return the bits a second that arrive once a burst has passed."""
         with (
-            socket_in(target.place.netns, socket.AF_INET, socket.SOCK_DGRAM) as ear,
-            socket_in(source.place.netns, socket.AF_INET, socket.SOCK_DGRAM) as mouth,
+            socket_in(target.netns, socket.AF_INET, socket.SOCK_DGRAM) as ear,
+            socket_in(source.netns, socket.AF_INET, socket.SOCK_DGRAM) as mouth,
         ):
-            ear.bind((target.address(4), PORT))
-            ear.settimeout(SETTLE_S)
+            ear.bind((str(target.address(4)), PORT))
+            ear.setblocking(False)
+            began = time.monotonic()
             arrived = 0
-            for _ in range(BURST):
-                mouth.sendto(bytes(SIZE), (target.address(4), PORT))
-            try:
-                while True:
-                    ear.recv(2 * SIZE)
-                    arrived += 1
-            except TimeoutError:
-                return arrived / BURST
+            while (now := time.monotonic()) < began + WARM_S + MEASURE_S:
+                for _ in range(BURST):
+                    mouth.sendto(bytes(SIZE), (str(target.address(4)), PORT))
+                with contextlib.suppress(BlockingIOError):
+                    while True:
+                        ear.recv(2 * SIZE)
+                        arrived += now > began + WARM_S
+            return arrived * (SIZE + HEADERS) * 8 / MEASURE_S
 
     def send(self, source: Pod, address: str) -> None:
         """Send one datagram from a pod, to whoever it may concern."""

@@ -113,53 +113,6 @@ def test_traffic_goes_on_when_a_link_is_cut(
     assert_in_tc(s11.megaflows(), pods[:1])
 
 
-@pytest.fixture
-def shaped(s11: KernelServer, pods: tuple[Pod, Pod]) -> Iterator[None]:
-    """A token bucket as the agent's own, so small that a burst does not pass, on what the second pod gets."""
-    port = pods[1].port
-    bucket = ["tbf", "rate", "64kbit", "burst", "3kb", "limit", "3kb"]
-    s11.node.run(["tc", "qdisc", "replace", "dev", port, "root", *bucket])
-    yield
-    s11.node.run(["tc", "qdisc", "delete", "dev", port, "root"])
-
-
-@pytest.fixture
-def policed(s11: KernelServer, pods: tuple[Pod, Pod]) -> Iterator[None]:
-    """A policer, as a NIC would have one, on what the first pod sends."""
-    port = pods[0].port
-    s11.node.run(["ovs-vsctl", "set", "interface", port, "ingress_policing_rate=64", "ingress_policing_burst=24"])
-    yield
-    s11.node.run(["ovs-vsctl", "set", "interface", port, "ingress_policing_rate=0", "ingress_policing_burst=0"])
-
-
-@pytest.fixture
-def metered(s11: KernelServer, pods: tuple[Pod, Pod]) -> Iterator[None]:
-    """A meter in front of what the second pod gets; the agent, which would remove a flow of others, does not look."""
-    target = f"table=40,priority=250,ip,nw_dst={pods[1].address(4)}"
-    s11.node.run(["kill", "-STOP", str(s11.agent.pid)])
-    s11.ofctl("add-meter", "meter=1,kbps,burst,band=type=drop,rate=64,burst_size=24")
-    s11.ofctl("add-flow", f"{target},actions=meter:1,set_field:{pods[1].mac}->eth_dst,output:{pods[1].port}")
-    yield
-    s11.ofctl("del-flows", target, "--strict")
-    s11.ofctl("del-meters")
-    s11.node.run(["kill", "-CONT", str(s11.agent.pid)])
-    eventually(s11.at_rest, "s11 at rest", 60)
-
-
-@pytest.mark.parametrize("limit", ["shaped", "policed", "metered"])
-def test_a_limit_holds_where_tc_forwards(
-    s11: KernelServer, pods: tuple[Pod, Pod], limit: str, request: pytest.FixtureRequest
-) -> None:
-    one, two = pods
-    assert s11.flood(one, two) > 0.9
-    request.getfixturevalue(limit)
-    assert s11.flood(one, two) < 0.5
-    flows = of(two, s11.megaflows())
-    assert [flow for flow in flows if f"in_port({one.port})" in flow]
-    assert [flow for flow in flows if "dp:tc" not in flow] == []
-    assert any("meter(" in flow for flow in flows) is (limit == "metered")
-
-
 def test_megaflows_do_not_grow_with_the_number_of_peers(s11: KernelServer, pods: tuple[Pod, Pod]) -> None:
     before = of(pods[0], s11.megaflows())
     for last in range(2, 60):

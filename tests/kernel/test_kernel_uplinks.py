@@ -10,12 +10,13 @@ from containerlab.lab import Lab
 from containerlab.probe import Place
 from tests.fabric import eventually
 from tests.kernel.server import KernelServer, assert_in_tc, of
-from tests.servers import Pod
+from tests.servers import Pod, failure
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(240)]
 
 VLAN = "108"
-TAGGED = {"vlan: null": f"vlan: {VLAN}"}
+EXPECTING = {"bridge:\n": "bridge:\n  offload: tc-software\n"}
+TAGGED = EXPECTING | {"vlan: null": f"vlan: {VLAN}"}
 BOND = """
 ovs-vsctl del-port br0 bond0
 ip link delete bond0
@@ -48,6 +49,7 @@ def test_pods_traffic_is_in_tc_with_a_tag(
     flows = s11.exercise(pods, outside)
     record_property("megaflows", "\n".join(flows))
     assert_in_tc(flows, pods)
+    s11.check(pods[0])
     own = [flow for flow in of(pods[0], flows) if "bond0" in flow]
     for family in ("ipv4", "ipv6"):
         assert [flow for flow in own if f"{family}(" in flow and f"push_vlan(vid={VLAN}" in flow]
@@ -66,3 +68,9 @@ def test_a_bond_of_ovs_keeps_pods_out_of_tc(
     record_property("megaflows", "\n".join(flows))
     assert row["state"] == "slow-path"
     assert any("bond of the kernel" in reason for reason in row["reasons"])
+    s11.check(pods[0])
+    with s11.configured(EXPECTING):
+        s11.exercise(pods, outside)
+        error = failure(s11.check, pods[0])
+        assert "slower than tc-software: a select group" in error.msg
+        assert "routed_pods_offload_short 2.0" in s11.metrics()

@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from ovs_flows.fields import number
 
 ETH_IPV4, ETH_ARP, ETH_IPV6 = 0x0800, 0x0806, 0x86DD
-UDP, DISCARD = 17, 9
+UDP = 17
 
 
 def mac(text: str) -> bytes:
@@ -20,13 +20,10 @@ def ethernet(source: str, destination: str, kind: int, payload: bytes) -> bytes:
     return frame.ljust(60, b"\0")
 
 
-def udp(eth_source: str, eth_destination: str, source: str, destination: str, source_port: int = DISCARD) -> bytes:
-    """Return a UDP datagram to the discard port, over IPv4 or IPv6, whichever the addresses are.
-
-    Open vSwitch spreads flows by a hash to which both directions are the same: equal ports cancel each other out.
-    """
+def udp(eth_source: str, eth_destination: str, source: str, destination: str, port: int = 9) -> bytes:
+    """Return a UDP datagram over IPv4 or IPv6, whichever the addresses are; its ports make it recognisable."""
     one, other = ip_address(source), ip_address(destination)
-    body = struct.pack("!HHHH", source_port, DISCARD, 8, 0)
+    body = struct.pack("!HHHH", port, port, 8, 0)
     if one.version == 6:
         head = struct.pack("!IHBB", 6 << 28, len(body), UDP, 64)
         return ethernet(eth_source, eth_destination, ETH_IPV6, head + one.packed + other.packed + body)

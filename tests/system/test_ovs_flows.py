@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
-from ovs_flows import messages
+from ovs_flows import messages, meters
 from ovs_flows.connection import Connection
 from ovs_flows.cookies import BASE_OBJECT, cookie
 from ovs_flows.errors import Refused, Unreachable
-from ovs_flows.model import Flow, Group, Match, Output, SetField, ToGroup
+from ovs_flows.model import Entry, Flow, Match, Meter, Output, SetField, ToGroup, UseMeter
 from ovs_flows.openflow import Flows
-from ovs_flows.pipeline import base
+from ovs_flows.pipeline import base, endpoint
 from tests.golden.pipelines import DUAL, PIPELINES, entries, golden
+from tests.golden.pipelines import POD as ENDPOINT
 from tests.system.ovs_instance import Ovs
 
 pytestmark = pytest.mark.system
@@ -75,6 +77,7 @@ async def test_real_dump_is_the_golden_text_and_observe_returns_what_was_upserte
         assert await plane.flows.upsert(entries(name)) == {}
         assert await plane.flows.observe() == entries(name)
     shown = [line.strip() for line in bridge.ofctl("dump-groups", "br0").splitlines() if "group_id" in line]
+    shown += re.findall(r"meter=.*", bridge.ofctl("dump-meters", "br0").replace("bands=\n", "bands="))
     assert sorted(shown + dump(bridge)) == sorted(golden(name))
 
 
@@ -200,7 +203,7 @@ async def test_remove_of_the_base_takes_groups_and_leaves_pods(bridge: Ovs) -> N
 
 
 async def test_many_keys_in_one_batch(bridge: Ovs) -> None:
-    wanted: dict[int, frozenset[Flow | Group]] = {
+    wanted: dict[int, frozenset[Entry]] = {
         cookie(n): frozenset(
             {Flow(40, 200, Match.of(eth_type=0x0800, ipv4_dst=(n, 0xFFFF_FFFF)), (SetField("eth_dst", n),))}
         )
@@ -211,6 +214,57 @@ async def test_many_keys_in_one_batch(bridge: Ovs) -> None:
         assert await plane.flows.observe() == wanted
         assert await plane.flows.remove(list(wanted)) == {}
         assert await plane.flows.observe() == {}
+
+
+def policed(*, to_pod: int | None = 10**7, from_pod: int | None = 10**6) -> frozenset[Flow | Meter]:
+    """Return the pod of slot 0 with these limits, bits a second."""
+    return endpoint(
+        replace(
+            ENDPOINT,
+            to_pod=None if to_pod is None else meters.to_pod(1, to_pod),
+            from_pod=None if from_pod is None else meters.from_pod(1, from_pod),
+        )
+    )
+
+
+async def test_a_policed_pod_is_as_it_was_asked_for(bridge: Ovs) -> None:
+    async with running(bridge.management("br0")) as plane:
+        for wanted in (policed(), policed(to_pod=10**8), policed(from_pod=None), endpoint(ENDPOINT), policed()):
+            assert await plane.flows.upsert({POD: wanted, BASE: base(DUAL)}) == {}
+            assert await plane.flows.observe() == {POD: wanted, BASE: base(DUAL)}
+        assert await plane.flows.remove([POD]) == {}
+        assert await plane.flows.observe() == {BASE: base(DUAL)}
+        assert "meter=" not in bridge.ofctl("dump-meters", "br0")
+
+
+async def test_what_somebody_does_to_meters_is_seen_and_undone(bridge: Ovs) -> None:
+    async with running(bridge.management("br0")) as plane:
+        wanted = {POD: policed(), cookie(2): frozenset({Flow(40, 3)})}
+        await plane.flows.upsert(wanted)
+        for change in (
+            ("del-meter", "br0", "meter=1"),  # takes the flows along that use it
+            ("mod-meter", "br0", "meter=2,kbps,burst,band=type=drop,rate=1,burst_size=1"),
+            ("add-meter", "br0", "meter=4,pktps,band=type=drop,rate=1"),
+        ):
+            bridge.ofctl(*change)
+            found = await plane.flows.observe()
+            assert found != wanted
+            changed = {key: wanted[key] for key in wanted if found.get(key) != wanted[key]}
+            assert await plane.flows.upsert(changed) == {}
+            assert await plane.flows.observe() == wanted
+        bridge.ofctl("add-meter", "br0", "meter=99,pktps,band=type=drop,rate=1")
+        assert await plane.flows.observe() == {**wanted, cookie(50): frozenset({Meter(99, 0, 0)})}
+        assert await plane.flows.remove([cookie(50)]) == {}
+        assert await plane.flows.observe() == wanted
+
+
+async def test_a_refused_flow_leaves_the_meters_of_others(bridge: Ovs) -> None:
+    missing = frozenset({Flow(30, 5, Match(), (UseMeter(77),))})
+    async with running(bridge.management("br0")) as plane:
+        failures = await plane.flows.upsert({POD: policed(), cookie(2): frozenset({BAD}), cookie(3): missing})
+        assert failures.keys() == {cookie(2), cookie(3)}
+        assert await plane.flows.observe() == {POD: policed()}
+        assert await plane.flows.upsert({POD: policed()}) == {}
 
 
 async def test_killed_switch_comes_back_and_is_programmed_again(bridge: Ovs) -> None:

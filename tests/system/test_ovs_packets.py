@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
 import pytest
 
+from ovs_flows import meters
 from ovs_flows.cookies import BASE_OBJECT, cookie
 from ovs_flows.model import Flow, flows_of
 from ovs_flows.openflow import Flows
@@ -32,6 +34,7 @@ A4, B4, A6, B6, UNKNOWN4, UNKNOWN6 = (
 )
 TWO = replace(DUAL, uplinks=(1, 2))
 BASE = cookie(BASE_OBJECT)
+FRAMES = 200
 
 
 def pod(number: int) -> Endpoint:
@@ -123,6 +126,27 @@ async def test_spoofed_packets_do_not_leave(scene: Scene) -> None:
     )
     assert first is not None
     assert destination(first) == "10.102.0.8"
+
+
+@pytest.mark.parametrize("limited", [True, False], ids=["limited", "negative-control"])
+@pytest.mark.parametrize("way", ["to_pod", "from_pod"])
+async def test_a_policed_pods_burst_does_not_pass(scene: Scene, way: str, limited: bool) -> None:
+    """B sends A twice what may pass at once, at a rate that lets little follow; either is limited."""
+    policer = meters.to_pod(1, 64_000) if way == "to_pod" else meters.from_pod(2, 64_000)
+    a, b = (replace(A, to_pod=policer), B) if way == "to_pod" else (A, replace(B, from_pod=policer))
+    wanted = {BASE: base(DUAL), cookie(1): endpoint(a if limited else A), cookie(2): endpoint(b if limited else B)}
+    async with plane(scene.ovs) as flows:
+        assert await flows.upsert(wanted) == {}
+    frame = udp(B.mac, POD_GATEWAY_MAC, B4, A4) + bytes(2 * policer.burst_kbit * 125 // FRAMES)
+    heard = 0
+    for _ in range(FRAMES):
+        scene.b.send(frame)
+        heard += scene.a.hear(lambda frame: destination(frame) == A4, seconds=0.01 if limited else 5.0) is not None
+    stats = scene.ovs.ofctl("meter-stats", "br0")
+    dropped = sum(int(count) for count in re.findall(r"bands:\s*\d+: packet_count:(\d+)", stats))
+    assert FRAMES // 4 < dropped < FRAMES * 3 // 5 if limited else dropped == 0
+    assert 0 < heard <= FRAMES - dropped
+    assert limited or heard == FRAMES
 
 
 @pytest.mark.parametrize("guarded", [True, False], ids=["dropped", "negative-control"])

@@ -143,6 +143,15 @@ async def test_foreign_ports_are_neither_seen_nor_touched(bridge: Ovs) -> None:
     assert bridge.vsctl("get", "interface", "rt0", "ofport_request").strip() == "9"
 
 
+async def test_a_change_of_what_open_vswitch_offloads_wakes(bridge: Ovs) -> None:
+    async with connected(bridge) as (ovsdb, woken):
+        await ovsdb.configure()
+        woken.clear()
+        bridge.vsctl("set", "Open_vSwitch", ".", "other_config:hw-offload=true")
+        async with asyncio.timeout(10):
+            await woken.wait()
+
+
 async def test_port_that_somebody_removes_wakes_and_comes_back(bridge: Ovs) -> None:
     bridge.make_veth("rt0")
     async with connected(bridge) as (ovsdb, woken):

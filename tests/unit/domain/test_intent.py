@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bgp.model import Attributes, RouteKey
 from ovs_flows.cookies import cookie
-from ovs_flows.model import Flow, Group, Output, Port
+from ovs_flows.model import Flow, Group, Meter, Output, Port, UseMeter, flows_of, meters_of
 from routed.domain.intent import PLANES, Intent, Standing, owners, plan
 from routed.domain.rack import Rack, Server, Subnet, Tor, Uplink
 from routed.domain.sides import Health, Side
@@ -99,6 +99,40 @@ def test_a_slot_is_limited_while_its_pod_is_there() -> None:
     assert plan(with_pod(wishes=Wishes(egress_bps=1001)), POD.id).limits == {"rt3": Limit(None, 125)}
     for snapshot in (SNAPSHOT, with_pod(wishes=asked, leaving=True)):
         assert plan(snapshot, POD.id).limits == {"rt3": None}
+
+
+def policing(snapshot: Snapshot) -> Snapshot:
+    """Return the same where Open vSwitch offers flows to a NIC."""
+    return replace(snapshot, place=replace(snapshot.place, uplink=replace(snapshot.uplink, polices=True)))
+
+
+def test_where_flows_are_offloaded_they_police_and_the_wire_has_no_limit() -> None:
+    asked = Wishes(ingress_bps=200_000_000, egress_bps=10_000_000)
+    intent = plan(policing(with_pod(wishes=asked)), POD.id)
+    entries = intent.flows[cookie(4)]
+    assert entries is not None
+    assert intent.limits == {"rt3": None}
+    assert set(meters_of(entries)) == {Meter(7, 200_000, 10_000), Meter(8, 10_000, 1024)}
+    used = {(flow.table, flow.actions[:1]) for flow in flows_of(entries) if flow.goto != 35}
+    assert used == {(30, (UseMeter(8),)), (40, (UseMeter(7),))}
+    assert len(flows_of(entries)) == 5
+
+
+def test_what_a_pod_does_not_limit_is_not_policed() -> None:
+    assert plan(policing(SNAPSHOT), POD.id) == plan(SNAPSHOT, POD.id)
+    entries = plan(policing(with_pod(wishes=Wishes(egress_bps=10**9))), POD.id).flows[cookie(4)]
+    assert entries is not None
+    assert [meter.number for meter in meters_of(entries)] == [8]
+
+
+def test_without_offload_nothing_is_policed() -> None:
+    entries = plan(with_pod(wishes=Wishes(ingress_bps=10**7, egress_bps=10**7)), POD.id).flows[cookie(4)]
+    assert entries == plan(SNAPSHOT, POD.id).flows[cookie(4)]
+
+
+def test_a_policed_pod_that_leaves_takes_its_meters_along() -> None:
+    leaving = plan(policing(with_pod(wishes=Wishes(egress_bps=10**9), leaving=True)), POD.id)
+    assert (leaving.flows, leaving.limits) == ({cookie(4): None}, {"rt3": None})
 
 
 def test_an_mtu_that_the_uplink_does_not_take_any_more_is_the_uplinks() -> None:

@@ -35,8 +35,28 @@ def bridge(*ports: Any, datapath_type: str = "") -> Any:
     return SimpleNamespace(name="br0", ports=[own, *ports], datapath_type=datapath_type)
 
 
+SWITCH = SimpleNamespace(other_config={})
+
+
+@pytest.mark.parametrize(
+    ("datapath_type", "configured", "offloads"),
+    [
+        ("", {"hw-offload": "true"}, True),
+        ("system", {"hw-offload": "true"}, True),
+        ("system", {"hw-offload": "false"}, False),
+        ("system", {}, False),
+        ("netdev", {"hw-offload": "true"}, False),
+    ],
+)
+def test_only_the_kernels_datapath_offloads_and_only_when_told_to(
+    datapath_type: str, configured: dict[str, str], offloads: bool
+) -> None:
+    found = bridge(port("bond0", interface("bond0", 1)), datapath_type=datapath_type)
+    assert read_uplink(SimpleNamespace(other_config=configured), found, "bond0").offloads is offloads
+
+
 def test_uplink_of_one_port() -> None:
-    found = read_uplink(bridge(port("bond0", interface("bond0", 1, mtu=9000))), "bond0")
+    found = read_uplink(SWITCH, bridge(port("bond0", interface("bond0", 1, mtu=9000))), "bond0")
     assert found == UplinkPorts((1,), ("bond0",), 9000, "02:aa:00:00:00:10", "system")
 
 
@@ -47,24 +67,24 @@ def test_uplink_of_several_members_is_sorted_and_takes_the_smallest_mtu() -> Non
         interface("gone", -1, mtu=None),
         interface("new"),
     ]
-    found = read_uplink(bridge(port("bond0", *members), datapath_type="netdev"), "bond0")
+    found = read_uplink(SWITCH, bridge(port("bond0", *members), datapath_type="netdev"), "bond0")
     assert found == UplinkPorts((3, 5), ("a", "b"), 4000, "02:aa:00:00:00:10", "netdev")
 
 
 def test_a_member_whose_lacp_partner_is_gone_has_lapsed() -> None:
     members = [interface("a", 3, lacp=True), interface("b", 5, lacp=False)]
-    assert read_uplink(bridge(port("bond0", *members)), "bond0").lapsed == {"b"}
-    assert read_uplink(bridge(port("bond0", interface("nic", 1))), "bond0").lapsed == frozenset()
+    assert read_uplink(SWITCH, bridge(port("bond0", *members)), "bond0").lapsed == {"b"}
+    assert read_uplink(SWITCH, bridge(port("bond0", interface("nic", 1))), "bond0").lapsed == frozenset()
 
 
 def test_uplink_without_any_device_keeps_the_bridges_mtu() -> None:
-    found = read_uplink(bridge(port("bond0", interface("bond0", -1, mtu=None))), "bond0")
+    found = read_uplink(SWITCH, bridge(port("bond0", interface("bond0", -1, mtu=None))), "bond0")
     assert (found.ofports, found.devices, found.mtu) == ((), (), 1500)
 
 
 def test_uplink_that_is_not_there_is_refused_with_what_is() -> None:
     with pytest.raises(BridgeError, match="it has eth7"):
-        read_uplink(bridge(port("eth7", interface("eth7", 1))), "bond0")
+        read_uplink(SWITCH, bridge(port("eth7", interface("eth7", 1))), "bond0")
 
 
 def test_mark_is_ours_whatever_stands_beside_it() -> None:

@@ -17,8 +17,12 @@ from ovs_flows.messages import (
     HEADER_SIZE,
     Message,
     add_flow,
+    add_meter,
+    delete_meter,
     dump_groups,
+    dump_meter,
     is_foreign_change,
+    modify_meter,
     pack,
     parse_part,
     unpack_header,
@@ -26,9 +30,11 @@ from ovs_flows.messages import (
 from ovs_flows.model import (
     Action,
     Bucket,
+    Entry,
     Flow,
     Group,
     Match,
+    Meter,
     Move,
     Opaque,
     Output,
@@ -39,15 +45,18 @@ from ovs_flows.model import (
     SetField,
     Term,
     ToGroup,
+    UseMeter,
 )
 from ovs_flows.text import format_entries, format_flow, format_group, parse_flow, parse_group
 from ovs_flows.wire import (
     decode_flow,
     decode_flow_statistics,
     decode_groups,
+    decode_meters,
     encode_buckets,
     encode_instructions,
     encode_match,
+    encode_meter,
 )
 
 NXM = [name for name, field in FIELDS.items() if field.nxm is not None]
@@ -82,12 +91,18 @@ ACTIONS: st.SearchStrategy[Action] = st.one_of(
     st.builds(Push, st.sampled_from(NXM)),
     st.builds(Pop, st.sampled_from(NXM)),
 )
+
+
+def _steps(meter: UseMeter | None, actions: list[Action]) -> tuple[Action, ...]:
+    return (*actions,) if meter is None else (meter, *actions)
+
+
 FLOWS = st.builds(
     Flow,
     st.integers(0, 254),
     st.integers(0, 0xFFFF),
     matches(),
-    st.lists(ACTIONS, max_size=6).map(tuple),
+    st.builds(_steps, st.none() | st.builds(UseMeter, NUMBERS), st.lists(ACTIONS, max_size=6)),
     st.none() | st.integers(1, 254),
 )
 BUCKETS = st.builds(Bucket, st.lists(ACTIONS, max_size=3).map(tuple), st.integers(1, 0xFF00))
@@ -138,13 +153,14 @@ def test_groups_survive_text(group: Group) -> None:
 @pytest.mark.parametrize(
     "instructions",
     [
-        struct.pack("!HHI", 6, 8, 3),  # meter
+        struct.pack("!HH4x", 5, 8),  # clear-actions
+        struct.pack("!HHI", 6, 8, 3) + struct.pack("!HH4xHHB3x", 4, 16, 24, 8, 1),  # an unknown action behind a meter
         struct.pack("!HHI", 1, 8, 2 << 24) + struct.pack("!HHI", 6, 8, 3),  # in an order that we do not write
         struct.pack("!HH4xHHB3x", 4, 16, 24, 8, 1),  # apply: an action of a kind that we do not know
         struct.pack("!HH4xHHIH6x", 4, 24, 0, 16, 7, 128),  # output with a length for the controller
         struct.pack("!HH4xHHIHHHHHBBHBB", 4, 32, 0xFFFF, 24, 0x2320, 6, 16, 0, 0, 0, 4, 6, 0, 2, 6),  # 16 bits of 48
     ],
-    ids=["meter", "order", "action", "max_len", "partial move"],
+    ids=["clear", "behind a meter", "order", "action", "max_len", "partial move"],
 )
 def test_what_we_have_no_word_for_survives_as_bytes(instructions: bytes) -> None:
     flow = decode_flow(3, 7, encode_match(Match.of(eth_type=0x0800))[:10], instructions)
@@ -186,14 +202,56 @@ def test_match_from_keywords() -> None:
     assert Match.of(ipv6_dst=IPv6Network("::/0")) == Match()
 
 
-def test_entries_are_listed_groups_first_then_by_table_and_falling_priority() -> None:
-    entries: list[Flow | Group] = [Flow(2, 1), Flow(0, 1), Flow(0, 9), Group(4, (Bucket((Output(1),), 1),))]
+def test_entries_are_listed_meters_and_groups_first_then_by_table_and_falling_priority() -> None:
+    entries: list[Entry] = [
+        Flow(2, 1),
+        Flow(0, 1),
+        Flow(0, 9),
+        Group(4, (Bucket((Output(1),), 1),)),
+        Meter(2, 64, 1024),
+    ]
     assert format_entries(entries) == [
+        "meter=2 kbps burst bands=type=drop rate=64 burst_size=1024",
         "group_id=4,type=select,bucket=watch_port:1,actions=output:1",
         "priority=9 actions=drop",
         "priority=1 actions=drop",
         "table=2, priority=1 actions=drop",
     ]
+
+
+@given(st.lists(st.builds(Meter, NUMBERS, st.integers(1, 0xFFFF_FFFF), NUMBERS), max_size=4))
+def test_meters_survive_the_wire(meters: list[Meter]) -> None:
+    raw = map(encode_meter, meters)
+    assert list(decode_meters(b"".join(struct.pack("!H", 2 + len(one)) + one for one in raw))) == meters
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        struct.pack("!HI", 2, 7) + struct.pack("!HHII4x", 1, 16, 64, 1024),
+        struct.pack("!HI", 5, 7) + struct.pack("!HHIIB3x", 2, 16, 64, 1024, 1),
+        struct.pack("!HI", 5, 7) + 2 * struct.pack("!HHII4x", 1, 16, 64, 1024),
+        struct.pack("!HI", 5, 7),
+    ],
+    ids=["packets", "remarks", "two bands", "no band"],
+)
+def test_a_meter_of_another_kind_is_none_of_ours(raw: bytes) -> None:
+    assert list(decode_meters(struct.pack("!H", 2 + len(raw)) + raw)) == [Meter(7, 0, 0)]
+
+
+def test_meter_messages() -> None:
+    """OpenFlow 1.4 7.3.4.5: command, flags KBPS and BURST, number, one band of type drop; 7.3.5.14."""
+    flags, band = bytes.fromhex("0005"), bytes.fromhex("0001 0010 00000040 00000400 00000000")
+    meter = Meter(7, 64, 1024)
+    assert add_meter(meter) == Message(29, bytes(2) + flags + bytes.fromhex("00000007") + band)
+    assert modify_meter(meter) == Message(29, b"\x00\x01" + flags + bytes.fromhex("00000007") + band)
+    assert delete_meter(7) == Message(29, bytes.fromhex("0002 0000 00000007"))
+    assert parse_part(dump_meter().body) == (10, bytes.fromhex("ffffffff 00000000"))
+
+
+def test_a_meter_that_does_not_come_first_is_an_error() -> None:
+    with pytest.raises(CodecError):
+        encode_instructions(Flow(0, 1, Match(), (Output(1), UseMeter(1))))
 
 
 def test_message_header() -> None:

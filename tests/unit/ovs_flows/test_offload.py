@@ -104,6 +104,30 @@ def test_a_reason_is_named(flow: str, word: str) -> None:
     assert found.layer is Layer.SLOW_PATH
 
 
+@pytest.mark.parametrize(
+    ("wanted", "told"), [(Layer.HARDWARE, "slower than hardware"), (Layer.TC_SOFTWARE, None), (Layer.SLOW_PATH, None)]
+)
+def test_a_port_falls_short_when_more_than_a_tenth_of_its_packets_are_slower(wanted: Layer, told: str | None) -> None:
+    few_fragments = line(match="ipv6(frag=later)", told="dp:ovs", packets=2)
+    found = report(parse(f"{line(packets=18)}\n{few_fragments}"), PODS)["rt0"].shortfall(wanted)
+    assert (found is None) if told is None else (found is not None and told in found and "not_in_hw" in found)
+
+
+def test_a_port_that_falls_short_of_tc_is_not_told_of_the_nic() -> None:
+    most = line(match="ipv6(frag=later)", told="dp:ovs", packets=20)
+    found = report(parse(f"{line(packets=50)}\n{most}"), PODS)["rt0"].shortfall(Layer.TC_SOFTWARE)
+    assert found is not None
+    assert "fragments" in found
+
+
+def test_a_port_without_packets_falls_short_of_nothing() -> None:
+    assert report((), PODS)["rt0"].shortfall(Layer.HARDWARE) is None
+
+
+def test_a_layer_is_read_as_it_is_written() -> None:
+    assert [Layer.named(str(layer)) for layer in Layer] == list(Layer)
+
+
 def test_drops_and_arp_say_nothing_of_a_pod() -> None:
     dump = "\n".join([line(told="dp:ovs", actions="drop"), line("eth_type(0x0806)", "dp:ovs")])
     assert report(parse(dump), PODS)["rt0"].state == "idle"

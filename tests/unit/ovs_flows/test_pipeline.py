@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import pytest
 
+from ovs_flows import meters
 from ovs_flows.errors import PipelineError
-from ovs_flows.model import LOCAL, Flow, Match, Output, PopVlan, SetField, flows_of, groups_of
+from ovs_flows.model import LOCAL, Flow, Match, Output, PopVlan, SetField, flows_of, groups_of, meters_of
 from ovs_flows.pipeline import BridgeView, Endpoint, base, endpoint
 from ovs_flows.tables import CLASSIFY, DESTINATION, POD, TABLES, TOR, check
 from tests.fakes.switch import BROADCAST, Packet, Switch, arp, icmpv6, ip
@@ -347,6 +348,31 @@ def test_pod_costs_three_flows_with_ipv4_and_five_with_both() -> None:
     assert len(endpoint(replace(A, addresses=A.addresses[:1]))) == 3
     assert len(endpoint(replace(A, addresses=A.addresses[1:]))) == 2
     assert len(endpoint(A)) == 5
+
+
+def test_a_policed_pods_packets_go_through_its_meters_and_nobody_elses(view: BridgeView, vlan: int | None) -> None:
+    policed = replace(A, to_pod=meters.to_pod(12, 10**6), from_pod=meters.from_pod(12, 10**6))
+    switch = Switch.of(base(view), endpoint(policed), endpoint(B))
+    assert set(meters_of(switch.entries)) == {policed.to_pod, policed.from_pod}
+    for packet, port, metered in (
+        (from_pod(A4, B4), PORT_A, [24]),
+        (from_pod(A4, OUTSIDE4), PORT_A, [24]),
+        (from_pod(B4, A4, mac=B.mac), PORT_B, [23]),
+        (from_pod(B4, OUTSIDE4, mac=B.mac), PORT_B, []),
+        (tagged(ip(GATEWAY_MAC, HOST_MAC, OUTSIDE4, A4), vlan), 1, [23]),
+        (tagged(ip(GATEWAY_MAC, HOST_MAC, OUTSIDE4, B4), vlan), 1, []),
+    ):
+        switch.metered.clear()
+        assert len(switch.receive(port, packet)) == 1
+        assert switch.metered == metered
+
+
+def test_two_policed_pods_are_both_counted() -> None:
+    one = replace(A, from_pod=meters.from_pod(12, 10**6))
+    two = replace(B, to_pod=meters.to_pod(13, 10**6))
+    switch = Switch.of(base(VIEW), endpoint(one), endpoint(two))
+    assert len(switch.receive(PORT_A, from_pod(A4, B4))) == 1
+    assert switch.metered == [24, 25]
 
 
 def test_group_exists_only_for_several_uplinks() -> None:

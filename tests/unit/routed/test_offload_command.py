@@ -96,6 +96,15 @@ async def test_the_metric_counts_pods_by_their_slowest_layer_and_names_none(
     assert [name for name in samples if "10.101.0.2" in name or "cart" in name] == []
 
 
+@pytest.mark.parametrize(("layer", "short"), [("dp:ovs", 1), ("dp:tc", 0)])
+async def test_pods_slower_than_asked_for_are_counted(tmp_path: Path, layer: str, short: int) -> None:
+    async with Node(tmp_path).running() as node:
+        for number in (1, 2):
+            await node.verbs.add(call(Command.ADD, number))
+        samples = node.metrics(offload=reports(layer), wanted=Layer.TC_SOFTWARE)
+    assert samples["routed_pods_offload_short"] == short, "and the idle one is not slow"
+
+
 async def test_what_is_not_known_of_offload_is_no_number(tmp_path: Path) -> None:
     async with Node(tmp_path).running() as node:
         await node.verbs.add(call(Command.ADD))

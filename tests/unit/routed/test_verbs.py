@@ -166,6 +166,15 @@ async def test_check_compares_with_what_the_runtime_was_told(tmp_path: Path) -> 
             await node.verbs.check(replace(CHECK, config=CHECK.config.model_copy(update={"previous": other})))
 
 
+async def test_check_finds_packets_that_are_forwarded_too_slowly(tmp_path: Path) -> None:
+    async with Node(tmp_path).running() as node:
+        await node.verbs.add(ADD)
+        await node.verbs.check(CHECK)
+        node.shortfalls[key(1)] = "slower than hardware: an OVS bond"
+        with pytest.raises(AttachmentDrifted, match="an OVS bond"):
+            await node.verbs.check(CHECK)
+
+
 async def test_gc_releases_what_the_runtime_does_not_know_and_nothing_else(tmp_path: Path) -> None:
     async with Node(tmp_path).running() as node:
         for number in (1, 2, 3):

@@ -1,0 +1,93 @@
+"""Pods' limits where flows are offloaded: meters, which OVS gives to TC as policers; and token buckets elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from containerlab.ping import ping
+from containerlab.probe import Place, both_ways
+from tests.fabric import eventually
+from tests.kernel.server import KernelServer, of
+from tests.servers import Pod
+
+pytestmark = [pytest.mark.kernel, pytest.mark.timeout(240)]
+
+TO, FROM = 8_000_000, 4_000_000
+"""Bits a second."""
+OFFLOAD = "other_config:hw-offload"
+
+
+@pytest.fixture(scope="module")
+def slow(s11: KernelServer) -> Pod:
+    """A pod that asks for limits; its annotations stand in the ledger, and the agent that starts goes by that."""
+    [pod] = s11.add(1)
+    s11.agent.stop()
+    s11.wish(pod, {"ingress_bps": TO, "egress_bps": FROM})
+    s11.start()
+    eventually(s11.at_rest, "s11 at rest", 60)
+    return pod
+
+
+@pytest.fixture(params=["pod", "outside"])
+def peer(request: pytest.FixtureRequest, pods: tuple[Pod, Pod], outside: Place) -> Place:
+    """Somebody without limits, on the same server and beyond both ToRs."""
+    return pods[0].place if request.param == "pod" else outside
+
+
+def wanted(pod: Pod) -> dict[int, int]:
+    """Return the meters of a pod: they are numbered from its slot."""
+    slot = int(pod.port.removeprefix("rt"))
+    return {2 * slot + 1: TO, 2 * slot + 2: FROM}
+
+
+def test_limits_hold_both_ways_in_tc(
+    s11: KernelServer, slow: Pod, peer: Place, record_property: Callable[[str, object], None]
+) -> None:
+    eventually(lambda: not ping(both_ways([(slow.place, peer)])), "its traffic")
+    for source, target, limit in ((peer, slow.place, TO), (slow.place, peer, FROM)):
+        arrived = s11.throughput(source, target)
+        record_property("arrived", f"{source.name} -> {target.name}: {arrived / 1e6:.2f} Mbit/s")
+        flows = of(slow, s11.megaflows())
+        assert 0.85 * limit < arrived < 1.15 * limit
+        assert [flow for flow in flows if "dp:tc" not in flow] == []
+        assert [flow for flow in flows if "meter(" in flow and "ipv4(" in flow]
+    record_property("megaflows", "\n".join(flow for flow in flows if "meter(" in flow))
+
+
+def test_a_pod_without_limits_is_faster(
+    s11: KernelServer,
+    slow: Pod,
+    pods: tuple[Pod, Pod],
+    peer: Place,
+    record_property: Callable[[str, object], None],
+) -> None:
+    """The negative control of the limits, beside the pod that has some."""
+    del slow
+    arrived = s11.throughput(pods[1].place, peer)
+    record_property("arrived", f"{arrived / 1e6:.2f} Mbit/s")
+    assert arrived > 3 * TO
+    assert not [flow for flow in of(pods[1], s11.megaflows()) if "meter(" in flow]
+
+
+def test_meters_come_back_when_somebody_removes_them(s11: KernelServer, slow: Pod) -> None:
+    assert s11.meters() == wanted(slow)
+    s11.ofctl("del-meters")
+    eventually(lambda: s11.meters() == wanted(slow) and s11.healthy(slow), "the meters, and the flows by them")
+
+
+def test_without_offload_the_wire_shapes_and_back(s11: KernelServer, slow: Pod) -> None:
+    assert s11.buckets(slow) == ""
+    s11.node.run(["ovs-vsctl", "set", "Open_vSwitch", ".", f"{OFFLOAD}=false"])
+    eventually(lambda: s11.buckets(slow) == "8Mbit 4Mbit" and s11.meters() == {}, "buckets instead of meters")
+    assert s11.healthy(slow)
+    s11.node.run(["ovs-vsctl", "set", "Open_vSwitch", ".", f"{OFFLOAD}=true"])
+    s11.restart_switch()  # the option counts from then on
+    eventually(lambda: s11.meters() == wanted(slow) and s11.buckets(slow) == "", "meters instead of buckets", 60)
+    eventually(lambda: s11.at_rest() and s11.healthy(slow), "s11 at rest", 60)
+
+
+def test_meters_go_with_their_pod(s11: KernelServer, slow: Pod) -> None:
+    s11.delete([slow])
+    assert s11.meters() == {}
