@@ -4,110 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import socket
-from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
 from routed.attach.answers import DeviceEvent
 from routed.attach.errors import (
     InterfaceExists,
     InvalidName,
     InvalidNetns,
-    KernelError,
     MarkTooLong,
     SlotMissing,
-    SlotTaken,
 )
 from routed.attach.kernel import RtnlEvents
 from routed.attach.links import Links
-from routed.attach.mark import Mark
 from routed.attach.monitor import Monitor
 from routed.attach.slots import SlotSpace
 from routed.attach.veth import MacvlanWay
 from routed.attach.wires import Wires
-from routed.domain.wiring import Link, Wire
+from routed.domain.wiring import Wire
 from routed.domain.workload import AttachmentId
 from tests.fixtures.checksums import udp_checksum_holds
-from tests.fixtures.pods import Pod, Pods, run, server, slot_space
+from tests.fixtures.links import GATEWAY_MAC, MTU, Slots, key, link_at, link_of
+from tests.fixtures.pods import Pods, run, server
 from tests.fixtures.tors import until
 
 pytestmark = pytest.mark.system
-
-MTU = 1450
-GATEWAY_MAC = "02:00:00:00:01:01"
-
-
-def key(number: int) -> AttachmentId:
-    return AttachmentId(f"{number:064x}", "eth0")
-
-
-def link_at(number: int, netns: str, slot: int | None = None) -> Link:
-    return Link(
-        wire=f"rt{number if slot is None else slot}",
-        netns=netns,
-        ifname="eth0",
-        mac=f"0a:58:0a:65:00:{number:02x}",
-        mtu=MTU,
-        addresses=(ip_interface(f"10.101.0.{number}/32"), ip_interface(f"fd00:101::{number:x}/128")),
-        gateways=(ip_address("10.101.0.254"), ip_address("fd00:101::fffe")),
-        gateway_mac=GATEWAY_MAC,
-    )
-
-
-def link_of(number: int, pod: Pod, slot: int | None = None) -> Link:
-    return link_at(number, pod.path, slot)
-
-
-class Slots:
-    """The namespace where slots wait, as an operator looks into it."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def run(self, *command: str) -> str:
-        return run("nsenter", f"--net={self._path}", *command)
-
-    def alias(self, slot: int) -> str:
-        (device,) = json.loads(self.run("ip", "-json", "link", "show", f"rp{slot}"))
-        return str(device.get("ifalias", ""))
-
-
-@pytest.fixture
-def pods(tmp_path: Path) -> Iterator[Pods]:
-    made = Pods(tmp_path)
-    with contextlib.closing(made):
-        yield made
-
-
-@pytest.fixture
-def space(tmp_path: Path) -> Iterator[SlotSpace]:
-    with slot_space(tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-def slots(tmp_path: Path) -> Slots:
-    return Slots(tmp_path / "slots")
-
-
-@pytest_asyncio.fixture
-async def wires(space: SlotSpace) -> AsyncIterator[Wires]:
-    with server():
-        async with Monitor() as monitor:
-            plane = Wires(lambda: None, monitor, space, userspace_datapath=False)
-            await plane.upsert({f"rt{slot}": Wire(MTU) for slot in range(1, 5)})
-            yield plane
-
-
-@pytest.fixture
-def links(wires: Wires, space: SlotSpace) -> Links:  # noqa: ARG001  # links need wires
-    return Links(MacvlanWay(space))
 
 
 async def test_a_pod_sees_all_of_its_link(links: Links, pods: Pods) -> None:
@@ -464,123 +389,6 @@ async def test_a_netns_path_that_does_not_fit_is_refused_before_anything_is_made
 
         assert isinstance(failures[key(1)], MarkTooLong)
         assert len(pod.ip("link")) == 1
-
-
-async def test_remove_takes_the_interface_and_frees_the_slot(links: Links, pods: Pods, slots: Slots) -> None:
-    pod, other = pods.make(), pods.make()
-    await links.upsert({key(1): link_of(1, pod), key(2): link_of(2, other)})
-
-    assert await links.remove([key(1), key(3)]) == {}
-    assert await links.remove([key(1)]) == {}
-
-    assert [device["ifname"] for device in pod.ip("link")] == ["lo"]
-    assert slots.alias(1) == "routed"
-    assert await links.observe() == {key(2): link_of(2, other)}
-    assert await links.upsert({key(3): link_of(3, pod, slot=1)}) == {}
-
-
-async def test_remove_succeeds_when_the_pod_is_gone(links: Links, pods: Pods, slots: Slots) -> None:
-    pod = pods.make()
-    await links.upsert({key(1): link_of(1, pod)})
-    pod.delete()
-
-    assert await links.remove([key(1)]) == {}
-    assert slots.alias(1) == "routed"
-
-
-async def test_a_slot_is_usable_again_at_once_after_its_pod_died(links: Links, pods: Pods) -> None:
-    for number in range(1, 8):
-        pod = pods.make()
-        wanted = {key(number): link_of(number, pod, slot=1)}
-        assert await links.upsert(wanted) == {}
-        assert await links.observe() == wanted
-        pod.delete()
-
-
-async def test_observe_cleans_the_mark_of_a_pod_that_died(links: Links, pods: Pods, slots: Slots) -> None:
-    pod = pods.make()
-    await links.upsert({key(1): link_of(1, pod)})
-    pod.delete()
-
-    assert await links.observe() == {}
-    assert slots.alias(1) == "routed"
-
-
-async def test_not_being_able_to_look_is_an_error_and_keeps_the_mark(links: Links, pods: Pods, slots: Slots) -> None:
-    pod = pods.make()
-    await links.upsert({key(1): link_of(1, pod)})
-    pod.delete()
-    Path(pod.path).symlink_to(pod.path)  # opening it fails, but not because it does not exist
-
-    with pytest.raises(KernelError, match="symbolic links"):
-        await links.observe()
-    failures = await links.remove([key(1)])
-
-    assert isinstance(failures[key(1)], KernelError)
-    assert slots.alias(1) == Mark(key(1), pod.path).text()
-
-
-async def test_a_renamed_slot_hides_only_itself(links: Links, pods: Pods, slots: Slots) -> None:
-    await links.upsert({key(1): link_of(1, pods.make()), key(2): (second := link_of(2, pods.make()))})
-    slots.run("ip", "link", "set", "rp1", "name", "stolen")
-
-    assert await links.observe() == {key(2): second}
-
-
-async def test_a_slot_in_use_is_not_given_to_another(links: Links, pods: Pods) -> None:
-    pod = pods.make()
-    await links.upsert({key(1): link_of(1, pod)})
-
-    failures = await links.upsert({key(2): link_of(2, pods.make(), slot=1)})
-
-    assert isinstance(failures[key(2)], SlotTaken)
-    assert await links.observe() == {key(1): link_of(1, pod)}
-
-
-async def test_a_namespace_that_lives_on_without_its_path_costs_the_wire_not_the_slot(
-    links: Links, wires: Wires, pods: Pods
-) -> None:
-    hidden, pod = pods.make(), pods.make()
-    await links.upsert({key(1): link_of(1, hidden)})
-    with open(hidden.path):  # noqa: ASYNC230, PTH123  # an open file keeps the namespace alive
-        hidden.delete()
-
-        failures = await links.upsert({key(2): link_of(2, pod, slot=1)})
-
-        assert isinstance(failures[key(2)], SlotTaken)
-        assert "rt1" not in await wires.observe()
-        await wires.upsert({"rt1": Wire(MTU)})
-        assert await links.upsert({key(2): link_of(2, pod, slot=1)}) == {}
-
-
-async def test_a_crash_between_mark_and_creation_leaves_nothing_unowned(
-    links: Links, pods: Pods, slots: Slots, space: SlotSpace
-) -> None:
-    pod = pods.make()
-    wanted = {key(1): link_of(1, pod)}
-    slots.run("ip", "link", "set", "rp1", "alias", Mark(key(1), pod.path).text())
-
-    assert await Links(MacvlanWay(space)).observe() == {}
-    assert slots.alias(1) == "routed"
-    assert await links.upsert(wanted) == {}
-    assert await links.observe() == wanted
-
-
-async def test_a_crash_before_configuration_is_repaired_or_removed(links: Links, pods: Pods, slots: Slots) -> None:
-    for number in (1, 2):
-        pod = pods.make()
-        slots.run("ip", "link", "set", f"rp{number}", "alias", Mark(key(number), pod.path).text())
-        slots.run("ip", "link", "add", "made", "link", f"rp{number}", "type", "macvlan", "mode", "passthru")
-        slots.run("ip", "link", "set", "made", "netns", pod.path)
-        pod.run("ip", "link", "set", "made", "name", "eth0")
-        found = await links.observe()
-        assert found[key(number)].addresses == ()
-        if number == 1:
-            assert await links.upsert({key(1): link_of(1, pod)}) == {}
-            assert await links.observe() == {key(1): link_of(1, pod)}
-        else:
-            assert await links.remove([key(2)]) == {}
-            assert [device["ifname"] for device in pod.ip("link")] == ["lo"]
 
 
 async def test_thirty_pods_at_once(links: Links, wires: Wires, pods: Pods) -> None:
