@@ -73,6 +73,8 @@ EXPECTED = (KubeError, IpamError, BgpError, OvsError, AddressInUseError, OSError
 """What ends an agent with one line for the operator; anything else is a bug and shows its traceback."""
 _TURN_S = 0.0005
 """How long a thread that works on pods may keep the event loop waiting; Python's own choice is ten times that."""
+_YOUNG = 10_000
+"""New objects between two looks for garbage in circles; Python's own choice (700) is less than a pod brings."""
 _FRESH_S = 5.0
 """How long all who scrape are told of the same look at the datapath, which anybody on the network can ask for."""
 _PATIENCE_S = 2.0
@@ -246,6 +248,7 @@ class Agent:
                 self.serving.set()
                 self._container.publish()
                 gc.freeze()  # what is here stays; looking through it again and again would stop ADDs for tens of ms
+                gc.set_threshold(_YOUNG)
                 sys.setswitchinterval(_TURN_S)
                 log.info("agent.serving", server=self._server.name, attachments=len(store.snapshot.attachments))
                 await asyncio.Event().wait()

@@ -51,32 +51,44 @@ class _Writes(Generic[A]):
     def __init__(self, thread: Executor, write: Callable[[Sequence[A]], Sequence[Any]]) -> None:
         self._thread, self._write = thread, write
         self._waiting: list[_Write[A]] = []
-        self._task: asyncio.Task[None] | None = None
+        self._busy = False
 
     async def __call__(self, argument: A) -> Any:
         """Return the ledger's answer, or raise it."""
-        write = _Write(argument, asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        write = _Write(argument, loop.create_future())
         self._waiting.append(write)
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._drain())
+        if not self._busy:
+            self._busy = True
+            loop.call_soon(self._hand_over, loop)  # not at once: with whoever else comes in this turn of the loop
         return await write.answer
 
-    async def _drain(self) -> None:
-        while self._waiting:
-            batch, self._waiting = self._waiting, []
-            answers: Sequence[Any]
-            try:
-                arguments = [write.argument for write in batch]
-                answers = await asyncio.get_running_loop().run_in_executor(self._thread, self._write, arguments)
-            except Exception as error:  # noqa: BLE001 - the boundary: whoever waits gets an answer, even if it is a bug
-                answers = [error] * len(batch)
-            for write, answer in zip(batch, answers, strict=True):
-                if write.answer.cancelled():
-                    continue
-                if isinstance(answer, Exception):
-                    write.answer.set_exception(answer)
-                else:
-                    write.answer.set_result(answer)
+    def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
+        batch, self._waiting = self._waiting, []
+        try:
+            self._thread.submit(self._carry_out, loop, batch)
+        except RuntimeError as error:  # closed meanwhile
+            self._settle(loop, batch, [error] * len(batch))
+
+    def _carry_out(self, loop: asyncio.AbstractEventLoop, batch: Sequence[_Write[A]]) -> None:
+        answers: Sequence[Any]
+        try:
+            answers = self._write([write.argument for write in batch])
+        except Exception as error:  # noqa: BLE001 - the boundary: whoever waits gets an answer, even if it is a bug
+            answers = [error] * len(batch)
+        loop.call_soon_threadsafe(self._settle, loop, batch, answers)
+
+    def _settle(self, loop: asyncio.AbstractEventLoop, batch: Sequence[_Write[A]], answers: Sequence[Any]) -> None:
+        self._busy = bool(self._waiting)
+        if self._busy:
+            self._hand_over(loop)
+        for write, answer in zip(batch, answers, strict=True):
+            if write.answer.cancelled():
+                continue
+            if isinstance(answer, Exception):
+                write.answer.set_exception(answer)
+            else:
+                write.answer.set_result(answer)
 
 
 class Store:

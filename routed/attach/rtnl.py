@@ -260,14 +260,18 @@ def _alias_template(length: int) -> _Template:
     return _Template(set_device(_SOME_INDEX, alias=alias), _index(_SOME_INDEX), alias.encode())
 
 
-def set_mac(index: int, mac: str) -> Request:
-    """Change a device's MAC address."""
-    return _mac_template().fill(f"change MAC address of device {index}", _index(index), _octets(mac))
+def set_mac_and_alias(index: int, mac: str, alias: str) -> Request:
+    """Change a device's MAC address and its alias, as one change: whoever listens hears of it once."""
+    text = alias.encode()
+    template = _mac_template(len(text))
+    return template.fill(f"change MAC address and alias of device {index}", _index(index), _octets(mac), text)
 
 
 @_kept
-def _mac_template() -> _Template:
-    return _Template(set_device(_SOME_INDEX, mac=_SOME_MAC), _index(_SOME_INDEX), _octets(_SOME_MAC))
+def _mac_template(length: int) -> _Template:
+    alias = "~" * length
+    example = set_device(_SOME_INDEX, mac=_SOME_MAC, alias=alias)
+    return _Template(example, _index(_SOME_INDEX), _octets(_SOME_MAC), alias.encode())
 
 
 def move_device(index: int, netns: int, name: str, *, mac: str | None = None) -> Request:

@@ -17,7 +17,7 @@ from routed.attach.answers import Device
 from routed.attach.errors import KernelError, SlotMissing, SlotTaken
 from routed.attach.kernel import Rtnl
 from routed.attach.netns import Visit
-from routed.attach.rtnl import add_macvlan, delete_device, set_alias, set_mac
+from routed.attach.rtnl import add_macvlan, delete_device, set_mac_and_alias
 from routed.attach.slots import SlotSpace
 from routed.domain.wiring import Link, wire_name
 
@@ -83,8 +83,7 @@ class MacvlanWay:
         while True:
             try:
                 visit.slots.apply(
-                    set_alias(slot.index, alias),
-                    set_mac(slot.index, link.mac),
+                    set_mac_and_alias(slot.index, link.mac, alias),
                     add_macvlan(link.ifname, slot.index, visit.netns),
                 )
             except KernelError as error:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Hashable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 from routed.reconcile.plane import Plane
@@ -32,30 +31,47 @@ class _Turns:
     """Whose turn it is: one alone, or any number together."""
 
     def __init__(self) -> None:
-        self._door = asyncio.Lock()
-        self._inside = 0
-        self._empty = asyncio.Event()
-        self._empty.set()
+        self.door = asyncio.Lock()
+        self.inside = 0
+        self.empty = asyncio.Event()
+        self.empty.set()
+        self.alone = _Alone(self)
+        self.together = _Together(self)
 
-    @asynccontextmanager
-    async def alone(self) -> AsyncIterator[None]:
-        """Wait until nobody is inside, and keep everybody out."""
-        async with self._door:
-            await self._empty.wait()
-            yield
 
-    @asynccontextmanager
-    async def together(self) -> AsyncIterator[None]:
-        """Go in with others; wait for who wants to be alone, or is."""
-        async with self._door:
-            self._inside += 1
-            self._empty.clear()
+class _Alone:
+    """Wait until nobody is inside, and keep everybody out."""
+
+    def __init__(self, turns: _Turns) -> None:
+        self._turns = turns
+
+    async def __aenter__(self) -> None:
+        await self._turns.door.acquire()
         try:
-            yield
-        finally:
-            self._inside -= 1
-            if not self._inside:
-                self._empty.set()
+            await self._turns.empty.wait()
+        except BaseException:
+            self._turns.door.release()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._turns.door.release()
+
+
+class _Together:
+    """Go in with others; wait for who wants to be alone, or is."""
+
+    def __init__(self, turns: _Turns) -> None:
+        self._turns = turns
+
+    async def __aenter__(self) -> None:
+        async with self._turns.door:
+            self._turns.inside += 1
+            self._turns.empty.clear()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._turns.inside -= 1
+        if not self._turns.inside:
+            self._turns.empty.set()
 
 
 class Lane:
@@ -80,7 +96,7 @@ class Lane:
 
     async def look(self) -> Mapping[Hashable, Any]:
         """Observe the plane and return all that it holds; on failure nothing is known and the failure is raised."""
-        async with self._turns.alone():
+        async with self._turns.alone:
             return await self._look()
 
     async def converge(self, want: Mapping[Hashable, Any]) -> None:
@@ -91,7 +107,7 @@ class Lane:
         if not differing:
             return
         if self.plane.streams and None not in differing.values():
-            async with self._turns.together():
+            async with self._turns.together:
                 failures = await self._change(differing)
         else:
             failures = await self._in_batch(differing)
@@ -120,21 +136,24 @@ class Lane:
         return found is _UNKNOWN or found != value
 
     async def _first_look(self) -> None:
-        async with self._turns.alone():
+        async with self._turns.alone:
             if self.actual is None:
                 await self._look()
 
     async def _look(self) -> Mapping[Hashable, Any]:
+        limit = asyncio.timeout(self._timeout_s)
         try:
-            async with self._limit():
+            async with limit:
                 self.actual = dict(await self.plane.observe())
-        except BaseException:
+        except BaseException as error:
             self.actual = None
+            if isinstance(error, TimeoutError) and limit.expired():
+                raise self._late() from None
             raise
         return self.actual
 
     async def _apply(self, batch: _Batch) -> None:
-        async with self._turns.alone():
+        async with self._turns.alone:
             self._collecting = None  # who comes now waits for the next batch
             failures = await self._change(batch.items)
         for caller in batch.waiting:
@@ -148,29 +167,24 @@ class Lane:
         failures: dict[Hashable, Exception] = {}
         started = time.monotonic()
         self._doubt(items)
+        limit = asyncio.timeout(self._timeout_s)
         try:
-            async with self._limit():
+            async with limit:
                 if grown:
                     failures.update(await self.plane.upsert(grown))
                 if shrunk:
                     failures.update(await self.plane.remove(shrunk))
         except Exception as error:  # noqa: BLE001 - the boundary: whatever a plane raises belongs to its callers
-            failures = dict.fromkeys(items, error)
+            late = isinstance(error, TimeoutError) and limit.expired()
+            failures = dict.fromkeys(items, self._late() if late else error)
         self._remember({key: value for key, value in items.items() if key not in failures} if failures else items)
         self.batches += 1
         self.busy_s += time.monotonic() - started
         return failures
 
-    @asynccontextmanager
-    async def _limit(self) -> AsyncIterator[None]:
-        """End a call that takes too long with a TimeoutError that says whose it was."""
-        try:
-            async with asyncio.timeout(self._timeout_s) as limit:
-                yield
-        except TimeoutError:
-            if limit.expired():
-                raise TimeoutError(f"{self.plane.name}: no answer within {self._timeout_s:g} s") from None
-            raise
+    def _late(self) -> TimeoutError:
+        """Return the failure of a call that took too long, which says whose it was."""
+        return TimeoutError(f"{self.plane.name}: no answer within {self._timeout_s:g} s")
 
     def _doubt(self, keys: Iterable[Hashable]) -> None:
         """Believe nothing of these keys until a change of theirs has succeeded."""

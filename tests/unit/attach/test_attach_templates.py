@@ -29,10 +29,11 @@ from routed.attach.rtnl import (
     delete_device,
     set_alias,
     set_device,
-    set_mac,
+    set_mac_and_alias,
 )
 
 indices = st.integers(1, 2**31 - 1)
+aliases = st.text(st.characters(min_codepoint=1, exclude_categories=["Cs"]), min_size=1, max_size=80)
 
 
 def encoded(message: Any, kind: int, flags: int) -> bytes:
@@ -41,14 +42,14 @@ def encoded(message: Any, kind: int, flags: int) -> bytes:
     return bytes(message.data)
 
 
-@given(indices, st.text(st.characters(min_codepoint=1, exclude_categories=["Cs"]), min_size=1, max_size=80))
+@given(indices, aliases)
 def test_an_alias_of_any_length(index: int, alias: str) -> None:
     assert set_alias(index, alias).frame == set_device(index, alias=alias).frame
 
 
-@given(indices, st.binary(min_size=6, max_size=6))
-def test_a_mac(index: int, mac: bytes) -> None:
-    assert set_mac(index, mac.hex(":")).frame == set_device(index, mac=mac.hex(":")).frame
+@given(indices, st.binary(min_size=6, max_size=6), aliases)
+def test_a_mac_and_an_alias(index: int, mac: bytes, alias: str) -> None:
+    assert set_mac_and_alias(index, mac.hex(":"), alias).frame == set_device(index, mac=mac.hex(":"), alias=alias).frame
 
 
 @given(
@@ -95,7 +96,7 @@ def test_a_deletion(index: int) -> None:
 
 
 def test_a_silent_message_asks_for_no_answer_and_is_otherwise_the_same() -> None:
-    request = Request(set_mac(7, "02:00:00:00:00:01").frame, "")
+    request = Request(set_mac_and_alias(7, "02:00:00:00:00:01", "x").frame, "")
     loud, silent = request.encode(5), request.encode(5, silent=True)
 
     flags = [int.from_bytes(message[6:8], sys.byteorder) for message in (loud, silent)]
