@@ -17,7 +17,7 @@ from routed.attach.answers import Device
 from routed.attach.errors import KernelError, SlotMissing, SlotTaken
 from routed.attach.kernel import Rtnl
 from routed.attach.netns import Visit
-from routed.attach.rtnl import add_macvlan, delete_device, set_mac_and_alias
+from routed.attach.rtnl import add_macvlan, delete_device, set_alias, set_mac_and_alias
 from routed.attach.slots import SlotSpace
 from routed.domain.wiring import Link, wire_name
 
