@@ -111,7 +111,7 @@ class Store:
         self.snapshot = Snapshot(
             revision=1,
             place=Place(rack, server, uplink),
-            slots=used + ready_slots,
+            slots=min(used + ready_slots, VF_SLOTS),
             attachments=MappingProxyType(self._attachments),
         )
 
@@ -234,7 +234,8 @@ class Store:
             self._publish(replace(self.snapshot, taken=MappingProxyType(dict(taken))), *owners)
 
     def keep_slots(self, count: int) -> None:
-        """Keep at least this many slots plugged: unplugging is slow, and they will be needed again."""
+        """Keep at least this many veth pairs plugged: unplugging is slow, and they will be needed again."""
+        count = min(count, VF_SLOTS)
         if count > self.snapshot.slots:
             self._publish(replace(self.snapshot, slots=count), Standing.STOCK)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from routed.attach.answers import NicPort
 from routed.attach.sysfs import Pf, discover
+from routed.attach.sysfs import Vf as Function
 from routed.attach.vf import own_mac, own_name
 from routed.attach.vfs import numbered, tabulate
 from routed.domain.wiring import VF_SLOTS, VFS_OF_A_PF, Vf
@@ -18,15 +19,32 @@ from tests.fakes.nics import FAMILIES, Server
 BUSES = st.lists(st.integers(1, 200), min_size=1, max_size=4, unique=True)
 
 
+def port(name: str) -> NicPort:
+    return NicPort(2, name, "", True, 1500, "02:00:00:00:00:02", None, "0a", name, "")
+
+
 def cards(buses: list[int]) -> tuple[Pf, ...]:
     """PFs of cards with two ports and three VFs on each, as they are found."""
-    with tempfile.TemporaryDirectory(prefix="vfs-") as folder:
-        server = Server(Path(folder) / "sys")
-        for bus in buses:
-            for pf in server.add_card(FAMILIES["mlx5"], f"{bus:08x}", bus):
-                server.make_vfs(pf, 3)
-                server.switchdev(pf)
-        return discover(server.tree, server.ports.values())
+
+    def vf(bus: int, function: int, index: int) -> Function:
+        address = f"0000:{bus:02x}:{1 + function:02x}.{index}"
+        return Function(address, index, "mlx5_core", (), port(f"ens{bus}f{function}r{index}"))
+
+    return tuple(
+        Pf(
+            address=f"0000:{bus:02x}:00.{function}",
+            vendor="15b3",
+            device="1018",
+            driver="mlx5_core",
+            devices=(),
+            most_vfs=64,
+            autoprobe=True,
+            vfs=tuple(vf(bus, function, index) for index in range(3)),
+            uplinks=(port(f"ens{bus}f{function}"),),
+        )
+        for bus in sorted(buses)
+        for function in range(2)
+    )
 
 
 @given(BUSES, st.integers(201, 250))
@@ -63,14 +81,13 @@ def test_slots_are_counted_by_pf_and_index() -> None:
     }
 
 
-def test_a_vf_without_a_certain_representor_has_no_slot() -> None:
-    with tempfile.TemporaryDirectory(prefix="vfs-") as folder:
-        server = Server(Path(folder) / "sys")
-        [pf] = server.add_card(FAMILIES["mlx5"], "0a", 3, ports=1)
-        server.make_vfs(pf, 2)
-        server.switchdev(pf)
-        server.move_away(server.representor(pf, 0))
-        pfs = discover(server.tree, server.ports.values())
+def test_a_vf_without_a_certain_representor_has_no_slot(tmp_path: Path) -> None:
+    server = Server(tmp_path / "sys")
+    [pf] = server.add_card(FAMILIES["mlx5"], "0a", 3, ports=1)
+    server.make_vfs(pf, 2)
+    server.switchdev(pf)
+    server.move_away(server.representor(pf, 0))
+    pfs = discover(server.tree, server.ports.values())
     assert tabulate(pfs, numbered(pfs, {}, {})).keys() == {VF_SLOTS + 1}
 
 

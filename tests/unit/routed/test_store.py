@@ -129,6 +129,12 @@ async def test_a_pod_with_a_device_has_its_slot_after_a_restart_too(opened: Call
     assert await again.store.put(key(1), POD, "/run/netns/web", Wishes(device="0000:03:08.2")) == one
 
 
+def test_the_stock_never_takes_what_is_vfs(opened: Callable[[], Rig]) -> None:
+    rig = opened()
+    rig.store.keep_slots(10_000)
+    assert rig.store.snapshot.slots == 4096
+
+
 async def test_a_device_is_one_pods_and_of_this_server(opened: Callable[[], Rig]) -> None:
     rig = opened()
     rig.store.set_vfs(VFS)
