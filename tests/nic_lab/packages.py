@@ -69,7 +69,9 @@ def fetch() -> Unpacked:
         shutil.copy(module, extra)
         run(["depmod", "--basedir", str(root), release])
         _make_initramfs(root, release)
-        root.rename(target := CACHE / f"qemu-{version}-linux-{release}")
+        target = CACHE / f"qemu-{version}-linux-{release}"
+        if not target.exists():  # else another run was faster
+            root.rename(target)
     return Unpacked(target)
 
 
