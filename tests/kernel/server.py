@@ -11,7 +11,6 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from containerlab.init import IMAGES
 from containerlab.netns import socket_in
 from containerlab.ping import ping
 from containerlab.probe import Place, both_ways
@@ -54,11 +53,6 @@ class KernelServer(Server):
     def ofctl(self, command: str, *arguments: str) -> str:
         """Ask the bridge, or program it behind the agent's back."""
         return self.node.run(["ovs-ofctl", "-O", "OpenFlow14", command, "br0", *arguments]).stdout
-
-    def restart_switch(self) -> None:
-        """Kill ovs-vswitchd and start it again, with the kernel's datapath."""
-        self.kill_daemon("ovs-vswitchd")
-        self.node.run([f"{IMAGES}/daemon.sh", "ovs-vswitchd"], env={"DATAPATH": "kernel"})
 
     # ---- limits
 

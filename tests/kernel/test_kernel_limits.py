@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -20,14 +20,17 @@ OFFLOAD = "other_config:hw-offload"
 
 
 @pytest.fixture(scope="module")
-def slow(s11: KernelServer) -> Pod:
-    """A pod that asks for limits; its annotations stand in the ledger, and the agent that starts goes by that."""
+def slow(s11: KernelServer, pods: tuple[Pod, Pod]) -> Iterator[Pod]:
+    """A third pod, with limits; its annotations stand in the ledger, and the agent that starts goes by that."""
+    del pods
     [pod] = s11.add(1)
     s11.agent.stop()
     s11.wish(pod, {"ingress_bps": TO, "egress_bps": FROM})
     s11.start()
     eventually(s11.at_rest, "s11 at rest", 60)
-    return pod
+    yield pod
+    if pod.id in s11.pods:
+        s11.delete([pod])
 
 
 @pytest.fixture(params=["pod", "outside"])
@@ -83,7 +86,6 @@ def test_without_offload_the_wire_shapes_and_back(s11: KernelServer, slow: Pod) 
     eventually(lambda: s11.buckets(slow) == "8Mbit 4Mbit" and s11.meters() == {}, "buckets instead of meters")
     assert s11.healthy(slow)
     s11.node.run(["ovs-vsctl", "set", "Open_vSwitch", ".", f"{OFFLOAD}=true"])
-    s11.restart_switch()  # the option counts from then on
     eventually(lambda: s11.meters() == wanted(slow) and s11.buckets(slow) == "", "meters instead of buckets", 60)
     eventually(lambda: s11.at_rest() and s11.healthy(slow), "s11 at rest", 60)
 

@@ -269,18 +269,18 @@ async def test_a_refused_flow_leaves_the_meters_of_others(bridge: Ovs) -> None:
 
 async def test_killed_switch_comes_back_and_is_programmed_again(bridge: Ovs) -> None:
     async with running(bridge.management("br0")) as plane:
-        await plane.flows.upsert(entries("dual"))
+        await plane.flows.upsert(entries("limited"))
         bridge.kill("ovs-vswitchd")
         await plane.wait_for_wake()
         with pytest.raises(Unreachable):
             await plane.flows.observe()
         with pytest.raises(Unreachable):
-            await plane.flows.upsert(entries("dual"))
+            await plane.flows.upsert(entries("limited"))
         await asyncio.to_thread(bridge.start_switch)
         await plane.wait_for_wake()
         assert await plane.flows.observe() == {}
-        assert await plane.flows.upsert(entries("dual")) == {}
-        assert await plane.flows.observe() == entries("dual")
+        assert await plane.flows.upsert(entries("limited")) == {}
+        assert await plane.flows.observe() == entries("limited")
 
 
 async def test_nobody_listening_is_unreachable(tmp_path: Path) -> None:
