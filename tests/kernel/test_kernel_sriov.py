@@ -12,7 +12,7 @@ from containerlab.probe import Place, both_ways
 from routed.attach.vf import own_name
 from tests.fabric import eventually
 from tests.fakes.veths import VethNic
-from tests.kernel.server import WITH_NIC, KernelServer, assert_in_tc
+from tests.kernel.server import KernelServer, assert_in_tc
 from tests.servers import Pod, failure
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(240)]
@@ -96,7 +96,7 @@ def test_an_agent_that_restarts_with_vfs_for_all_finds_each_pod_with_what_it_has
     rig: Rig, vf_pods: tuple[Pod, Pod], pods: tuple[Pod, Pod], outside: Place
 ) -> None:
     rig.server.agent.stop()
-    rig.server.start(rig.server.copy_of_rack_file({**WITH_NIC, "bridge:\n": "bridge:\n  vfs: all\n"}))
+    rig.server.start(rig.server.copy_of_rack_file({"bridge:\n": "bridge:\n  vfs: all\n"}))
     eventually(rig.server.at_rest, "s11 at rest", 60)
     for pod in (*vf_pods, *pods):
         rig.server.check(pod)
