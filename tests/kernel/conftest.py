@@ -15,7 +15,7 @@ from tests.fabric import eventually
 from tests.fakes.veths import VethNic
 from tests.kernel.machine import Machine, missing
 from tests.kernel.relay import FOLDER, Inside, Outside
-from tests.kernel.server import NIC, WITH_NIC, KernelServer
+from tests.kernel.server import NIC, KernelServer
 from tests.servers import Pod
 
 TOPOLOGY = Path("containerlab/kernel.clab.yml")
@@ -48,7 +48,7 @@ def s11(lab: Lab, nic: VethNic) -> KernelServer:  # noqa: ARG001  # an agent tha
     """The server with its agent, as untagged as the rack's cables."""
     server = KernelServer(lab, "s11")
     eventually(server.bonded, "both members in one aggregator")
-    server.start(server.copy_of_rack_file(WITH_NIC))
+    server.start()
     eventually(server.at_rest, "s11 at rest")
     return server
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from containerlab.netns import socket_in
 from containerlab.ping import ping
 from containerlab.probe import Place, both_ways
-from tests.servers import Pod, Server
+from tests.servers import RACK, Pod, Server
 
 NIC = Path("/run/nic")
 """A tree like /sys, of VFs that are veth pairs (tests/fakes/veths.py)."""
@@ -33,7 +33,13 @@ SLOTS = "/run/routed/slots"
 
 
 class KernelServer(Server):
-    """A server of containerlab/kernel.clab.yml."""
+    """A server of containerlab/kernel.clab.yml, whose agents all know of its NIC."""
+
+    def start(self, config: Path = RACK) -> None:
+        super().start(self.copy_of_rack_file({}) if config == RACK else config)
+
+    def copy_of_rack_file(self, changes: dict[str, str]) -> Path:
+        return super().copy_of_rack_file({**WITH_NIC, **changes})
 
     def bond(self) -> str:
         """Return what the bonding driver says of the uplink."""
