@@ -2,8 +2,7 @@
 
 Owns the connection to the bridge's management socket and the way changes are made: one atomic bundle, in which only
 what differs is deleted or added, so that traffic is never interrupted and unchanged flows keep their counters. Never
-commits a bundle of which OVS refused a part: OVS would leave that part out and apply the rest. A pod's flows alone are
-committed before OVS was heard: they are new, so the bundle takes nothing away, and what went wrong is undone.
+commits a bundle of which OVS refused a part: OVS would leave that part out and apply the rest.
 
 The bridge is ours alone: `Flows.observe` returns every flow on it, strays under the cookie that they carry. Groups and
 meters carry no cookie in OpenFlow: all groups are the base pipeline's, and a meter's number says whose it is.
@@ -136,27 +135,24 @@ class Flows:
 
     async def _upsert_flows(self, items: Mapping[int, Entries]) -> dict[int, Exception]:
         """Make each cookie's flows and groups exactly these."""
-        if BASE in items:
-            return await self._replace(items, await self._dump(items))
-        bundle = self._new_bundle(_difference({}, items))
-        found = await bundle.prepare(_questions(items), commit=True)
-        refused = bundle.blamed()
-        if not refused and items.keys().isdisjoint(found):
-            return {}  # nearly always so, after a single round trip
-        as_before = {key: found.get(key, frozenset()) for key in refused}
-        return refused | await self._replace({**items, **as_before}, await self._dump(items))
-
-    async def _replace(self, items: Mapping[int, Entries], have: Mapping[int, Entries]) -> dict[int, Exception]:
-        """Turn what these keys have into what they should, and look at what OVS says before it is committed."""
+        have: Mapping[int, Entries] = {}  # nearly always so: then the first bundle is right, and asking costs no time
+        questions = _questions(items)
         failed: dict[int, Exception] = {}
         while True:
-            wanted = {key: entries for key, entries in items.items() if key not in failed}
-            bundle = self._new_bundle(_difference(have, wanted))
-            await bundle.prepare()
-            refused = await bundle.close()
-            if not refused:
-                return failed
-            failed |= refused
+            change = _Change()
+            for key in items.keys() - failed.keys():
+                change.plan(key, have.get(key, frozenset()), items[key])
+            bundle = self._new_bundle(change.messages())
+            found = await bundle.prepare(questions)
+            questions = []
+            if items.keys().isdisjoint(found):
+                refused = await bundle.close()
+                if not refused:
+                    return failed
+                failed |= refused
+            else:
+                await bundle.discard()
+                have = found
 
     async def remove(self, keys: Collection[int]) -> Mapping[int, Exception]:
         """Delete all entries of these cookies; the base cookie takes every group along."""
@@ -201,11 +197,6 @@ class Flows:
         answer = await self._connected().exchange([message for _, message in wanted])
         return _blamed(answer.errors, wanted, answer.first)
 
-    async def _dump(self, keys: Collection[int]) -> Mapping[int, Entries]:
-        """Return the flows and groups of these cookies, and maybe others'."""
-        questions = _questions(keys)
-        return _entries(questions, await self._connected().exchange(questions))
-
     def _connected(self) -> Connection:
         if self._connection is None:
             raise Unreachable(f"no connection to the switch on {self._socket}")
@@ -227,24 +218,24 @@ class _Bundle:
     """Transaction number of the first message."""
     errors: Mapping[int, Refused] = field(default_factory=dict)
 
-    async def prepare(self, questions: Sequence[Message] = (), *, commit: bool = False) -> Mapping[int, Entries]:
+    async def prepare(self, questions: Sequence[Message]) -> Mapping[int, Entries]:
         """Open the bundle and put everything into it; asks these questions first and returns what there is."""
         if not (self.wanted or questions):
             return {}
         opening = [messages.bundle_control(self.number, messages.OPEN)] if self.wanted else []
-        closing = [messages.bundle_control(self.number, messages.COMMIT)] if self.wanted and commit else []
         self.first = self.connection.next_xid() + len(questions) + len(opening)
         adds = (
             messages.bundle_add(self.number, message, xid) for xid, (_, message) in enumerate(self.wanted, self.first)
         )
-        answer = await self.connection.exchange([*questions, *opening, *adds, *closing])
+        answer = await self.connection.exchange([*questions, *opening, *adds])
         asked = range(answer.first, answer.first + len(questions))
         self.errors = {xid: error for xid, error in answer.errors.items() if xid not in asked}
         return _entries(questions, answer)
 
-    def blamed(self) -> dict[int, Exception]:
-        """Return the keys that OVS minded something of; raises when it does not say which."""
-        return _blamed(self.errors, self.wanted, self.first)
+    async def discard(self) -> None:
+        """Let nothing of it happen."""
+        if self.wanted:
+            await self.connection.exchange([messages.bundle_control(self.number, messages.DISCARD)])
 
     async def close(self) -> dict[int, Exception]:
         """Commit, or discard when OVS minded something; returns the keys that it was about."""
@@ -253,14 +244,6 @@ class _Bundle:
         step = messages.DISCARD if self.errors else messages.COMMIT
         answer = await self.connection.exchange([messages.bundle_control(self.number, step)])
         return _blamed(self.errors or answer.errors, self.wanted, self.first)
-
-
-def _difference(have: Mapping[int, Entries], want: Mapping[int, Entries]) -> list[tuple[int, Message]]:
-    """Return the messages that lead from what keys have to what they should."""
-    change = _Change()
-    for key, entries in want.items():
-        change.plan(key, have.get(key, frozenset()), entries)
-    return change.messages()
 
 
 def _questions(keys: Collection[int]) -> list[Message]:

@@ -179,21 +179,6 @@ async def test_error_that_only_the_commit_finds_names_its_key(bridge: Ovs) -> No
         assert await plane.flows.observe() == {BASE: base(DUAL)}
 
 
-@pytest.mark.parametrize("late", [False, True], ids=["refused at once", "refused by the commit"])
-@pytest.mark.parametrize("known", [False, True], ids=["new pod", "known pod"])
-async def test_pod_of_which_a_flow_is_refused_is_left_as_it_was(bridge: Ovs, *, late: bool, known: bool) -> None:
-    """Pods' flows are committed before anything was heard of them."""
-    pods = {key: flows for key, flows in entries("dual").items() if key != BASE}
-    other = {cookie(9): frozenset({Flow(20, 6)})}
-    bad = Flow(20, 5, Match(), (ToGroup(44),)) if late else BAD
-    async with running(bridge.management("br0")) as plane:
-        if known:
-            assert await plane.flows.upsert(pods) == {}
-        failures = await plane.flows.upsert({POD: frozenset({bad, *pods[POD], Flow(20, 7)}), **other})
-        assert set(failures) == {POD}
-        assert await plane.flows.observe() == (pods if known else {}) | other
-
-
 async def test_remove_of_the_base_takes_groups_and_leaves_pods(bridge: Ovs) -> None:
     wanted = entries("two-uplinks")
     async with running(bridge.management("br0")) as plane:
