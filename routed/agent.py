@@ -33,13 +33,14 @@ from ovs_flows.glance import Glance
 from ovs_flows.offload import Layer, PortReport
 from routed import views
 from routed.attach.announce import Announcer, Asker
-from routed.attach.errors import InterfaceExists, InvalidName, InvalidNetns, MarkTooLong
+from routed.attach.errors import InterfaceExists, InvalidName, InvalidNetns, MarkTooLong, UplinkUnusable
 from routed.attach.gateway import Gateway
 from routed.attach.members import Members
 from routed.attach.monitor import Monitor
 from routed.audit.compare.rack import compare_server
 from routed.audit.export import encode
 from routed.audit.model import Finding, RackPlan, ServerView, Unobserved
+from routed.cni.errors import UnsupportedField
 from routed.cni.install import HostPorts, can_map, publish
 from routed.cni.queue import DeletionQueue
 from routed.cni.server import AddressInUseError
@@ -50,7 +51,8 @@ from routed.domain.intent import Owner, owners, plan
 from routed.domain.rack import Rack, Server, Uplink
 from routed.domain.sides import Health, Hold, Side
 from routed.domain.wiring import wire_name
-from routed.domain.workload import Attachment, AttachmentId
+from routed.domain.workload import Attachment, AttachmentId, PodRef, Wishes
+from routed.ipvlan import IpvlanDatapath
 from routed.kube.cluster import Cluster
 from routed.kube.errors import KubeError
 from routed.kube.events import News
@@ -66,8 +68,10 @@ from routed.telemetry import Telemetry
 from routed.verbs import Verbs
 
 log = structlog.get_logger(__name__)
-OffloadGlance = Glance[Mapping[str, PortReport]]
-EXPECTED = (KubeError, IpamError, BgpError, OvsError, AddressInUseError, OSError)
+_Reports = Mapping[str, PortReport] | None
+"""By port; None without a bridge."""
+OffloadGlance = Glance[_Reports]
+EXPECTED = (KubeError, IpamError, BgpError, OvsError, UplinkUnusable, AddressInUseError, OSError)
 """What ends an agent with one line for the operator; anything else is a bug and shows its traceback."""
 _TURN_S = 0.0005
 """How long a thread that works on pods may keep the event loop waiting; Python's own choice is ten times that."""
@@ -129,7 +133,8 @@ class Agent:
         """Whether it was told to end for good, by a signal or by `routed drain`."""
         self._loop: Loop[Owner] | None = None
         self._steering: Steering | None = None
-        self._datapath: Datapath = OvsDatapath(settings, self._look)
+        kind = OvsDatapath if settings.ipvlan is None else IpvlanDatapath
+        self._datapath: Datapath = kind(settings, self._look)
         wanted = settings.bridge.offload
         self._wanted_layer = None if wanted is None else Layer.named(wanted)
         self._speaker = Speaker(
@@ -180,6 +185,7 @@ class Agent:
                 sight = await datapath.prepare()
                 gateways = tuple(host.gateway for host in self._rack.hosts)
                 gateway = Gateway(datapath.device, gateways, datapath.reconsider, monitor)
+                await gateway.look()  # the kernel knows it, but for a server that has just booted
                 store = Store(
                     ledger,
                     rack=self._rack,
@@ -202,10 +208,12 @@ class Agent:
         members = await self._watch_sides(store, monitor, sight)
         devices = datapath.members or sight.uplink.devices
         announcer = Announcer(datapath.device, devices, self._askers(), monitor, vlan=settings.vlan)
+        tiers = (*datapath.tiers(monitor), (self._speaker,))
+        planes = [plane.name for tier in tiers for plane in tier]
         loop = self._loop = Loop[Owner](
-            (*datapath.tiers(monitor), (self._speaker,)),
+            tiers,
             owners=lambda: owners(store.snapshot),
-            plan=lambda owner: plan(store.snapshot, owner),
+            plan=lambda owner: plan(store.snapshot, owner).of(planes),
             finish=partial(self._finish, store),
             is_permanent=lambda error: isinstance(error, _PERMANENT),
             resync_s=settings.resync_s,
@@ -218,7 +226,7 @@ class Agent:
             loop,
             self._telemetry,
             ailment=ailment,
-            wishes=residents.wishes,
+            wishes=partial(self._wishes, residents),
             shortfall=partial(self._shortfall, offload),
             deadline_s=settings.cni.deadline_s,
         )
@@ -319,6 +327,13 @@ class Agent:
         await loop.settled(patience_s=self._settings.bgp.graceful_restart_s / 2)
         self._speaker.authoritative()
 
+    async def _wishes(self, residents: Residents, pod: PodRef) -> Wishes:
+        """Return what a pod asks for; UnsupportedField when this server cannot give it."""
+        wishes = await residents.wishes(pod)
+        if not self._datapath.limits and (wishes.ingress_bps, wishes.egress_bps) != (None, None):
+            raise UnsupportedField(f"{pod} asks for a limit of its bandwidth: there is none on a shared uplink")
+        return wishes
+
     # ---- what others see of it
 
     def _ailment(self, store: Store, loop: Loop[Owner]) -> str | None:
@@ -366,8 +381,8 @@ class Agent:
             findings=self._findings(store, loop),
         )
 
-    async def _offload(self, store: Store) -> Mapping[str, PortReport]:
-        """Return where each port's packets are forwarded by now; OvsError."""
+    async def _offload(self, store: Store) -> _Reports:
+        """Return where each port's packets are forwarded by now, None without a bridge; OvsError."""
         return await self._datapath.offload([wire_name(one.slot) for one in store.snapshot.attachments.values()])
 
     async def _shortfall(self, offload: OffloadGlance, attachment: Attachment) -> str | None:

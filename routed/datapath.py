@@ -55,6 +55,8 @@ class Datapath(Protocol):
     """Devices of the uplink, one to each ToR; none where the rack file names none."""
     ready_slots: int
     """How many slots are kept plugged beyond those in use."""
+    limits: bool
+    """Whether a pod's bandwidth can be limited."""
 
     async def run(self) -> None:
         """Keep the connection to what carries the packets until cancelled; nothing else works without."""
@@ -77,12 +79,14 @@ class Datapath(Protocol):
     def reconsider(self) -> None:
         """Have `follow` tell once more."""
 
-    async def offload(self, ports: Collection[str]) -> Mapping[str, PortReport]:
-        """Return where each port's packets are forwarded by now; OvsError."""
+    async def offload(self, ports: Collection[str]) -> Mapping[str, PortReport] | None:
+        """Return where each port's packets are forwarded by now, None where there are no two ways; OvsError."""
 
 
 class OvsDatapath:
     """A bridge of Open vSwitch, and slots plugged into it."""
+
+    limits = True
 
     def __init__(self, settings: Settings, look: Callable[..., None]) -> None:
         """Nothing is opened yet; `look` is called with the planes that may hold something else now."""

@@ -103,6 +103,17 @@ class BridgeSettings(_Section):
     """Where pods' packets have to be forwarded, at the slowest: CHECK and an alert say so when they are not."""
 
 
+class IpvlanSettings(_Section):
+    """The uplink that pods share, on a server without a bridge."""
+
+    uplink: str = Field(max_length=15)
+    """A NIC, a bond of the kernel, or a VLAN device on one; it has the server's own addresses."""
+    members: tuple[str, ...] = ()
+    """Devices of the bond, one to each ToR in the order of `tors`; the uplink itself when empty."""
+    ready_slots: int = Field(default=32, ge=1, le=1024)
+    """Pairs of devices kept ready beyond those in use."""
+
+
 class SteeringSettings(_Section):
     """What happens while this server reaches only one of the two ToRs."""
 
@@ -183,6 +194,8 @@ class Settings(_Section):
     """Time between two full looks at every plane."""
     bgp: BgpSettings
     bridge: BridgeSettings = BridgeSettings()
+    ipvlan: IpvlanSettings | None = None
+    """Instead of a bridge, where it is given."""
     steering: SteeringSettings | None = None
     """None where the ToRs' route policy knows of no steering."""
     ipam: IpamSettings = IpamSettings()
@@ -207,10 +220,12 @@ class Settings(_Section):
             raise ValueError("tors: two have the same name")
         if len({subnet.prefix.version for subnet in self.hosts}) != len(self.hosts):
             raise ValueError("hosts: at most one subnet per family")
-        if self.steering is not None and len(self.bridge.members) != len(self.tors):
+        if self.ipvlan is not None and "bridge" in self.model_fields_set:
+            raise ValueError("bridge, ipvlan: pods are plugged into a bridge or share an uplink; leave one of them out")
+        if self.steering is not None and len(self.members) != len(self.tors):
             raise ValueError(
-                f"steering: bridge.members must name one device per ToR, in the order of tors: "
-                f"there are {len(self.tors)} ToRs and {len(self.bridge.members)} members"
+                f"steering: {'bridge' if self.ipvlan is None else 'ipvlan'}.members must name one device per ToR, in "
+                f"the order of tors: there are {len(self.tors)} ToRs and {len(self.members)} members"
             )
         self._check_servers()
         self._check_pools()
@@ -234,6 +249,21 @@ class Settings(_Section):
             for tor in self.tors:
                 if tor.address.version == pool.prefix.version and tor.address in pool.prefix:
                     raise ValueError(f"pools[{number}].prefix: {pool.prefix} holds {tor.name}'s own {tor.address}")
+
+    @property
+    def device(self) -> str:
+        """The device that has the server's own addresses."""
+        return self.bridge.name if self.ipvlan is None else self.ipvlan.uplink
+
+    @property
+    def uplink(self) -> str:
+        """What leads to the ToRs: a NIC or a bond."""
+        return self.bridge.uplink if self.ipvlan is None else self.ipvlan.uplink
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The uplink's devices, as far as the file names them."""
+        return self.bridge.members if self.ipvlan is None else self.ipvlan.members
 
     @property
     def control_socket(self) -> Path:

@@ -128,7 +128,10 @@ class Verbs:
     def _result(self, attachment: Attachment) -> Result:
         rack, mtu = self._store.snapshot.rack, self._store.snapshot.uplink.mtu
         pod = Interface(
-            name=attachment.id.ifname, mac=attachment.mac, mtu=attachment.mtu(mtu), sandbox=attachment.netns
+            name=attachment.id.ifname,
+            mac=self._store.snapshot.place.mac(attachment),
+            mtu=attachment.mtu(mtu),
+            sandbox=attachment.netns,
         )
         gateways = [(address, rack.gateway(address)) for address in attachment.addresses]
         return Result(

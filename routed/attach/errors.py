@@ -8,6 +8,7 @@ AttachError
 ├── ForeignDevice        a device on the server has a slot's name but not our mark: it is left alone
 ├── SlotMissing          the slot's wire does not exist (yet)
 ├── SlotTaken            the slot serves another attachment, or something that cannot be reached
+├── UplinkUnusable       the device that pods shall share is not there, or is not what the rack file says
 ├── MarkTooLong          container id, interface name and netns path do not fit into an ifalias
 └── KernelError          netlink, ioctl or sysctl said no
     └── NotFound         what the request was about does not exist
@@ -44,6 +45,10 @@ class SlotMissing(AttachError):
 
 class SlotTaken(AttachError):
     """The slot serves somebody else."""
+
+
+class UplinkUnusable(AttachError):
+    """The device that pods shall share is not there, or is not what the rack file says."""
 
 
 class MarkTooLong(AttachError):

@@ -78,5 +78,7 @@ class Uplink:
     """None until the gateway has answered."""
     mtu: int
     """Bytes."""
+    shared: bool = False
+    """Pods' interfaces are children of it and have its MAC address; there is no bridge."""
     polices: bool = False
     """Whether pods' limits are policed by flows: a NIC that forwards by itself passes no queue of the kernel."""

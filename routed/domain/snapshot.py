@@ -24,6 +24,10 @@ class Place:
     sides: tuple[Side, ...] = ()
     """How each ToR of the rack can be reached, in the rack's order; empty where nobody watches."""
 
+    def mac(self, attachment: Attachment) -> str:
+        """Return the MAC address of a pod's interface."""
+        return self.uplink.mac if self.uplink.shared else attachment.mac
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
