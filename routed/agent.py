@@ -212,7 +212,9 @@ class Agent:
         await datapath.find_vfs(monitor, store.devices(), store.set_vfs)
         members = await self._watch_sides(store, monitor, sight)
         devices = datapath.members or sight.uplink.devices
-        announcer = Announcer(datapath.device, devices, self._askers(), monitor, vlan=settings.vlan)
+        announcer = Announcer(
+            datapath.device, devices, self._askers(), monitor, vlan=settings.vlan, gateway_mac=lambda: gateway.mac
+        )
         tiers = (*datapath.tiers(monitor), (self._speaker,))
         planes = [plane.name for tier in tiers for plane in tier]
         loop = self._loop = Loop[Owner](

@@ -5,6 +5,9 @@ server's own ARP and ND onto one member, so that one ToR would never learn it an
 The same question is therefore put out of EVERY member, well within the ToRs' ARP timeout, and at once when a member's
 carrier comes up. It goes onto the members themselves, below bond and bridge. (Linux 6.17 or so can do this in the
 bonding driver: `broadcast_neighbor`.)
+
+A question alone lasts for seconds: a ToR that forwards by such an entry soon asks whether it still holds, and where the
+bond is the kernel's the answer goes to the other ToR. So each is told as well, before it has to ask.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -20,7 +23,7 @@ import structlog
 
 from routed.attach.answers import DeviceEvent, Event
 from routed.attach.errors import KernelError
-from routed.attach.frames import question
+from routed.attach.frames import question, statement
 from routed.attach.kernel import Rtnl
 from routed.attach.monitor import Monitor
 from routed.domain.workload import IPAddress
@@ -37,7 +40,7 @@ class Asker:
 
 
 class Announcer:
-    """Asks for the gateways out of every bond member, on behalf of the server's own addresses."""
+    """Asks for the gateways, and tells them where the server's own addresses are, out of every bond member."""
 
     def __init__(  # noqa: PLR0913  # what the rack file says of the uplink, and where to listen
         self,
@@ -47,13 +50,14 @@ class Announcer:
         monitor: Monitor,
         *,
         vlan: int | None = None,
+        gateway_mac: Callable[[], str | None] = lambda: None,
         period_s: float = 5.0,
     ) -> None:
-        """The bridge's own device has the MAC address that the ToRs shall learn."""
+        """The bridge's own device has the MAC address that the ToRs shall learn; `gateway_mac` is what they have."""
         self._bridge = bridge
         self._members = tuple(members)
         self._askers = tuple(askers)
-        self._vlan = vlan
+        self._vlan, self._gateway_mac = vlan, gateway_mac
         self._period_s = period_s
         self._carrier: dict[str, bool] = {}
         self._now = asyncio.Event()
@@ -71,7 +75,7 @@ class Announcer:
                 await asyncio.wait_for(self._now.wait(), self._period_s)
 
     async def announce(self) -> None:
-        """Send one round of questions out of every member that has carrier."""
+        """Send one round out of every member that has carrier."""
         await asyncio.to_thread(self._announce)
 
     def _announce(self) -> None:
@@ -81,6 +85,8 @@ class Announcer:
         if bridge is None:
             raise KernelError(errno.ENODEV, f"announce the server from {self._bridge}")
         frames = [question(bridge.mac, asker.address, asker.gateway, self._vlan) for asker in self._askers]
+        if (gateway_mac := self._gateway_mac()) is not None:
+            frames += [statement(bridge.mac, one.address, one.gateway, gateway_mac, self._vlan) for one in self._askers]
         try:
             packet = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
         except OSError as error:

@@ -65,6 +65,30 @@ async def test_both_tors_learn_the_server(rack: Rack, monitor: Monitor) -> None:
                     await asyncio.sleep(0.02)
 
 
+@pytest.mark.parametrize(
+    ("gateway_mac", "states"), [("02:00:00:00:01:01", {"REACHABLE"}), (None, {"STALE", "DELAY", "PROBE"})]
+)
+async def test_a_tor_that_was_told_need_not_ask(
+    rack: Rack, monitor: Monitor, gateway_mac: str | None, states: set[str]
+) -> None:
+    for tor in rack.tors:
+        tor.run("ip", "link", "set", "eth0", "address", "02:00:00:00:01:01")
+        tor.run("ip", "address", "add", "10.1.0.1/24", "dev", "eth0")
+        tor.run("ip", "address", "add", "fd00:1::1/64", "dev", "eth0", "nodad")
+
+    announcer = Announcer("br0", ["etha", "ethb"], ASKERS, monitor, gateway_mac=lambda: gateway_mac)
+    with listen("etha") as a, listen("ethb") as b:
+        await announcer.announce()
+        for member in (a, b):  # it is through with all of it
+            first(member, ns_start())
+
+    for tor in rack.tors:
+        for address in ("10.1.0.11", "fd00:1::11"):
+            async with asyncio.timeout(10):
+                while not any(states & set(entry["state"]) for entry in tor.ip("neigh", "show", address)):
+                    await asyncio.sleep(0.02)
+
+
 async def test_a_missing_or_dead_member_does_not_silence_the_other(monitor: Monitor) -> None:
     run("ip", "link", "set", "etha", "down")
     with listen("ethb") as b:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routed.attach.frames import answered, question
+from routed.attach.frames import answered, question, statement
 
 MAC = "02:aa:00:00:00:10"
 
@@ -50,6 +50,32 @@ def test_a_tag_goes_between_the_addresses_and_the_rest(address: str, target: str
     tagged = question(MAC, ip_address(address), ip_address(target), 108)
 
     assert tagged == plain[:12] + bytes.fromhex("8100006c") + plain[12:]
+
+
+GATEWAY_MAC = "02:00:00:00:01:01"
+
+
+@pytest.mark.parametrize(("address", "target"), [("10.1.0.11", "10.1.0.1"), ("fd00:1::11", "fd00:1::1")])
+def test_a_statement_is_an_answer_about_the_host_to_the_gateway_alone(address: str, target: str) -> None:
+    frame = statement(MAC, ip_address(address), ip_address(target), GATEWAY_MAC, None)
+
+    assert answered(frame) == ip_address(address)
+    assert frame[:12].hex() == "02000000010102aa00000010"
+    assert ip_address(target).packed in frame
+
+
+def test_an_advertisement_is_solicited_names_the_mac_and_has_a_checksum_that_adds_up() -> None:
+    frame = statement(MAC, ip_address("fd00:1::11"), ip_address("fd00:1::1"), GATEWAY_MAC, None)
+    covered = frame[22:54] + struct.pack("!II", len(frame) - 54, 58) + frame[54:]
+
+    assert frame[58:62].hex() == "60000000"
+    assert frame[78:].hex() == "020102aa00000010"
+    assert sum(struct.unpack(f"!{len(covered) // 2}H", covered)) % 0xFFFF == 0
+
+
+def test_one_family_cannot_tell_the_other() -> None:
+    with pytest.raises(ValueError, match="another family"):
+        statement(MAC, ip_address("10.1.0.11"), ip_address("fd00:1::1"), GATEWAY_MAC, None)
 
 
 def test_one_family_cannot_ask_for_the_other() -> None:
