@@ -156,6 +156,21 @@ async def test_a_prepared_bridge_switches_as_it_did(scene: Scene) -> None:
     learn(scene)
 
 
+async def test_a_bridge_that_is_given_back_and_stays_secure_loses_no_packet_of_flat_pods(scene: Scene) -> None:
+    """As docs/migration.md has it; a flow that is added at priority 0 would be met by nothing, behind ours."""
+    async with planes(scene.ovs) as (ovsdb, flows):
+        await take_over(ovsdb, flows)
+    back = scene.ovs.directory / "back"
+    back.write_text("priority=0,actions=NORMAL\n", encoding="ascii")
+
+    async def give_back() -> None:
+        await asyncio.to_thread(scene.ovs.ofctl, "replace-flows", "br0", str(back), "--bundle")
+
+    sent, arrived = await stream_while(scene, give_back)
+    assert arrived == sent
+    assert scene.ovs.ofctl("dump-flows", "br0").split("\n")[-2].strip() == "priority=0 actions=NORMAL"
+
+
 async def test_flat_pods_are_switched_as_before_with_their_tag_on_the_uplink(scene: Scene) -> None:
     async with planes(scene.ovs) as (ovsdb, flows):
         await take_over(ovsdb, flows)
