@@ -113,9 +113,9 @@ def delete_meter(number: int) -> Message:
 # --- questions -------------------------------------------------------------------------------------------------------
 
 
-def dump_flows(cookie: int = 0, cookie_mask: int = 0) -> Message:
-    """Ask for the flows of all tables whose cookie agrees with ``cookie`` under the mask."""
-    fixed = struct.pack("!HH4xB3xII4xQQ", PART_FLOWS, 0, ALL_TABLES, ANY, ANY, cookie, cookie_mask)
+def dump_flows(cookie: int = 0, cookie_mask: int = 0, table: int = ALL_TABLES) -> Message:
+    """Ask for the flows of one table, or all, whose cookie agrees with ``cookie`` under the mask."""
+    fixed = struct.pack("!HH4xB3xII4xQQ", PART_FLOWS, 0, table, ANY, ANY, cookie, cookie_mask)
     return Message(MULTIPART_REQUEST, fixed + encode_match(Match()))
 
 

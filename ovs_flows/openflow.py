@@ -4,8 +4,9 @@ Owns the connection to the bridge's management socket and the way changes are ma
 what differs is deleted or added, so that traffic is never interrupted and unchanged flows keep their counters. Never
 commits a bundle of which OVS refused a part: OVS would leave that part out and apply the rest.
 
-The bridge is ours alone: `Flows.observe` returns every flow on it, strays under the cookie that they carry. Groups and
-meters carry no cookie in OpenFlow: all groups are the base pipeline's, and a meter's number says whose it is.
+The bridge is ours alone: `Flows.observe` returns every flow on it, strays under the cookie that they carry, and the
+base pipeline's bundle takes those of the first table along, since any of them may stand before ours. Groups and meters
+carry no cookie in OpenFlow: all groups are the base pipeline's, and a meter's number says whose it is.
 
 Open vSwitch takes no meters in a bundle, and deletes the flows of a meter that is deleted: meters are made before the
 bundle that uses them, and go after the one that does not any more. Only who has any, or wants one, pays for that.
@@ -23,11 +24,12 @@ import structlog
 
 from ovs_flows import messages
 from ovs_flows.connection import Answer, Connection
-from ovs_flows.cookies import BASE_OBJECT, cookie
+from ovs_flows.cookies import BASE_OBJECT, cookie, object_of
 from ovs_flows.errors import Refused, Unreachable
 from ovs_flows.messages import Message
 from ovs_flows.meters import LAST, numbers, owner
-from ovs_flows.model import Entry, Meter, flows_of, groups_of, meters_of
+from ovs_flows.model import Entry, Flow, Meter, flows_of, groups_of, meters_of
+from ovs_flows.tables import CLASSIFY
 from ovs_flows.wire import decode_flow_statistics, decode_groups, decode_meters
 
 Entries = frozenset[Entry]
@@ -63,6 +65,10 @@ class _Change:
             self.before.append((key, change(group)))
         gone = numbers - {group.number for group in groups_of(want)}
         self.after += ((key, messages.delete_group(number)) for number in gone)
+
+    def evict(self, found: Mapping[int, Entries]) -> None:
+        """Delete what is not ours of the first table, on the base pipeline's behalf: packets would meet it before."""
+        self.deletes += ((BASE, messages.delete_flow(key, flow)) for key, flow in _in_the_way(found))
 
     def messages(self) -> list[tuple[int, Message]]:
         return [*self.before, *self.deletes, *self.adds, *self.after]
@@ -142,10 +148,12 @@ class Flows:
             change = _Change()
             for key in items.keys() - failed.keys():
                 change.plan(key, have.get(key, frozenset()), items[key])
+            if BASE in items.keys() - failed.keys():
+                change.evict(have)
             bundle = self._new_bundle(change.messages())
             found = await bundle.prepare(questions)
             questions = []
-            if items.keys().isdisjoint(found):
+            if items.keys().isdisjoint(found) and not (BASE in items and _in_the_way(found)):
                 refused = await bundle.close()
                 if not refused:
                     return failed
@@ -251,8 +259,14 @@ def _questions(keys: Collection[int]) -> list[Message]:
     everything = len(keys) > _DUMP_ONE_BY_ONE
     questions = [messages.dump_flows()] if everything else [messages.dump_cookie(key) for key in keys]
     if BASE in keys:
-        questions.append(messages.dump_groups())
+        questions += [messages.dump_groups(), messages.dump_flows(table=CLASSIFY.number)]
     return questions
+
+
+def _in_the_way(found: Mapping[int, Entries]) -> list[tuple[int, Flow]]:
+    """Return the flows of the first table that are not ours, each with its cookie."""
+    foreign = ((key, flow) for key, entries in found.items() if object_of(key) is None for flow in flows_of(entries))
+    return [(key, flow) for key, flow in foreign if flow.table == CLASSIFY.number]
 
 
 def _entries(questions: Sequence[Message], answer: Answer) -> Mapping[int, Entries]:

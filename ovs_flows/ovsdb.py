@@ -86,15 +86,15 @@ log = structlog.get_logger(__name__)
 class Ovsdb:
     """Connection to the database, and our bridge in it."""
 
-    def __init__(self, socket: Path, bridge: str, uplink: str, wake: Callable[[], None], *, flat: bool = False) -> None:
-        """Connect to nothing yet; `flat` when the bridge switches by itself, for a flat network."""
+    def __init__(self, socket: Path, bridge: str, uplink: str, wake: Callable[[], None]) -> None:
+        """Connect to nothing yet."""
         self._remote = f"unix:{socket}"
         self.bridge = bridge
         self.way_out = uplink
         """Name of the port that the server goes out by."""
         self._wake = wake
         self._api: _Api | None = None
-        self.vlan = [NOWHERE] if flat else []
+        self.vlan = [NOWHERE]
         """Of our ports, as the database has it."""
         self.ports = Ports(self)
 
@@ -130,15 +130,21 @@ class Ovsdb:
     async def configure(self) -> None:
         """Make the settings right: fail mode, in-band control, our mark, our ports' VLAN, prefix tables, the MTU.
 
+        Returns when no port of ours takes part in what the bridge switches by itself: who makes it do so comes later.
         Raises BridgeError, with nothing changed, when the bridge is not there, when the uplink is not on it, or when
         somebody else programs it; Unreachable when the database does not answer.
         """
         uplink = await self.uplink()
-        await self.transact(lambda api: _Configure(api, self.bridge, uplink.mtu, self.vlan), applied=False)
+        exposed = await self.read(self._exposed)
+        await self.transact(lambda api: _Configure(api, self.bridge, uplink.mtu, self.vlan), applied=exposed)
 
     async def uplink(self) -> UplinkPorts:
         """Return what the bridge goes out by; BridgeError or Unreachable as in `configure`."""
         return await self.read(lambda api: read_uplink(api.root, self.find_bridge(api), self.way_out))
+
+    def _exposed(self, api: _Api) -> bool:
+        """Tell whether a port of ours is not yet in its VLAN."""
+        return any(is_ours(port) and port.tag != self.vlan for port in self.find_bridge(api).ports)
 
     def find_bridge(self, api: _Api) -> Any:
         """Return our bridge's row; BridgeError when it is not there or not ours to program."""

@@ -18,7 +18,8 @@ DEVICE = "ifindex"
 """Key in a port's external_ids: index of the device that was plugged. The userspace datapath holds on to a device that
 is deleted, and never notices the next one of the same name."""
 NOWHERE = 4095
-"""VLAN of our ports while the bridge switches by itself, for a flat network: a tag that no frame may have."""
+"""VLAN of our ports, a tag that no frame may have: what a `NORMAL` flow floods, whoever's, reaches no pod. A flow that
+names a port does not look at its VLAN."""
 
 
 @dataclass(frozen=True, slots=True)

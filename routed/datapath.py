@@ -113,8 +113,7 @@ class OvsDatapath:
         self._vf_way: VfWay | None = None
         self._rdma: VfRdma | None = None
         self._changed = asyncio.Event()
-        database, flat = self._paths.ovs / "db.sock", bridge.legacy is not None
-        self._ovsdb = Ovsdb(database, bridge.name, bridge.uplink, self._on_change, flat=flat)
+        self._ovsdb = Ovsdb(self._paths.ovs / "db.sock", bridge.name, bridge.uplink, self._on_change)
         self.mirrors: Mirrors | None = Mirrors(self._ovsdb)
         self._flows = Flows(self._paths.ovs / f"{bridge.name}.mgmt", partial(look, "flows"))
         self._userspace = False

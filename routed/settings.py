@@ -299,7 +299,11 @@ class Settings(_Section):
             return
         if self.vlan in legacy.vlans:
             raise ValueError(f"bridge.legacy.vlans: {self.vlan} is this rack's own vlan; routed needs another")
-        ours = [*(("pools", pool.prefix) for pool in self.pools), *(("hosts", host.prefix) for host in self.hosts)]
+        ours = [
+            *(("pools", pool.prefix) for pool in self.pools),
+            *(("hosts", host.prefix) for host in self.hosts),
+            *(("services", service) for service in self.services),
+        ]
         for prefix in legacy.prefixes:
             for kind, own in ours:
                 if own.version == prefix.version and own.overlaps(prefix):

@@ -130,6 +130,8 @@ class Facts:
     files: Files
     echoes: Mapping[IPAddress, Echo | Unseen]
     """By ToR and gateway, as far as this server has an address to ask from."""
+    pfs: int = 0
+    """PFs whose VFs pods can have; 0 where they are to be left alone."""
 
     @property
     def uplink(self) -> PortSight | None:
@@ -137,6 +139,14 @@ class Facts:
         if isinstance(self.switch, Unseen) or self.switch.bridge is None:
             return None
         return self.switch.bridge.ports.get(self.settings.uplink)
+
+    @property
+    def strangers(self) -> Mapping[str, PortSight]:
+        """The bridge's ports that are neither ours nor the uplink's."""
+        if isinstance(self.switch, Unseen) or self.switch.bridge is None:
+            return {}
+        own = (self.settings.bridge.name, self.settings.bridge.uplink)
+        return {name: port for name, port in self.switch.bridge.ports.items() if not port.ours and name not in own}
 
     @property
     def members(self) -> tuple[str, ...]:

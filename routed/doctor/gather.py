@@ -28,12 +28,13 @@ from routed.attach.errors import KernelError
 from routed.attach.hostfacts import broadcast_neighbor
 from routed.attach.hostfacts import settings as sysctls
 from routed.attach.kernel import Rtnl
+from routed.attach.sysfs import discover
 from routed.cni.install import CONFIGURATION, can_map
 from routed.doctor.database import database
 from routed.doctor.facts import Agent, Bond, Echo, Facts, File, Files, Network, Unseen, ledger_path, members
 from routed.domain.rack import Server
 from routed.domain.workload import IPAddress
-from routed.settings import Settings
+from routed.settings import Settings, VfPolicy
 
 DRIVERS = ("macvlan", "veth")
 """Kernel drivers that slots are made of."""
@@ -83,6 +84,7 @@ async def gather(
         agent=agent.result(),
         files=_files(settings, runtime),
         echoes=echoes.result(),
+        pfs=0 if settings.bridge.vfs is VfPolicy.NEVER else len(discover(settings.paths.sysfs, ())),
     )
 
 

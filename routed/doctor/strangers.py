@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from ovs_flows.sight import BridgeSight, PortSight
 from routed.doctor.facts import Facts, Unseen
 from routed.doctor.findings import Finding, error, ok, unknown, warning
-from routed.domain.wiring import FIRST_OFPORT
+from routed.domain.wiring import FIRST_OFPORT, VF_SLOTS, VFS_OF_A_PF
 from routed.settings import LegacySettings
 
 _PAGE = "docs/migration.md"
+_FREE_BELOW = FIRST_OFPORT - 100
+"""Port numbers from there on are for mirrors and slots."""
 _NAMED = 6
 """Ports that are called by their names; the rest is counted."""
 
@@ -23,17 +25,16 @@ def check_strangers(facts: Facts) -> Iterator[Finding]:
         yield unknown("strangers", "cannot be seen without the bridge", "see `ovs` and `bridge` above")
         return
     settings, bridge = facts.settings.bridge, facts.switch.bridge
-    own = (settings.name, settings.uplink)
-    strangers = {name: port for name, port in bridge.ports.items() if not port.ours and name not in own}
+    strangers = facts.strangers
     yield from _collisions(strangers, facts)
+    yield from _takeover(bridge, settings.name, strangers)
     if settings.legacy is None:
         yield _uninvited(strangers, settings.name)
     else:
         yield from _flat(strangers, settings.legacy)
-        yield from _takeover(bridge, settings.name, strangers)
 
 
-def _uninvited(strangers: dict[str, PortSight], bridge: str) -> Finding:
+def _uninvited(strangers: Mapping[str, PortSight], bridge: str) -> Finding:
     if not strangers:
         return ok("strangers", f"all ports of {bridge} but the uplink are ours")
     return warning(
@@ -43,7 +44,7 @@ def _uninvited(strangers: dict[str, PortSight], bridge: str) -> Finding:
     )
 
 
-def _flat(strangers: dict[str, PortSight], legacy: LegacySettings) -> Iterator[Finding]:
+def _flat(strangers: Mapping[str, PortSight], legacy: LegacySettings) -> Iterator[Finding]:
     vlans = ", ".join(map(str, legacy.vlans))
     invited = [(name, port) for name, port in strangers.items() if port.tag is None or port.tag in legacy.vlans]
     others = [(name, port) for name, port in strangers.items() if (name, port) not in invited]
@@ -63,7 +64,7 @@ def _flat(strangers: dict[str, PortSight], legacy: LegacySettings) -> Iterator[F
         )
 
 
-def _takeover(bridge: BridgeSight, name: str, strangers: dict[str, PortSight]) -> Iterator[Finding]:
+def _takeover(bridge: BridgeSight, name: str, strangers: Mapping[str, PortSight]) -> Iterator[Finding]:
     """Yield what an operator does first: Open vSwitch empties a bridge whose fail mode becomes secure."""
     if strangers and bridge.fail_mode != "secure":
         yield warning(
@@ -73,18 +74,23 @@ def _takeover(bridge: BridgeSight, name: str, strangers: dict[str, PortSight]) -
         )
 
 
-def _collisions(strangers: dict[str, PortSight], facts: Facts) -> Iterator[Finding]:
-    """Yield strangers that hold a number which a slot wants: there may be one per IPv4 address, and spare ones."""
+def _collisions(strangers: Mapping[str, PortSight], facts: Facts) -> Iterator[Finding]:
+    """Yield strangers that hold a number which a slot wants.
+
+    There may be one per IPv4 address, and spare ones, and those of VFs, whose ports are their representors.
+    """
     addresses = sum(pool.prefix.num_addresses for pool in facts.settings.pools if pool.prefix.version == 4)
-    slots = range(FIRST_OFPORT, FIRST_OFPORT + addresses + facts.settings.bridge.ready_slots)
+    wires = range(min(addresses + facts.settings.bridge.ready_slots, VF_SLOTS))
+    vfs = range(VF_SLOTS, VF_SLOTS + facts.pfs * VFS_OF_A_PF)
     for port in strangers.values():
         for interface in port.interfaces:
-            if interface.ofport in slots:
-                number = interface.ofport
+            slot = interface.ofport - FIRST_OFPORT
+            if slot in wires or slot in vfs:
                 yield error(
                     "strangers",
-                    f"{interface.name} has port number {number}; slot {number - FIRST_OFPORT} wants it",
-                    f"`ovs-vsctl set interface {interface.name} ofport_request=N`, N free and below {FIRST_OFPORT}; "
+                    f"{interface.name} has port number {interface.ofport}; slot {slot} wants it"
+                    f"{', a VF' if slot in vfs else ''}",
+                    f"`ovs-vsctl set interface {interface.name} ofport_request=N`, N free and below {_FREE_BELOW}; "
                     "its packets stop for a moment",
                 )
 

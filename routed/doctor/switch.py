@@ -54,11 +54,11 @@ def check_bridge(facts: Facts) -> Iterator[Finding]:
             f"`ovs-vsctl add-br {name}` and move the host's addresses to it, or correct bridge.name in the rack file",
         )
         return
-    yield _ownership(name, bridge, running=not isinstance(facts.agent, Unseen))
+    yield _ownership(name, bridge, running=not isinstance(facts.agent, Unseen), strangers=bool(facts.strangers))
     yield _controller(name, bridge)
 
 
-def _ownership(name: str, bridge: BridgeSight, *, running: bool) -> Finding:
+def _ownership(name: str, bridge: BridgeSight, *, running: bool, strangers: bool) -> Finding:
     if bridge.owner not in ("", MARK["owner"]):
         return error(
             "bridge",
@@ -71,6 +71,8 @@ def _ownership(name: str, bridge: BridgeSight, *, running: bool) -> Finding:
     if running:
         advice = f"`ovs-vsctl set bridge {name} fail_mode=secure external_ids:owner=routed`; who changes it back?"
         return error("bridge", found, advice)
+    if strangers and bridge.fail_mode != "secure":
+        return warning("bridge", found, "see `strangers` below before an agent starts: it takes the bridge over")
     return warning("bridge", found, "nothing to do by hand: the agent takes it over when it starts")
 
 

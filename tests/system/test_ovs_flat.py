@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -26,6 +27,7 @@ POD4, OUTSIDE = "10.101.0.11", "10.102.0.7"
 VLAN, FLAT_VLAN = 108, 200
 FIRST, SECOND = 7, 8
 VIEW = replace(DUAL, vlan=VLAN, flat=replace(FLAT, access=(FIRST, SECOND), trunks=()))
+WITHOUT = replace(VIEW, flat=None)
 BASE = cookie(BASE_OBJECT)
 SECURE = ("set-fail-mode", "br0", "secure")
 
@@ -61,10 +63,10 @@ def scene(ovs: Ovs) -> Iterator[Scene]:
 
 
 @contextlib.asynccontextmanager
-async def planes(ovs: Ovs, *, flat: bool = True) -> AsyncIterator[tuple[Ovsdb, Flows]]:
+async def planes(ovs: Ovs) -> AsyncIterator[tuple[Ovsdb, Flows]]:
     """Connect to database and switch, and change nothing."""
     woken = asyncio.Event(), asyncio.Event()
-    ovsdb = Ovsdb(ovs.database, "br0", "up0", woken[0].set, flat=flat)
+    ovsdb = Ovsdb(ovs.database, "br0", "up0", woken[0].set)
     flows = Flows(ovs.management("br0"), woken[1].set)
     tasks = [asyncio.create_task(plane.run()) for plane in (ovsdb, flows)]
     try:
@@ -79,13 +81,14 @@ async def planes(ovs: Ovs, *, flat: bool = True) -> AsyncIterator[tuple[Ovsdb, F
 
 
 async def take_over(ovsdb: Ovsdb, flows: Flows, view: BridgeView = VIEW) -> None:
-    """Do what an agent does, in its order, and take what is not ours away."""
+    """Do what an agent does, in its order."""
     await ovsdb.configure()
     assert await ovsdb.ports.upsert({"rt0": Port("rt0", POD.ofport)}) == {}
     assert await flows.upsert({BASE: base(view), cookie(1): endpoint(POD)}) == {}
-    assert await flows.remove((await flows.observe()).keys() - {BASE, cookie(1)}) == {}
 
 
+LAST = udp(GATEWAY_MAC, POD.mac, OUTSIDE, POD4)
+"""What a routed pod hears at the end of all else."""
 TAG = b"\x81\x00" + FLAT_VLAN.to_bytes(2, "big")
 
 
@@ -153,6 +156,21 @@ async def test_a_prepared_bridge_switches_as_it_did(scene: Scene) -> None:
     learn(scene)
 
 
+async def test_a_bridge_that_is_given_back_and_stays_secure_loses_no_packet_of_flat_pods(scene: Scene) -> None:
+    """As docs/migration.md has it; a flow that is added at priority 0 would be met by nothing, behind ours."""
+    async with planes(scene.ovs) as (ovsdb, flows):
+        await take_over(ovsdb, flows)
+    back = scene.ovs.directory / "back"
+    back.write_text("priority=0,actions=NORMAL\n", encoding="ascii")
+
+    async def give_back() -> None:
+        await asyncio.to_thread(scene.ovs.ofctl, "replace-flows", "br0", str(back), "--bundle")
+
+    sent, arrived = await stream_while(scene, give_back)
+    assert arrived == sent
+    assert scene.ovs.ofctl("dump-flows", "br0").split("\n")[-2].strip() == "priority=0 actions=NORMAL"
+
+
 async def test_flat_pods_are_switched_as_before_with_their_tag_on_the_uplink(scene: Scene) -> None:
     async with planes(scene.ovs) as (ovsdb, flows):
         await take_over(ovsdb, flows)
@@ -196,6 +214,89 @@ async def test_no_broadcast_of_the_flat_network_reaches_a_routed_pod(scene: Scen
         assert is_from(heard, GATEWAY_MAC) is nowhere
 
 
+async def broadcast_while(scene: Scene, work: Awaitable[object]) -> bool:
+    """Have the flat network broadcast from both sides meanwhile; tell whether the routed pod heard any of it."""
+    done, sent = asyncio.Event(), 0
+
+    async def keep_sending() -> None:
+        nonlocal sent
+        while not done.is_set() or sent < 100:
+            sent += 1
+            scene.tor.send(tagged(arp(1, FLAT_GATEWAY_MAC, "10.189.26.1", ADDRESS)))
+            scene.first.send(arp(1, MAC, ADDRESS, OTHER))
+            await asyncio.sleep(0.001)  # a steady stream, not a wait
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(keep_sending())
+        await work
+        done.set()
+    scene.ovs.ofctl("packet-out", "br0", f"in_port=CONTROLLER packet={LAST.hex()} actions=output:{POD.ofport}")
+    heard = scene.pod.hear(lambda frame: frame == LAST or is_from(frame, MAC) or is_from(frame, FLAT_GATEWAY_MAC))
+    assert heard is not None
+    return heard != LAST
+
+
+async def untag(scene: Scene) -> None:
+    """Take our port out of its VLAN and wait for the switch, as an agent did that ended a migration."""
+    await asyncio.to_thread(scene.ovs.vsctl, "clear", "port", "rt0", "tag")
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["kept", "negative-control"])
+async def test_ending_a_migration_lets_no_broadcast_into_a_routed_pod(scene: Scene, kept: bool) -> None:
+    """An agent without the setting has the bridge before it has its flows: those of the last one switch until then."""
+    async with planes(scene.ovs) as (ovsdb, flows):
+        await take_over(ovsdb, flows)
+
+    async def restart() -> None:
+        async with planes(scene.ovs) as (ovsdb, flows):
+            await ovsdb.configure()
+            if not kept:
+                await untag(scene)
+            learn(scene)  # by the last agent's flows still
+            assert await flows.upsert({BASE: base(WITHOUT), cookie(1): endpoint(POD)}) == {}
+
+    assert await broadcast_while(scene, restart()) is not kept
+
+
+async def test_beginning_a_migration_lets_no_broadcast_into_a_routed_pod(scene: Scene) -> None:
+    """Ports of an agent that gave them no VLAN have theirs, in the switch too, before anything is switched."""
+    async with planes(scene.ovs) as (ovsdb, flows):
+        await take_over(ovsdb, flows, WITHOUT)
+        await untag(scene)
+
+    async with planes(scene.ovs) as (ovsdb, flows):
+        switch = scene.ovs.processes["ovs-vswitchd"]
+        switch.send_signal(signal.SIGSTOP)
+        configuring = asyncio.create_task(ovsdb.configure())
+        try:
+            assert not (await asyncio.wait([configuring], timeout=0.5))[0]
+        finally:
+            switch.send_signal(signal.SIGCONT)
+        await configuring
+        assert not await broadcast_while(scene, take_over(ovsdb, flows))
+
+
+@pytest.mark.parametrize("flow", ["actions=NORMAL", f"priority=200,in_port={POD.ofport},actions=NORMAL"])
+async def test_the_first_bundle_takes_along_what_stands_before_ours(scene: Scene, flow: str) -> None:
+    """``ovs-ofctl add-flow br0 actions=NORMAL`` has priority 32768: a pod's frames would be switched by it."""
+    scene.ovs.vsctl(*SECURE)
+    async with planes(scene.ovs) as (ovsdb, flows):
+        await ovsdb.configure()
+        assert await ovsdb.ports.upsert({"rt0": Port("rt0", POD.ofport)}) == {}
+        scene.ovs.ofctl("add-flow", "br0", flow)
+        scene.ovs.ofctl("add-flow", "br0", "table=77,actions=drop")
+        assert await flows.upsert({cookie(1): endpoint(POD)}) == {}
+        assert "NORMAL" in "".join(scene.ovs.ofctl("dump-flows", "br0", "table=0")), "a pod's bundle takes nothing"
+        assert await flows.upsert({BASE: base(VIEW)}) == {}
+        assert "NORMAL" not in "".join(scene.ovs.ofctl("dump-flows", "br0", "table=0"))
+        assert "drop" in "".join(scene.ovs.ofctl("dump-flows", "br0", "table=77")), "nothing leads there: no haste"
+    scene.pod.send(udp(POD.mac, FLAT_GATEWAY_MAC, "192.0.2.1", OUTSIDE))
+    scene.pod.send(udp(POD.mac, GATEWAY_MAC, POD4, OUTSIDE))
+    first = scene.tor.hear(lambda frame: is_from(frame, POD.mac) or is_from(frame, HOST_MAC))
+    assert first is not None
+    assert is_from(first, HOST_MAC)
+
+
 async def test_flat_pods_cannot_send_as_somebody_of_the_routed_network(scene: Scene) -> None:
     async with planes(scene.ovs) as (ovsdb, flows):
         await take_over(ovsdb, flows)
@@ -212,16 +313,15 @@ async def test_flat_pods_cannot_send_as_somebody_of_the_routed_network(scene: Sc
 
 
 async def test_without_the_setting_nothing_of_it_remains(scene: Scene) -> None:
-    async def look() -> tuple[object, str]:
+    async def look() -> object:
         """Return what is there after an agent without the setting has started."""
-        async with planes(scene.ovs, flat=False) as (ovsdb, flows):
-            await take_over(ovsdb, flows, replace(VIEW, flat=None))
-            return await flows.observe(), scene.ovs.vsctl("--columns=name,tag", "list", "port", "rt0")
+        async with planes(scene.ovs) as (ovsdb, flows):
+            await take_over(ovsdb, flows, WITHOUT)
+            return await flows.observe()
 
     never = await look()
     async with planes(scene.ovs) as (ovsdb, flows):
         await take_over(ovsdb, flows)
-        assert "4095" in scene.ovs.vsctl("get", "port", "rt0", "tag")
         learn(scene)
     assert await look() == never
     scene.ovs.appctl("revalidator/wait")

@@ -250,6 +250,10 @@ def stranger(tag: int | None, *, number: int = 7, **bridge: Any) -> Edit:
     return on_bridge(ports={**BRIDGE.ports, "vport1": port}, **bridge)
 
 
+def with_pfs(number: int) -> Edit:
+    return lambda facts: replace(facts, pfs=number)
+
+
 SLOT = PortSight((InterfaceSight("rt0", 1000, "", lacp_current=None),), lacp=False, tag=4095, ours=True)
 ETHA = with_uplink(BOND0), on_bridge(ports={"br0": BRIDGE.ports["br0"], "etha": PortSight(MEMBERS[:1], lacp=False)})
 
@@ -308,6 +312,8 @@ def test_a_shared_uplink_is_not_as_the_rack_file_says(facts: Facts, found: str, 
         (on_bridge(ports={**BRIDGE.ports, "rt0": SLOT}), "strangers", "all ports of br0"),
         (both(stranger(200), with_file(legacy)), "strangers", "VLAN 200: vport1 (200)"),
         (both(stranger(None), with_file(legacy)), "strangers", "VLAN 200: vport1 (trunk)"),
+        (both(stranger(200, number=5096), with_file(legacy)), "strangers", "VLAN 200: vport1 (200)"),
+        (both(stranger(200, number=5096 + 512), with_pfs(2), with_file(legacy)), "strangers", "vport1 (200)"),
     ],
 )
 def test_is_fine(edit: Edit, check: str, found: str) -> None:
@@ -333,6 +339,13 @@ def test_is_fine(edit: Edit, check: str, found: str) -> None:
         (plugged(ofport=0, error="No such device"), "uplink", "ethb: No such device", "`ip link show ethb`"),
         (plugged(name="ethc"), "uplink", "says etha, ethb", "set bridge.members: [etha, ethc]"),
         (stranger(None, number=1003), "strangers", "1003; slot 3 wants it", "`ovs-vsctl set interface vport1"),
+        (stranger(None, number=1003), "strangers", "1003; slot 3 wants it", "N free and below 900;"),
+        (
+            both(stranger(200, number=5096 + 511), with_pfs(2)),
+            "strangers",
+            "5607; slot 4607 wants it, a VF",
+            "below 900",
+        ),
         (plugged(lacp_current=False), "lacp", "behind ethb", "`ovs-appctl lacp/show bond0`"),
         (bond(partner="00:00:00:00:00:00"), "lacp", "no LACP partner", "`cat /proc/net/bonding/bond0`"),
         (
@@ -445,9 +458,17 @@ def test_a_side_that_is_steered_around_is_a_warning(edit: Edit, check: str, foun
         (on_files(chain=chain(HostPorts.REFUSED)), "host ports", "refused", "into /opt/cni/bin"),
         (on_files(chain=chain(HostPorts.REFUSED), portmap=UNSEEN), "host ports", UNSEEN.why, "no links"),
         (both(no_agent, on_bridge(owner="", fail_mode="standalone")), "bridge", "not taken over", "when it starts"),
+        (
+            both(no_agent, stranger(200, owner="", fail_mode="standalone")),
+            "bridge",
+            "not taken over",
+            "see `strangers`",
+        ),
+        (both(no_agent, stranger(200, owner="", fail_mode="secure")), "bridge", "not taken over", "when it starts"),
         (stranger(200), "strangers", "vport1 (200), not ours", "set bridge.legacy"),
         (both(stranger(300), with_file(legacy)), "strangers", "vport1 (300) in none of", "add the VLAN"),
         (with_file(legacy), "strangers", "any more", "take bridge.legacy out"),
+        (stranger(200, fail_mode="standalone"), "strangers", "br0 is standalone", "set-fail-mode br0 secure"),
         (
             both(stranger(200, fail_mode="standalone"), with_file(legacy)),
             "strangers",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from routed.cni.install import CONFIGURATION
 from routed.doctor import strangers
 from routed.settings import BridgeSettings, LegacySettings
 
@@ -19,6 +20,12 @@ def test_the_setting_is_taken() -> None:
     assert settings.legacy is not None
     assert settings.legacy.vlans == (200,)
     assert set(LegacySettings.model_fields) == {"vlans", "prefixes"}
+
+
+def test_the_way_back_ends_routed_pods_while_there_is_an_agent_and_protects_them_until_they_have_gone() -> None:
+    [block] = re.findall(r"^```console\n(# kubectl cordon.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
+    steps = ("delete pod", "routed drain", "systemctl", CONFIGURATION, "del-port", "owner", "standalone")
+    assert re.findall("|".join(map(re.escape, steps)), block) == list(steps)
 
 
 def test_the_doctor_tells_of_the_page_and_the_page_of_its_command() -> None:

@@ -80,6 +80,10 @@ def test_a_flat_network_is_part_of_the_rack_only_when_the_file_names_one(
         (lambda d: legacy(d, [], "10.189.26.0/24"), "bridge.legacy.vlans"),
         (lambda d: legacy(d, [200], "10.101.0.0/16"), "bridge.legacy.prefixes: .*overlaps 10.101.0.0/24 of pools"),
         (lambda d: legacy(d, [200], "10.1.0.0/25"), "bridge.legacy.prefixes: .*overlaps 10.1.0.0/24 of hosts"),
+        (
+            lambda d: legacy(d, [200], "10.189.26.0/24", services=["10.189.0.0/16"]),
+            "bridge.legacy.prefixes: .*overlaps 10.189.0.0/16 of services",
+        ),
         (lambda d: legacy(d, [7, 200], "10.189.26.0/24", vlan=200), "200 is this rack's own vlan"),
         (lambda d: d["bridge"].update(name="a-name-longer-than-fifteen"), "bridge.name"),
     ],
