@@ -12,14 +12,14 @@ from ovs_flows import messages
 from ovs_flows.cookies import cookie
 from ovs_flows.errors import Refused
 from ovs_flows.meters import from_pod, to_pod
-from ovs_flows.model import Flow, Match, UseMeter
+from ovs_flows.model import Entry, Flow, Match, UseMeter
 from ovs_flows.openflow import Flows
 from tests.unit.ovs_flows.test_flow_connection import Peer, listening
 
 UNKNOWN, OUT_OF_METERS, NO_PERMISSION = (12, 3), (12, 11), (1, 5)
 METER = to_pod(1, 10**8)
 POD, OTHER = cookie(1), cookie(2)
-WANTED = {
+WANTED: dict[int, frozenset[Entry]] = {
     POD: frozenset({METER, Flow(30, 5, Match(), (UseMeter(METER.number),))}),
     OTHER: frozenset({from_pod(2, 10**8)}),
 }
