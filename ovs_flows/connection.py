@@ -30,6 +30,7 @@ _ERROR_TYPES = {
     4: "bad match",
     5: "flow mod failed",
     6: "group mod failed",
+    12: "meter mod failed",
     13: "multipart request failed",
     17: "bundle failed",
     0xFFFF: "Open vSwitch's own",
@@ -192,7 +193,7 @@ class Connection(asyncio.Protocol):
         pending = self._exchange_of(xid) or (self._pending[-1] if self._pending else None)
         if pending is not None:
             what = _ERROR_TYPES.get(kind, "error")
-            error = Refused(f"OVS refused it: {what} (OpenFlow error type {kind}, code {code})")
+            error = Refused(f"OVS refused it: {what} (OpenFlow error type {kind}, code {code})", (kind, code))
             pending.errors.setdefault(xid, error)
 
     def _part(self, xid: int, body: bytes) -> None:

@@ -34,6 +34,11 @@ class Unreachable(OvsError):  # noqa: N818 - reads as a state of the switch, and
 class Refused(OvsError):  # noqa: N818 - what OVS did, as it says itself
     """OVS refused a message."""
 
+    def __init__(self, message: str, error: tuple[int, int] | None = None) -> None:
+        """`error` is the type and the code of an OpenFlow error, None for another one (OpenFlow 1.4 7.5.4)."""
+        super().__init__(message)
+        self.error = error
+
 
 class BridgeError(OvsError):
     """The bridge is not there or not fit for use; nothing was changed."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,6 +36,8 @@ Entries = frozenset[Entry]
 BASE = cookie(BASE_OBJECT)
 _RETRY_S = 0.05
 _RETRY_MAX_S = 1.0
+_UNKNOWN_METER = (12, 3)
+"""The OpenFlow error about a meter that is not there (OpenFlow 1.4 7.5.4.13)."""
 _DUMP_ONE_BY_ONE = 32
 """Up to this many cookies are asked for singly; for more the whole bridge is dumped."""
 
@@ -177,13 +179,13 @@ class Flows:
         """Make the meters that these want; those that none of them wants stay."""
         self._metered.update(items)
         wanted = [(key, meter) for key, entries in items.items() for meter in meters_of(entries)]
-        have = await self._meters(meter.number for _, meter in wanted)
+        have, failed = await self._meters(wanted)
         changes = [
             (key, messages.modify_meter(meter) if meter.number in have else messages.add_meter(meter))
             for key, meter in wanted
-            if have.get(meter.number) != meter
+            if key not in failed and have.get(meter.number) != meter
         ]
-        return await self._tell(changes)
+        return failed | await self._tell(changes)
 
     async def _drop_meters(self, items: Mapping[int, Entries]) -> None:
         """Delete the meters of these cookies that they do not want; Open vSwitch minds none that is not there."""
@@ -192,11 +194,12 @@ class Flows:
         await self._tell([(key, messages.delete_meter(number)) for key, number in gone])
         self._metered -= {key for key, entries in items.items() if not meters_of(entries)}
 
-    async def _meters(self, wanted: Iterable[int]) -> Mapping[int, Meter]:
-        """Return those of these meters that there are, by number."""
-        answer = await self._connected().exchange([messages.dump_meter(number) for number in wanted])
+    async def _meters(self, wanted: Sequence[tuple[int, Meter]]) -> tuple[Mapping[int, Meter], dict[int, Exception]]:
+        """Return what these meters, each with its key, are now, by number; and the keys of which OVS did not tell."""
+        answer = await self._connected().exchange([messages.dump_meter(meter.number) for _, meter in wanted])
         found = (decode_meters(content) for contents in answer.parts.values() for content in contents)
-        return {meter.number: meter for meters in found for meter in meters}  # one that is not there is an error
+        minded = {xid: error for xid, error in answer.errors.items() if error.error != _UNKNOWN_METER}
+        return {meter.number: meter for meters in found for meter in meters}, _blamed(minded, wanted, answer.first)
 
     async def _tell(self, wanted: Sequence[tuple[int, Message]]) -> dict[int, Exception]:
         """Send messages, each with the key that it is for; return the keys whose messages were refused."""
@@ -289,8 +292,8 @@ def _entries(questions: Sequence[Message], answer: Answer) -> Mapping[int, Entri
     return {key: frozenset(entries) for key, entries in found.items() if entries}
 
 
-def _blamed(errors: Mapping[int, Refused], wanted: Sequence[tuple[int, Message]], first: int) -> dict[int, Exception]:
-    """Return the keys whose messages were refused; raises when an error is about none of them."""
+def _blamed(errors: Mapping[int, Refused], wanted: Sequence[tuple[int, object]], first: int) -> dict[int, Exception]:
+    """Return the keys whose messages were refused, one for each wanted; raises when an error is about none of them."""
     blamed: dict[int, Exception] = {}
     elsewhere: list[Refused] = []
     for xid, error in errors.items():

@@ -14,6 +14,8 @@ from ovs_flows.model import Port
 
 MARK = {"owner": "routed"}
 """What our bridge and ports carry in external_ids."""
+FOR_COPIES = {"owner": "routed-mirror"}
+"""What ports carry in external_ids that are there for a mirror alone."""
 DEVICE = "ifindex"
 """Key in a port's external_ids: index of the device that was plugged. The userspace datapath holds on to a device that
 is deleted, and never notices the next one of the same name."""
@@ -24,7 +26,7 @@ names a port does not look at its VLAN."""
 
 @dataclass(frozen=True, slots=True)
 class Stranger:
-    """A device on the bridge that is neither ours nor the uplink's."""
+    """A device on the bridge that is neither ours, for mirrors included, nor the uplink's."""
 
     name: str
     ofport: int
@@ -57,6 +59,11 @@ class UplinkPorts:
 def is_ours(row: Any) -> bool:
     """Tell whether a row carries our mark."""
     return all(row.external_ids.get(key) == value for key, value in MARK.items())
+
+
+def is_for_copies(port: Any) -> bool:
+    """Tell whether we plugged a port for a mirror."""
+    return all(port.external_ids.get(key) == value for key, value in FOR_COPIES.items())
 
 
 def ofport(interface: Any) -> int:
@@ -106,7 +113,7 @@ def _strangers(ports: Iterable[Any]) -> tuple[Stranger, ...]:
     found = (
         Stranger(interface.name, ofport(interface), tag(port))
         for port in ports
-        if not is_ours(port)
+        if not (is_ours(port) or is_for_copies(port))
         for interface in port.interfaces
         if ofport(interface)
     )

@@ -17,7 +17,7 @@ from ovs_flows.connection import Connection
 from ovs_flows.errors import Unreachable
 from ovs_flows.messages import Message
 from ovs_flows.ovsdb import Ovsdb
-from ovs_flows.rows import is_ours, ofport, tag
+from ovs_flows.rows import is_for_copies, is_ours, ofport, tag
 
 _DESCRIPTION = Message(messages.MULTIPART_REQUEST, struct.pack("!HH4x", 0, 0))
 _SOFTWARE = slice(512, 768)
@@ -47,6 +47,7 @@ class PortSight:
     tag: int | None = None
     """VLAN of its untagged frames, None for a trunk."""
     ours: bool = False
+    """Whether we plugged it, for a pod or for a mirror."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +123,7 @@ def _port(row: Any) -> PortSight:
         interfaces=tuple(sorted(interfaces, key=lambda interface: interface.name)),
         lacp=_text(row.lacp) in ("active", "passive"),
         tag=tag(row),
-        ours=is_ours(row),
+        ours=is_ours(row) or is_for_copies(row),
     )
 
 

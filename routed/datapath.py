@@ -109,6 +109,8 @@ class OvsDatapath:
         self.device, self.members, self.ready_slots = bridge.name, bridge.members, bridge.ready_slots
         self._paths, self._look = settings.paths, look
         self._uplinks, self._with_vfs = {bridge.uplink, *bridge.members}, bridge.vfs is not VfPolicy.NEVER
+        self._has_guests = bridge.legacy is not None
+        """Whether ports of others take part in anything: a flat network."""
         self._vfs: Vfs | None = None
         self._vf_way: VfWay | None = None
         self._rdma: VfRdma | None = None
@@ -194,7 +196,7 @@ class OvsDatapath:
             mac=ports.mac,
             gateway_mac=None,
             mtu=ports.mtu,
-            strangers=ports.strangers,
+            strangers=ports.strangers if self._has_guests else (),
             polices=ports.offloads,
         )
         return Sight(uplink, ports.lapsed)

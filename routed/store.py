@@ -22,7 +22,7 @@ from ipam.ledger import Ledger
 from ipam.model import Holder, Holdings, Pod, Record, Request, Usage
 from ovs_flows.model import Mirror
 from routed.cni.errors import InvalidConfig, TryAgainLater
-from routed.domain.intent import Owner, Standing
+from routed.domain.intent import MirrorOf, Owner, Standing
 from routed.domain.rack import Rack, Server, Uplink
 from routed.domain.sides import Side
 from routed.domain.snapshot import Place, Snapshot
@@ -118,6 +118,8 @@ class Store:
         self._discard = _Writes[tuple[Holder, int | None]](self._thread, ledger.discard_many)
         self._forget = _Writes[Attachment](self._thread, self._free)
         self._attachments = {item.id: item for item in map(_attachment, ledger.records())}  # replaced, never changed
+        self._mirrored = set[Owner]()
+        """Mirrors of pods that are there which somebody has asked for, ended ones too."""
         _check_pools(rack, self._attachments.values())
         veths = (item.slot for item in self._attachments.values() if item.slot < VF_SLOTS)
         used = max(veths, default=-1) + 1
@@ -198,9 +200,10 @@ class Store:
         await self._forget(known)
         self._attachments = self._attachments.copy()
         self._attachments.pop(attachment, None)
-        self._publish(self._with_attachments())
-        if attachment in self.snapshot.mirrors:
-            self.mirror(attachment, None)
+        mirrors = {key: one for key, one in self.snapshot.mirrors.items() if key != attachment}
+        owners = {MirrorOf(attachment)} & self._mirrored  # without its pod it wants nothing, and the loop forgets it
+        self._mirrored -= owners
+        self._publish(replace(self._with_attachments(), mirrors=MappingProxyType(mirrors)), *owners)
 
     def usage(self) -> Sequence[Usage]:
         """Return how full each pool is."""
@@ -249,12 +252,14 @@ class Store:
             self._publish(replace(self.snapshot, taken=MappingProxyType(dict(taken))), *owners)
 
     def mirror(self, attachment: AttachmentId, mirror: Mirror | None) -> None:
-        """Have a pod's packets copied, or not any more."""
+        """Have a pod's packets copied, or not any more; nothing for one that is not there (any more)."""
+        if attachment not in self._attachments:
+            return
         mirrors = {key: one for key, one in self.snapshot.mirrors.items() if key != attachment}
         if mirror is not None:
             mirrors[attachment] = mirror
-        mirrored = replace(self.snapshot, mirrors=MappingProxyType(mirrors))
-        self._publish(mirrored, Standing.MIRRORS, *({attachment} & self._attachments.keys()))
+        self._mirrored.add(MirrorOf(attachment))
+        self._publish(replace(self.snapshot, mirrors=MappingProxyType(mirrors)), MirrorOf(attachment), attachment)
 
     def keep_slots(self, count: int) -> None:
         """Keep at least this many veth pairs plugged: unplugging is slow, and they will be needed again."""

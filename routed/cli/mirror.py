@@ -21,7 +21,7 @@ what comes in by it goes nowhere. The pod notices nothing, but while it lasts a 
 more: the kernel does. docs/mirror.md
 """
 _AFTERWARDS = """\
-See them with:  tcpdump -nei {to}
+See them with:  tcpdump -nei {to}   (if it is one end of a veth pair: on the other end)
 End it with:    routed mirror stop {pod}
 Meanwhile the kernel forwards this pod's packets, not the NIC, unless {to} is a port of the NIC's own switch.\
 """

@@ -47,11 +47,20 @@ class Standing(Enum):
     """Veth pairs plugged ahead of need."""
     VFS = "vfs"
     """Representors, all of which are plugged ahead of need."""
-    MIRRORS = "mirrors"
-    """Copies of pods' packets. Not the pods' own: one that cannot be made is no fault of its pod."""
 
 
-Owner = AttachmentId | Standing
+@dataclass(frozen=True, slots=True)
+class MirrorOf:
+    """Owner of the copies of a pod's packets: one that cannot be made is no fault of its pod, nor of another mirror."""
+
+    attachment: AttachmentId
+
+    def __str__(self) -> str:
+        """Return it as logs have it."""
+        return f"mirror of {self.attachment}"
+
+
+Owner = AttachmentId | Standing | MirrorOf
 
 
 def _nothing() -> Mapping[Any, Any]:
@@ -86,14 +95,15 @@ class Intent:
 def owners(snapshot: Snapshot) -> tuple[Owner, ...]:
     """Return all owners of this snapshot, those first that others build on."""
     vfs = (Standing.VFS,) if snapshot.place.vfs else ()
-    standing = (Standing.HOST, Standing.STOCK, *vfs, *((Standing.MIRRORS,) if snapshot.mirrors else ()))
-    return (*standing, *snapshot.attachments)
+    return (Standing.HOST, Standing.STOCK, *vfs, *snapshot.attachments, *map(MirrorOf, snapshot.mirrors))
 
 
 def plan(snapshot: Snapshot, owner: Owner) -> Intent:
     """Return what `owner` wants of every plane; nothing at all when the snapshot does not know it."""
     if isinstance(owner, Standing):
         return _standing(snapshot, owner)
+    if isinstance(owner, MirrorOf):
+        return _mirror(snapshot, owner.attachment)
     attachment = snapshot.attachments.get(owner)
     if attachment is None:
         return Intent()
@@ -113,7 +123,7 @@ def _standing(snapshot: Snapshot, owner: Standing) -> Intent:
         return _host(snapshot.place)
     if owner is Standing.STOCK:
         return _stock(snapshot.slots, snapshot.uplink.mtu, bridge=not snapshot.uplink.shared)
-    return _representors(snapshot.place) if owner is Standing.VFS else _mirrors(snapshot)
+    return _representors(snapshot.place)
 
 
 @lru_cache(maxsize=8)
@@ -166,11 +176,12 @@ def _representors(place: Place) -> Intent:
     )
 
 
-def _mirrors(snapshot: Snapshot) -> Intent:
-    """Return the mirrors of pods that are there; a slot whose pod leaves loses its own before the next pod has it."""
-    pods = ((snapshot.attachments.get(key), mirror) for key, mirror in snapshot.mirrors.items())
-    wire = snapshot.place.wire
-    return Intent(mirrors={wire(pod): mirror for pod, mirror in pods if pod is not None and not pod.leaving})
+def _mirror(snapshot: Snapshot, key: AttachmentId) -> Intent:
+    """Return the mirror of a pod, or that there is none; a pod that leaves sees to that itself, before it is gone."""
+    pod = snapshot.attachments.get(key)
+    if pod is None or pod.leaving:
+        return Intent()
+    return Intent(mirrors={snapshot.place.wire(pod): snapshot.mirrors.get(key)})
 
 
 @lru_cache(maxsize=4096)

@@ -55,7 +55,7 @@ class Snapshot:
     """The server leaves the fabric: nothing is announced any more, everything else stays."""
 
     mirrors: Mapping[AttachmentId, Mirror] = field(default_factory=lambda: MappingProxyType({}))
-    """Pods whose packets are copied to somebody who looks for trouble."""
+    """Pods whose packets are copied to somebody who looks for trouble; attachments all of them."""
 
     taken: Mapping[IPAddress, str] = field(default_factory=lambda: MappingProxyType({}))
     """Addresses that another server has by now, and which one; whoever still uses them here is cordoned."""

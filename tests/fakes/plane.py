@@ -14,6 +14,8 @@ class DictPlane:
         self.streams = False
         self.held: dict[Any, Any] = {}
         self.refused: dict[Any, Exception] = {}
+        self.kept: dict[Any, Exception] = {}
+        """Keys that cannot be removed."""
         self.blind: Exception | None = None
         self.gate = asyncio.Event()
         self.gate.set()
@@ -41,10 +43,10 @@ class DictPlane:
 
     async def remove(self, keys: Collection[Any]) -> Mapping[Any, Exception]:
         async with self._call():
-            for key in keys:
+            for key in [key for key in keys if key not in self.kept]:
                 self.held.pop(key, None)
                 self.log.append(("remove", self.name, key))
-        return {}
+        return {key: self.kept[key] for key in keys if key in self.kept}
 
     @asynccontextmanager
     async def _call(self) -> AsyncIterator[None]:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from containerlab.init import IMAGES
 from containerlab.netns import socket_in
 from containerlab.ping import ping
 from containerlab.probe import Place, both_ways
@@ -59,6 +60,22 @@ class KernelServer(Server):
     def ofctl(self, command: str, *arguments: str) -> str:
         """Ask the bridge, or program it behind the agent's back."""
         return self.node.run(["ovs-ofctl", "-O", "OpenFlow14", command, "br0", *arguments]).stdout
+
+    def restart_switch(self) -> None:
+        """Kill ovs-vswitchd and start it again, with the kernel's datapath."""
+        self.kill_daemon("ovs-vswitchd")
+        self.node.run([f"{IMAGES}/daemon.sh", "ovs-vswitchd"], env={"DATAPATH": "kernel"})
+
+    def filters_of_the_bond(self) -> set[str]:
+        """Return the cookies of the filters that TC has for what comes in by the bond."""
+        shown = self.node.run(["tc", "filter", "show", "dev", "bond0", "ingress"]).stdout
+        return set(re.findall(r"cookie (\w+)", shown))
+
+    def forget_filters_of_the_bond(self) -> None:
+        """Do what docs/offload.md says after a restart of ovs-vswitchd."""
+        [block] = re.findall(r"ingress_block (\d+)", self.node.run(["tc", "qdisc", "show", "dev", "bond0"]).stdout)
+        self.node.run(["tc", "filter", "delete", "block", block])
+        self.node.run(["ovs-appctl", "revalidator/purge"])
 
     # ---- limits
 

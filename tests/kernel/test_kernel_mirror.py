@@ -25,6 +25,12 @@ def listener(s11: KernelServer) -> Iterator[Sniffer]:
     s11.node.run(["ip", "link", "delete", "copies"])
 
 
+def copied(listener: Sniffer, one: Place, two: Place) -> list[bool]:
+    """Tell whether copies of what these two send to each other have come, in either family."""
+    pairs = ((a.packed, b.packed) for a, b in zip(one.addresses, two.addresses, strict=True))
+    return [listener.seen(source + target) > 0 for a, b in pairs for source, target in ((a, b), (b, a))]
+
+
 def test_a_mirrored_pod_stays_in_tc(
     s11: KernelServer,
     pods: tuple[Pod, Pod],
@@ -32,17 +38,19 @@ def test_a_mirrored_pod_stays_in_tc(
     listener: Sniffer,
     record_property: Callable[[str, object], None],
 ) -> None:
-    one = pods[0]
+    one, other = pods
     s11.node.run([ROUTED, "mirror", one.address(4), "--to", "copies"])
     flows = s11.exercise(pods, outside)
     record_property("megaflows", "\n".join(flows))
     own = of(one, flows)
     assert {family for family in ("ipv4(", "ipv6(") for flow in own if family in flow} == {"ipv4(", "ipv6("}
     assert [flow for flow in own if "dp:tc" not in flow or "copies" not in flow] == []
-    for pod in pods:
-        copied = listener.seen(pod.place.addresses[0].packed)
-        assert copied > 0, "the other is there as a partner of the first"
-    assert listener.seen(one.place.addresses[1].packed) > 0
+    assert copied(listener, one.place, outside) == [True] * 4
+    assert copied(listener, one.place, other.place) == [True] * 4
+    assert copied(listener, other.place, outside) == [False] * 4, "the others' packets, which TC forwards too"
+    apart = [flow for flow in of(other, flows) if flow not in own]
+    assert apart
+    assert [flow for flow in apart if "dp:tc" not in flow or "copies" in flow] == []
     s11.node.run([ROUTED, "mirror", "stop", "--all"])
     before = listener.seen(b"")
     assert ping(both_ways([(pods[0].place, pods[1].place), (one.place, outside)])) == []

@@ -50,7 +50,18 @@ def test_what_is_needed_for_something_else_takes_no_copies(
     assert s11.healthy(residents.one)
 
 
-def test_a_mirror_outlives_its_agent_and_not_its_pod(s11: Server, residents: Residents, listener: Sniffer) -> None:
+def mirrors_in_database(server: Server) -> list[str]:
+    return server.node.run(["ovs-vsctl", "--bare", "--columns=name", "list", "mirror"]).stdout.split()
+
+
+def bridge_ports(server: Server) -> list[str]:
+    return server.node.run(["ovs-vsctl", "list-ports", "br0"]).stdout.split()
+
+
+@pytest.mark.parametrize("agent_is_there", [True, False], ids=["agent-there", "agent-away"])
+def test_a_mirror_outlives_its_agent_and_not_its_pod(
+    s11: Server, residents: Residents, listener: Sniffer, agent_is_there: bool
+) -> None:
     [pod] = s11.add(1)
     s11.await_routes([*s11.pods.values()])
     s11.node.run([ROUTED, "mirror", f"test/{pod.netns.name}", "--to", "copies"])
@@ -58,17 +69,21 @@ def test_a_mirror_outlives_its_agent_and_not_its_pod(s11: Server, residents: Res
     assert seen(listener, pod) > 0
     assert seen(listener, residents.one) == 0
     s11.agent.stop()
-    s11.start()
-    assert [(row["port"], row["to"], row["error"]) for row in s11.look("mirrors")] == [(pod.port, "copies", None)]
+    if agent_is_there:
+        s11.start()
+        assert [(row["port"], row["to"], row["error"]) for row in s11.look("mirrors")] == [(pod.port, "copies", None)]
     before = seen(listener, pod)
     talk(pod, residents)
     assert seen(listener, pod) > before
     s11.delete([pod])
-    assert s11.look("mirrors") == []
-    assert s11.node.run(["ovs-vsctl", "--bare", "--columns=name", "list", "mirror"]).stdout == ""
-    assert "copies" not in s11.node.run(["ovs-vsctl", "list-ports", "br0"]).stdout.split()
+    if not agent_is_there:
+        assert mirrors_in_database(s11) == [f"routed-{pod.port}"], "what the next pod of that port would be copied by"
+        s11.start()
     before = listener.seen(b"")
     [following] = s11.add(1)
     assert following.port == pod.port
     talk(following, residents)
     assert listener.seen(b"") == before
+    assert (s11.look("mirrors"), mirrors_in_database(s11)) == ([], [])
+    assert "copies" not in bridge_ports(s11)
+    s11.delete([following])

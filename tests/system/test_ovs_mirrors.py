@@ -16,9 +16,11 @@ from ovs_flows.model import Mirror
 from ovs_flows.openflow import Flows
 from ovs_flows.ovsdb import Ovsdb
 from ovs_flows.pipeline import base, endpoint
+from ovs_flows.rows import NOWHERE
+from ovs_flows.sight import look
 from tests.golden.pipelines import DUAL
 from tests.system.frames import destination, udp
-from tests.system.ovs_instance import Ovs, Wire, packet_socket
+from tests.system.ovs_instance import Ovs, Wire, packet_socket, until
 from tests.system.test_ovs_packets import A4, B4, BASE, OUTSIDE4, POD_GATEWAY_MAC, A, B, pod
 
 pytestmark = pytest.mark.system
@@ -26,6 +28,7 @@ C = replace(pod(13), ofport=A.ofport)
 """The next pod in A's slot."""
 C4 = "10.101.0.13"
 OF_A = Mirror("tap0", 900, "a/eth0")
+NUMBERS = range(900, 910)
 MARKER = "10.102.0.99"
 """Where a packet goes that comes after all others."""
 
@@ -39,6 +42,7 @@ class Scene:
     a: Wire
     b: Wire
     listener: Wire
+    ovsdb: Ovsdb
     mirrors: Mirrors
     flows: Flows
 
@@ -85,7 +89,7 @@ async def scene(ovs: Ovs, wires: list[Wire]) -> AsyncIterator[Scene]:
             await programmed.wait()
         assert await flows.upsert({BASE: base(DUAL), cookie(1): endpoint(A), cookie(2): endpoint(B)}) == {}
         tor, a, b, listener = wires
-        yield Scene(ovs, tor, a, b, listener, Mirrors(ovsdb), flows)
+        yield Scene(ovs, tor, a, b, listener, ovsdb, Mirrors(ovsdb), flows)
     finally:
         for task in tasks:
             task.cancel()
@@ -140,6 +144,43 @@ async def test_the_next_pod_of_a_slot_is_not_copied(ovs: Ovs, wires: list[Wire],
         assert (copy is None) == removed
 
 
+@pytest.mark.parametrize("nowhere", [True, False], ids=["its-port-is-nowhere-too", "negative-control"])
+async def test_beside_a_flat_network_copies_have_no_tag(ovs: Ovs, wires: list[Wire], nowhere: bool) -> None:
+    """Our ports are in VLAN 4095 then, and Open vSwitch takes what they get and send for that VLAN's."""
+    for port in ("rta", "rtb"):
+        ovs.vsctl("set", "port", port, "external_ids:owner=routed")
+    async with scene(ovs, wires) as there:
+        there.ovsdb.vlan = [NOWHERE]
+        await there.ovsdb.configure()
+        until(lambda: ovs.vsctl("get", "port", "rta", "tag").strip() == "4095", "our ports nowhere")
+        assert await there.mirrors.upsert({"rta": OF_A}) == {}
+        assert await there.mirrors.observe() == {"rta": OF_A}
+        if not nowhere:
+            ovs.vsctl("clear", "port", "tap0", "tag")
+            async with asyncio.timeout(5):
+                while await there.mirrors.observe() == {"rta": OF_A}:
+                    await asyncio.sleep(0.01)
+            ovs.appctl("revalidator/wait")
+        there.talk()
+        copy = there.listener.hear(lambda _: True)
+        assert copy is not None
+        assert (copy[12:16] == b"\x08\x00\x45\x00") is nowhere
+        assert (copy[12:16] == b"\x81\x00\x0f\xff") is not nowhere
+        assert (await there.ovsdb.uplink()).strangers == (), "nor is the port a trunk of the flat network"
+
+
+async def test_a_mirrors_port_is_ours(ovs: Ovs, wires: list[Wire]) -> None:
+    ovs.add_veth("br0", "theirs", 7)
+    async with scene(ovs, wires) as there:
+        before = await there.ovsdb.uplink()
+        await there.mirrors.upsert({"rta": OF_A})
+        assert await there.ovsdb.uplink() == before
+        bridge = (await look(there.ovsdb)).bridge
+    assert bridge is not None
+    assert bridge.ports["tap0"].ours
+    assert not bridge.ports["theirs"].ours, "the negative control"
+
+
 async def test_others_mirrors_and_ports_are_left_alone(ovs: Ovs, wires: list[Wire]) -> None:
     ovs.make_veth("theirs")
     ovs.vsctl("add-port", "br0", "theirs")
@@ -150,8 +191,7 @@ async def test_others_mirrors_and_ports_are_left_alone(ovs: Ovs, wires: list[Wir
     )
     async with scene(ovs, wires) as there:
         assert await there.mirrors.observe() == {}
-        assert await there.mirrors.is_plugged("theirs")
-        assert not await there.mirrors.is_plugged("tap0")
+        assert await there.mirrors.number_for("theirs", NUMBERS) == 0
         assert await there.mirrors.upsert({"rta": OF_A, "rtb": replace(OF_A, target="theirs", ofport=0)}) == {}
         assert (await there.mirrors.observe()).keys() == {"rta", "rtb"}
         failed = await there.mirrors.upsert({"rta": replace(OF_A, target="theirs")})
@@ -171,8 +211,20 @@ async def test_a_device_that_others_need_is_refused(ovs: Ovs, wires: list[Wire])
     async with scene(ovs, wires) as there:
         for device in ("their0", "br1", "bond0", "member0", "br0", "rta", "up0"):
             with pytest.raises(ForeignPort, match=device):
-                await there.mirrors.is_plugged(device)
-        assert not await there.mirrors.is_plugged("tap0")
+                await there.mirrors.number_for(device, NUMBERS)
+        assert await there.mirrors.number_for("tap0", NUMBERS) == 900
+
+
+async def test_a_mirrors_number_is_one_that_no_port_has_or_waits_for(ovs: Ovs, wires: list[Wire]) -> None:
+    ovs.add_veth("br0", "theirs", 900)
+    ovs.vsctl("add-port", "br0", "absent", "--", "set", "interface", "absent", "ofport_request=901")
+    async with scene(ovs, wires) as there:
+        number = await there.mirrors.number_for("tap0", NUMBERS)
+        assert number == 902
+        assert await there.mirrors.upsert({"rta": replace(OF_A, ofport=number)}) == {}
+        assert await there.mirrors.number_for("tap0", [905]) == 902, "it keeps what it has"
+        with pytest.raises(PortError, match="no port number left"):
+            await there.mirrors.number_for("tap1", range(900, 903))
 
 
 async def test_a_listener_without_device_fails_alone_and_heals(ovs: Ovs, wires: list[Wire]) -> None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
+import yaml
 
 from ovs_flows.errors import Unreachable
 from ovs_flows.ovsdb import Ovsdb
 from ovs_flows.rows import version
 from ovs_flows.sight import InterfaceSight, SwitchSight, look, software
+from routed.datapath import OvsDatapath
+from routed.settings import validated
 from tests.system.ovs_instance import Ovs, run
 
 pytestmark = pytest.mark.system
@@ -81,3 +85,25 @@ async def test_the_switch_names_its_version(ovs: Ovs) -> None:
 async def test_a_switch_that_is_gone_names_none(ovs: Ovs) -> None:
     with pytest.raises(Unreachable):
         await software(ovs.management("nobody"))
+
+
+@pytest.mark.parametrize("legacy", [None, {"vlans": [200], "prefixes": ["10.189.26.0/24"]}], ids=["none", "flat"])
+async def test_ports_of_others_are_of_the_uplink_beside_a_flat_network_alone(
+    ovs: Ovs, legacy: dict[str, object] | None
+) -> None:
+    """Whatever is in there, every pod's flows are looked at again when it changes."""
+    ovs.add_bridge("br0")
+    for number, port in enumerate(("up0", "theirs"), 1):
+        ovs.add_veth("br0", port, number)
+    document = yaml.safe_load(Path("rack.example.yaml").read_text())
+    document["paths"]["ovs"] = str(ovs.directory)
+    document["bridge"] |= {"name": "br0", "uplink": "up0", "legacy": legacy}
+    datapath = OvsDatapath(validated(document, "the test"), lambda *_: None)
+    task = asyncio.create_task(datapath.run())
+    try:
+        async with asyncio.timeout(10):
+            sight = await datapath.prepare()
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+    assert [stranger.name for stranger in sight.uplink.strangers] == ([] if legacy is None else ["theirs"])

@@ -14,7 +14,7 @@ from bgp.model import Attributes, RouteKey
 from ovs_flows.cookies import cookie, object_of
 from ovs_flows.model import LOCAL, Flow, Group, Meter, Mirror, Output, Port, UseMeter, flows_of, meters_of
 from ovs_flows.rows import Stranger
-from routed.domain.intent import PLANES, Intent, Standing, owners, plan
+from routed.domain.intent import PLANES, Intent, MirrorOf, Standing, owners, plan
 from routed.domain.rack import FlatNetwork, Rack, Server, Subnet, Tor, Uplink
 from routed.domain.sides import Health, Side
 from routed.domain.snapshot import Place, Snapshot
@@ -166,18 +166,19 @@ def test_a_policed_pod_that_leaves_takes_its_meters_along() -> None:
 def test_a_mirror_is_there_while_its_pod_is() -> None:
     mirror = Mirror("tap0", 900, str(POD.id))
     mirrored = replace(SNAPSHOT, mirrors=MappingProxyType({POD.id: mirror}))
-    assert owners(mirrored) == (Standing.HOST, Standing.STOCK, Standing.MIRRORS, POD.id)
-    assert plan(mirrored, Standing.MIRRORS).mirrors == {"rt3": mirror}
+    assert owners(mirrored) == (Standing.HOST, Standing.STOCK, POD.id, MirrorOf(POD.id))
+    assert plan(mirrored, MirrorOf(POD.id)) == Intent(mirrors={"rt3": mirror})
     assert plan(mirrored, POD.id).mirrors == {}
+    assert plan(SNAPSHOT, MirrorOf(POD.id)) == Intent(mirrors={"rt3": None})
     leaving = replace(mirrored, attachments=with_pod(leaving=True).attachments)
-    assert plan(leaving, Standing.MIRRORS).mirrors == {}
+    assert plan(leaving, MirrorOf(POD.id)) == Intent()
     assert plan(leaving, POD.id).mirrors == {"rt3": None}
 
 
 def test_the_next_pod_of_a_slot_is_not_mirrored() -> None:
     gone = AttachmentId("c0", "eth0")
     left = replace(SNAPSHOT, mirrors=MappingProxyType({gone: Mirror("tap0", 900, str(gone))}))
-    assert plan(left, Standing.MIRRORS).mirrors == {}
+    assert plan(left, MirrorOf(gone)) == Intent()
     assert plan(left, POD.id).mirrors == {"rt3": None}
 
 

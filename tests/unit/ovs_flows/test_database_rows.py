@@ -9,7 +9,17 @@ import pytest
 
 from ovs_flows.errors import BridgeError
 from ovs_flows.model import Port
-from ovs_flows.rows import MARK, Stranger, UplinkPorts, is_ours, live_ofport, misplugged, read_uplink, version
+from ovs_flows.rows import (
+    FOR_COPIES,
+    MARK,
+    Stranger,
+    UplinkPorts,
+    is_ours,
+    live_ofport,
+    misplugged,
+    read_uplink,
+    version,
+)
 
 
 def interface(
@@ -81,7 +91,9 @@ def test_strangers_are_what_is_neither_ours_nor_the_uplink() -> None:
     access, trunk = port("v1", interface("v1", 9)), port("v2", interface("v2", 7))
     access.tag = [200]
     missing, ours = port("v3", interface("v3", -1)), port("rt0", interface("rt0", 1000), **MARK)
-    found = read_uplink(SWITCH, bridge(port("bond0", interface("bond0", 1)), access, trunk, missing, ours), "bond0")
+    copies = port("tap0", interface("tap0", 900), **FOR_COPIES)
+    ports = access, trunk, missing, ours, copies
+    found = read_uplink(SWITCH, bridge(port("bond0", interface("bond0", 1)), *ports), "bond0")
     assert found.strangers == (Stranger("v2", 7, None), Stranger("v1", 9, 200))
 
 

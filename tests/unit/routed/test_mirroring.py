@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from ovs_flows.errors import ForeignPort, PortError
+from ovs_flows.errors import ForeignPort, PortError, Unreachable
 from ovs_flows.model import Mirror
 from routed.cli.client import AgentUnreachableError
 from routed.cli.main import app
@@ -31,18 +31,23 @@ TO = {"to": "lo", "direction": "both"}
 
 @dataclass
 class Copier:
-    """A plane of the node, and what others have plugged."""
+    """A plane of the node, and what others have plugged; answers while `gate` is open."""
 
     plane: DictPlane
     plugged: frozenset[str] = frozenset()
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    gate: asyncio.Event | None = None
 
     async def observe(self) -> Mapping[str, Mirror]:
         return await self.plane.observe()
 
-    async def is_plugged(self, device: str) -> bool:
+    async def number_for(self, device: str, numbers: Iterable[int]) -> int:
+        self.asked.set()
+        if self.gate is not None:
+            await self.gate.wait()
         if device == "their0":
             raise ForeignPort("their0 is a port of another bridge")
-        return device in self.plugged
+        return 0 if device in self.plugged else next(iter(numbers))
 
 
 def mirroring(node: Node, *plugged: str) -> Mirroring:
@@ -105,6 +110,97 @@ async def test_a_mirror_that_cannot_be_made_leaves_nothing_and_its_pod_alone(tmp
             await hasty.start({"pod": POD, **TO})
         assert node.store.snapshot.mirrors == {}
         await node.verbs.check(call(Command.CHECK))
+
+
+async def test_one_that_cannot_be_made_holds_up_no_other(tmp_path: Path) -> None:
+    async with Node(tmp_path).running() as node:
+        for number in (1, 2):
+            await node.verbs.add(call(Command.ADD, number))
+        mirrors, plane = mirroring(node, "mon0"), node.planes["mirrors"]
+        await mirrors.start({"pod": POD, **TO})
+        plane.refused["rt0"] = PortError("its device is gone")
+        plane.held.clear()
+        node.loop.look("mirrors")
+        await node.until(lambda: mirrors.rows()[0]["error"] == "its device is gone")
+        await mirrors.start({"pod": OTHER, "to": "mon0", "direction": "both"})
+        assert [row["error"] for row in mirrors.rows()] == ["its device is gone", None]
+
+
+@pytest.mark.parametrize("deleted", [True, False], ids=["deleted", "negative-control"])
+async def test_a_pod_that_ends_while_its_mirror_begins_leaves_none(tmp_path: Path, deleted: bool) -> None:
+    async with Node(tmp_path).running() as node:
+        await node.verbs.add(call(Command.ADD))
+        copier = Copier(node.planes["mirrors"], gate=asyncio.Event())
+        mirrors = Mirroring(node.store, node.loop, copier)
+        starting = asyncio.create_task(mirrors.start({"pod": POD, **TO}))
+        await copier.asked.wait()
+        if deleted:
+            await node.verbs.delete(call(Command.DEL))
+        assert copier.gate is not None
+        copier.gate.set()
+        if deleted:
+            with pytest.raises(Refusal, match="no pod shop/cart-1"):
+                await starting
+        else:
+            await starting
+        assert len(mirrors.rows()) == len(await mirrors.stop({})) == len({POD} if not deleted else ())
+        assert node.planes["mirrors"].held == {}
+
+
+async def test_a_pod_that_ends_while_its_mirror_is_moved_leaves_none(tmp_path: Path) -> None:
+    async with Node(tmp_path).running() as node:
+        await node.verbs.add(call(Command.ADD))
+        mirrors, plane = mirroring(node, "mon0"), node.planes["mirrors"]
+        await mirrors.start({"pod": POD, **TO})
+        plane.gate.clear()
+        moving = asyncio.create_task(mirrors.start({"pod": POD, "to": "mon0", "direction": "both"}))
+        await node.until(lambda: plane.busy)
+        leaving = asyncio.create_task(node.verbs.delete(call(Command.DEL)))
+        await node.until(lambda: all(one.leaving for one in node.store.snapshot.attachments.values()))
+        plane.gate.set()
+        await leaving
+        with pytest.raises(Refusal, match="no pod shop/cart-1"):
+            await moving
+        assert node.store.snapshot.mirrors == {}
+        assert mirrors.rows() == []
+        await node.until(lambda: plane.held == {})
+
+
+async def test_two_that_start_at_once_do_not_share_a_device(tmp_path: Path) -> None:
+    async with Node(tmp_path).running() as node:
+        for number in (1, 2):
+            await node.verbs.add(call(Command.ADD, number))
+        mirrors = mirroring(node)
+        starts = (mirrors.start({"pod": pod, **TO}) for pod in (POD, OTHER))
+        made, refused = await asyncio.gather(*starts, return_exceptions=True)
+        assert isinstance(made, dict)
+        assert isinstance(refused, Refusal)
+        assert node.planes["mirrors"].held.keys() == {"rt0"}
+
+
+async def test_all_are_ended_though_one_cannot_be_and_that_one_is_named(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    async with node.running():
+        for number in (1, 2):
+            await node.verbs.add(call(Command.ADD, number))
+        plane = node.planes["mirrors"]
+        mirrors = Mirroring(node.store, node.loop, Copier(plane, frozenset({"mon0"})), deadline_s=0.5)
+        await mirrors.start({"pod": POD, **TO})
+        await mirrors.start({"pod": OTHER, "to": "mon0", "direction": "both"})
+        plane.kept["rt0"] = PortError("the switch minds")
+        with pytest.raises(Refusal, match=r"shop/cart-1 \(the switch minds\)$"):
+            await mirrors.stop({})
+        assert plane.held.keys() == {"rt0"}
+        plane.kept.clear()
+        await node.until(lambda: plane.held == {})
+
+
+async def test_an_agent_starts_though_nobody_can_tell_what_is_mirrored(tmp_path: Path) -> None:
+    async with Node(tmp_path).running() as node:
+        await node.verbs.add(call(Command.ADD))
+        node.planes["mirrors"].blind = Unreachable("the database does not answer")
+        await mirroring(node).adopt()
+        assert node.store.snapshot.mirrors == {}
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,9 @@ from ipam.errors import Leaving, PoolError, PoolExhausted
 from ipam.leases import EmbeddedLeases
 from ipam.ledger import Ledger
 from ipam.model import Holder, Pool
+from ovs_flows.model import Mirror
 from routed.cni.errors import InvalidConfig, TryAgainLater
-from routed.domain.intent import Owner, Standing
+from routed.domain.intent import MirrorOf, Owner, Standing
 from routed.domain.rack import Rack, Server, Subnet, Uplink
 from routed.domain.wiring import Vf
 from routed.domain.workload import AttachmentId, PodRef, StaticRoute, Wishes
@@ -238,3 +239,18 @@ async def test_a_pool_must_not_go_before_its_pods(opened: Callable[[], Rig], tmp
         ledger.discard(Holder("c1", "eth0"))
         store = start()  # what leaves needs no gateway
         store.close()
+
+
+async def test_a_mirror_is_of_a_pod_that_is_there(opened: Callable[[], Rig]) -> None:
+    rig, mirror = opened(), Mirror("tap0", 900, str(key(1)))
+    rig.store.mirror(key(1), mirror)
+    assert (rig.store.snapshot.mirrors, rig.changed) == ({}, [])
+    await rig.store.put(key(1), POD, "/run/netns/web")
+    rig.store.mirror(key(1), mirror)
+    assert rig.store.snapshot.mirrors == {key(1): mirror}
+    assert rig.changed[1:] == [MirrorOf(key(1)), key(1)]
+    await rig.store.discard(key(1))
+    await rig.store.forget(key(1))
+    rig.store.mirror(key(1), mirror)
+    assert rig.store.snapshot.mirrors == {}
+    assert rig.changed[3:] == [key(1), MirrorOf(key(1))], "the loop may forget its owner"
