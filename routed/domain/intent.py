@@ -37,13 +37,21 @@ class Standing(Enum):
     """The host's own share of the pipeline."""
     STOCK = "stock"
     """Veth pairs plugged ahead of need."""
-    VFS = "vfs"
-    """Representors, all of which are plugged ahead of need."""
     MIRRORS = "mirrors"
     """Copies of pods' packets. Not the pods' own: one that cannot be made is no fault of its pod."""
 
 
-Owner = AttachmentId | Standing
+@dataclass(frozen=True, slots=True)
+class VfPort:
+    """Owner of one VF's representor, which is plugged ahead of need; one that cannot be is no fault of the others."""
+
+    slot: int
+
+    def __str__(self) -> str:
+        return f"vf slot {self.slot}"
+
+
+Owner = AttachmentId | Standing | VfPort
 
 
 def _nothing() -> Mapping[Any, Any]:
@@ -71,15 +79,16 @@ class Intent:
 
 def owners(snapshot: Snapshot) -> tuple[Owner, ...]:
     """Return all owners of this snapshot, those first that others build on."""
-    vfs = (Standing.VFS,) if snapshot.place.vfs else ()
-    standing = (Standing.HOST, Standing.STOCK, *vfs, *((Standing.MIRRORS,) if snapshot.mirrors else ()))
-    return (*standing, *snapshot.attachments)
+    standing = (Standing.HOST, Standing.STOCK, *((Standing.MIRRORS,) if snapshot.mirrors else ()))
+    return (*standing, *map(VfPort, snapshot.place.vfs), *snapshot.attachments)
 
 
 def plan(snapshot: Snapshot, owner: Owner) -> Intent:
     """Return what `owner` wants of every plane; nothing at all when the snapshot does not know it."""
     if isinstance(owner, Standing):
         return _standing(snapshot, owner)
+    if isinstance(owner, VfPort):
+        return _representor(owner.slot, snapshot.place)
     attachment = snapshot.attachments.get(owner)
     if attachment is None:
         return Intent()
@@ -96,9 +105,7 @@ def plan(snapshot: Snapshot, owner: Owner) -> Intent:
 def _standing(snapshot: Snapshot, owner: Standing) -> Intent:
     if owner is Standing.HOST:
         return _host(snapshot.place)
-    if owner is Standing.STOCK:
-        return _stock(snapshot.slots, snapshot.uplink.mtu)
-    return _representors(snapshot.place) if owner is Standing.VFS else _mirrors(snapshot)
+    return _stock(snapshot.slots, snapshot.uplink.mtu) if owner is Standing.STOCK else _mirrors(snapshot)
 
 
 @lru_cache(maxsize=8)
@@ -140,12 +147,15 @@ def _stock(slots: int, mtu: int) -> Intent:
     )
 
 
-@lru_cache(maxsize=8)
-def _representors(place: Place) -> Intent:
-    """Plug all of them at once: a port without flows lets nothing pass, and a pod that comes needs only those."""
+@lru_cache(maxsize=4096)
+def _representor(slot: int, place: Place) -> Intent:
+    """Plug it before a pod comes: a port without flows lets nothing pass, and flows are all that the pod needs then."""
+    vf = place.vfs.get(slot)
+    if vf is None:
+        return Intent()
     return Intent(
-        representors={vf.representor: Wire(place.uplink.mtu) for vf in place.vfs.values()},
-        ports={vf.representor: Port(vf.representor, ofport(slot)) for slot, vf in place.vfs.items()},
+        representors={vf.representor: Wire(place.uplink.mtu)},
+        ports={vf.representor: Port(vf.representor, ofport(slot))},
     )
 
 
