@@ -19,6 +19,7 @@ from ovs_flows.mirrors import Mirrors
 from ovs_flows.offload import PortReport, megaflows, report
 from ovs_flows.openflow import Flows
 from ovs_flows.ovsdb import Ovsdb
+from routed.attach.kernel import Rtnl
 from routed.attach.limits import Limits
 from routed.attach.links import Links
 from routed.attach.monitor import Monitor
@@ -26,7 +27,7 @@ from routed.attach.rdma import VfRdma
 from routed.attach.representors import Representors
 from routed.attach.slots import SlotSpace
 from routed.attach.veth import MacvlanWay, is_wire
-from routed.attach.vf import VfWay
+from routed.attach.vf import VfWay, identify
 from routed.attach.vfs import Vfs
 from routed.attach.wires import Wires
 from routed.domain.rack import Uplink
@@ -106,8 +107,6 @@ class OvsDatapath:
         self._paths, self._look = settings.paths, look
         self._uplinks, self._with_vfs = {bridge.uplink, *bridge.members}, bridge.vfs is not VfPolicy.NEVER
         self._vfs: Vfs | None = None
-        self._vf_way: VfWay | None = None
-        self._rdma: VfRdma | None = None
         self._changed = asyncio.Event()
         database, flat = self._paths.ovs / "db.sock", bridge.legacy is not None
         self._ovsdb = Ovsdb(database, bridge.name, bridge.uplink, self._on_change, flat=flat)
@@ -117,12 +116,7 @@ class OvsDatapath:
 
     async def run(self) -> None:
         """Keep the connection to the database."""
-        try:
-            await self._ovsdb.run()
-        finally:
-            for opened in (self._vf_way, self._rdma):
-                if opened is not None:
-                    opened.close()
+        await self._ovsdb.run()
 
     async def prepare(self) -> Sight:
         """Wait for Open vSwitch, then make the bridge ours; BridgeError when it is not there or is somebody else's."""
@@ -145,8 +139,10 @@ class OvsDatapath:
         # Links and flows do not need each other: the port's number is known before the pod is.
         representors = Representors(partial(self._look, "representors", "ports", "vf_links"), monitor)
         addresses = {} if self._vfs is None else self._vfs.addresses
-        self._vf_way, self._rdma = VfWay(self._paths.sysfs, addresses), VfRdma(self._paths.sysfs, addresses)
-        links = Links(MacvlanWay(space)), Links(self._vf_way, "vf_links", self._rdma)
+        with Rtnl() as home:
+            # What these hold open stays so: threads that go into pods outlive a cancelled agent by a moment.
+            vf_way = VfWay(self._paths.sysfs, addresses, identify(self._paths.sysfs, home.devices()))
+        links = Links(MacvlanWay(space)), Links(vf_way, "vf_links", VfRdma(self._paths.sysfs, addresses))
         plugged = Limits(space), *links, self._flows, Mirrors(self._ovsdb)
         return (wires, representors), (self._ovsdb.ports,), plugged
 

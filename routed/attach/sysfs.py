@@ -107,9 +107,15 @@ def network_devices(tree: Path, address: str) -> tuple[str, ...]:
     return _names(tree / "bus/pci/devices" / address / "net")
 
 
-def has_network_device(tree: Path, address: str) -> bool:
-    """Whether a PCI function has a network device in the namespace which the tree shows."""
-    return bool(network_devices(tree, address))
+def uppers(tree: Path, device: str) -> tuple[str, ...]:
+    """Return what rides on a device (VLANs, macvlans) or has it as a part (bonds), in the namespace of the tree."""
+    found = (name for name in _names(tree / "class/net" / device) if name.startswith("upper_"))
+    return tuple(name.removeprefix("upper_") for name in found)
+
+
+def is_sysfs(tree: Path) -> bool:
+    """Whether a tree is the kernel's own, wherever it is mounted, and none that stands in for it."""
+    return (tree / "kernel").is_dir()
 
 
 def driver_of(tree: Path, address: str) -> str:
