@@ -203,7 +203,7 @@ class Agent:
     async def _serve(self, store: Store, monitor: Monitor, gateway: Gateway, sight: Sight) -> None:
         """Start the planes and the loop, rebuild what the ledger knows, then open the doors."""
         settings, datapath = self._settings, self._datapath
-        await datapath.find_vfs(monitor, store.devices(), store.set_vfs)
+        await datapath.find_vfs(monitor, store.devices, store.set_vfs)
         members = await self._watch_sides(store, monitor, sight)
         devices = datapath.members or sight.uplink.devices
         announcer = Announcer(datapath.device, devices, self._askers(), monitor, vlan=settings.vlan)

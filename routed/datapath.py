@@ -41,6 +41,7 @@ Tiers = Sequence[Sequence[Plane[Any, Any]]]
 Work = Callable[[], Coroutine[Any, Any, None]]
 """What runs for as long as the agent does."""
 VfSlots = Mapping[int, Vf]
+Taken = Callable[[], Mapping[str, int]]
 _RETRY_S = 1.0
 
 
@@ -87,10 +88,10 @@ class Datapath(Protocol):
     def reconsider(self) -> None:
         """Have `follow` tell once more."""
 
-    async def find_vfs(self, monitor: Monitor, taken: Mapping[str, int], tell: Callable[[VfSlots], None]) -> None:
+    async def find_vfs(self, monitor: Monitor, taken: Taken, tell: Callable[[VfSlots], None]) -> None:
         """Tell which VFs pods can have, once here and then whenever that changes; before `tiers`.
 
-        ``taken`` has by PCI address the slots of VFs that pods have.
+        ``taken`` returns by PCI address the slots of VFs that pods have.
         """
 
     async def offload(self, ports: Collection[str]) -> Mapping[str, PortReport]:
@@ -150,10 +151,10 @@ class OvsDatapath:
         """Return the OpenFlow connection, and the look-out for VFs."""
         return (self._flows.run, *(() if self._vfs is None else (self._vfs.run,)))
 
-    async def find_vfs(self, monitor: Monitor, taken: Mapping[str, int], tell: Callable[[VfSlots], None]) -> None:
-        """Look for the VFs of the uplink's NIC, unless they are to be left alone."""
-        if self._with_vfs:
-            self._vfs = Vfs(self._paths.sysfs, self._uplinks, taken, monitor, tell)
+    async def find_vfs(self, monitor: Monitor, taken: Taken, tell: Callable[[VfSlots], None]) -> None:
+        """Look for the VFs of the uplink's NIC; where they are to be left alone, for those that pods have already."""
+        if self._with_vfs or taken():
+            self._vfs = Vfs(self._paths.sysfs, self._uplinks, taken, monitor, tell, for_pods=self._with_vfs)
             await self._vfs.look()
 
     async def follow(self, tell: Callable[[Sight], None]) -> None:
@@ -180,7 +181,10 @@ class OvsDatapath:
         await self._ovsdb.configure()
         ports = await self._ovsdb.uplink()
         self._userspace = ports.datapath_type == "netdev"
-        self._uplinks |= set(ports.devices)
+        if not self._uplinks.issuperset(ports.devices):
+            self._uplinks |= set(ports.devices)
+            if self._vfs is not None:
+                self._vfs.stir()
         uplink = Uplink(
             ofports=ports.ofports,
             devices=ports.devices,
