@@ -122,6 +122,9 @@ async def test_a_vf_that_cannot_be_used_keeps_no_pod_waiting(tmp_path: Path) -> 
         await node.until(lambda: len(node.store.snapshot.attachments) == 1)
         node.planes["representors"].refused.clear()
         assert (await node.verbs.add(call(Command.ADD, 3))).interfaces[1].pci_id == FIRST, "none is given up for good"
+        for number in (2, 3):
+            await node.verbs.delete(call(Command.DEL, number))
+        assert (await node.verbs.add(call(Command.ADD, 4))).interfaces[1].pci_id == FIRST, "it counts as whole again"
 
 
 async def test_one_representor_that_is_somebody_elses_is_no_fault_of_the_others(node: Node) -> None:
