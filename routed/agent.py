@@ -33,11 +33,19 @@ from ovs_flows.glance import Glance
 from ovs_flows.offload import Layer, PortReport
 from routed import views
 from routed.attach.announce import Announcer, Asker
-from routed.attach.errors import InterfaceExists, InvalidName, InvalidNetns, MarkTooLong, RdmaShared, UplinkUnusable
+from routed.attach.errors import (
+    InterfaceExists,
+    InvalidName,
+    InvalidNetns,
+    MarkTooLong,
+    RdmaShared,
+    UplinkUnusable,
+    VfInUse,
+)
 from routed.attach.gateway import Gateway
 from routed.attach.members import Members
 from routed.attach.monitor import Monitor
-from routed.attach.sysfs import has_network_device
+from routed.attach.vf import is_idle
 from routed.audit.compare.rack import compare_server
 from routed.audit.export import encode
 from routed.audit.model import Finding, RackPlan, ServerView, Unobserved
@@ -83,7 +91,7 @@ _FRESH_S = 5.0
 """How long all who scrape are told of the same look at the datapath, which anybody on the network can ask for."""
 _PATIENCE_S = 2.0
 """How long a scrape waits for a switch that hangs; Prometheus gives up after ten."""
-_PERMANENT = (InvalidNetns, InvalidName, InterfaceExists, MarkTooLong, RdmaShared, InvalidRouteError)
+_PERMANENT = (InvalidNetns, InvalidName, InterfaceExists, MarkTooLong, VfInUse, RdmaShared, InvalidRouteError)
 """Failures that trying again does not mend."""
 
 
@@ -209,7 +217,7 @@ class Agent:
     async def _serve(self, store: Store, monitor: Monitor, gateway: Gateway, sight: Sight) -> None:
         """Start the planes and the loop, rebuild what the ledger knows, then open the doors."""
         settings, datapath = self._settings, self._datapath
-        await datapath.find_vfs(monitor, store.devices(), store.set_vfs)
+        await datapath.find_vfs(monitor, store.devices, store.set_vfs)
         members = await self._watch_sides(store, monitor, sight)
         devices = datapath.members or sight.uplink.devices
         announcer = Announcer(
@@ -239,7 +247,7 @@ class Agent:
             devices=Devices(
                 store,
                 settings.vfs,
-                is_here=partial(has_network_device, settings.paths.sysfs),
+                is_idle=lambda address: asyncio.to_thread(is_idle, settings.paths.sysfs, address),
                 allocated=partial(devices_of, kubelet_of(settings.sriov)),
             ),
             shortfall=partial(self._shortfall, store, offload),

@@ -19,6 +19,7 @@ from ovs_flows.mirrors import Mirrors
 from ovs_flows.offload import PortReport, megaflows, report
 from ovs_flows.openflow import Flows
 from ovs_flows.ovsdb import Ovsdb
+from routed.attach.kernel import Rtnl
 from routed.attach.limits import Limits
 from routed.attach.links import Links
 from routed.attach.monitor import Monitor
@@ -26,7 +27,7 @@ from routed.attach.rdma import VfRdma
 from routed.attach.representors import Representors
 from routed.attach.slots import SlotSpace
 from routed.attach.veth import MacvlanWay, is_wire
-from routed.attach.vf import VfWay
+from routed.attach.vf import VfWay, identify
 from routed.attach.vfs import Vfs
 from routed.attach.wires import Wires
 from routed.domain.rack import Uplink
@@ -40,6 +41,7 @@ Tiers = Sequence[Sequence[Plane[Any, Any]]]
 Work = Callable[[], Coroutine[Any, Any, None]]
 """What runs for as long as the agent does."""
 VfSlots = Mapping[int, Vf]
+Taken = Callable[[], Mapping[str, int]]
 _RETRY_S = 1.0
 
 
@@ -88,10 +90,10 @@ class Datapath(Protocol):
     def reconsider(self) -> None:
         """Have `follow` tell once more."""
 
-    async def find_vfs(self, monitor: Monitor, taken: Mapping[str, int], tell: Callable[[VfSlots], None]) -> None:
+    async def find_vfs(self, monitor: Monitor, taken: Taken, tell: Callable[[VfSlots], None]) -> None:
         """Tell which VFs pods can have, once here and then whenever that changes; before `tiers`.
 
-        ``taken`` has by PCI address the slots of VFs that pods have.
+        ``taken`` returns by PCI address the slots of VFs that pods have.
         """
 
     async def offload(self, ports: Collection[str]) -> Mapping[str, PortReport] | None:
@@ -112,8 +114,6 @@ class OvsDatapath:
         self._has_guests = bridge.legacy is not None
         """Whether ports of others take part in anything: a flat network."""
         self._vfs: Vfs | None = None
-        self._vf_way: VfWay | None = None
-        self._rdma: VfRdma | None = None
         self._changed = asyncio.Event()
         self._ovsdb = Ovsdb(self._paths.ovs / "db.sock", bridge.name, bridge.uplink, self._on_change)
         self.mirrors: Mirrors | None = Mirrors(self._ovsdb)
@@ -122,12 +122,7 @@ class OvsDatapath:
 
     async def run(self) -> None:
         """Keep the connection to the database."""
-        try:
-            await self._ovsdb.run()
-        finally:
-            for opened in (self._vf_way, self._rdma):
-                if opened is not None:
-                    opened.close()
+        await self._ovsdb.run()
 
     async def prepare(self) -> Sight:
         """Wait for Open vSwitch, then make the bridge ours; BridgeError when it is not there or is somebody else's."""
@@ -150,8 +145,10 @@ class OvsDatapath:
         # Links and flows do not need each other: the port's number is known before the pod is.
         representors = Representors(partial(self._look, "representors", "ports", "vf_links"), monitor)
         addresses = {} if self._vfs is None else self._vfs.addresses
-        self._vf_way, self._rdma = VfWay(self._paths.sysfs, addresses), VfRdma(self._paths.sysfs, addresses)
-        links = Links(MacvlanWay(space)), Links(self._vf_way, "vf_links", self._rdma)
+        with Rtnl() as home:
+            # What these hold open stays so: threads that go into pods outlive a cancelled agent by a moment.
+            vf_way = VfWay(self._paths.sysfs, addresses, identify(self._paths.sysfs, home.devices()))
+        links = Links(MacvlanWay(space)), Links(vf_way, "vf_links", VfRdma(self._paths.sysfs, addresses))
         plugged = Limits(space), *links, self._flows, Mirrors(self._ovsdb)
         return (wires, representors), (self._ovsdb.ports,), plugged
 
@@ -159,10 +156,10 @@ class OvsDatapath:
         """Return the OpenFlow connection, and the look-out for VFs."""
         return (self._flows.run, *(() if self._vfs is None else (self._vfs.run,)))
 
-    async def find_vfs(self, monitor: Monitor, taken: Mapping[str, int], tell: Callable[[VfSlots], None]) -> None:
-        """Look for the VFs of the uplink's NIC, unless they are to be left alone."""
-        if self._with_vfs:
-            self._vfs = Vfs(self._paths.sysfs, self._uplinks, taken, monitor, tell)
+    async def find_vfs(self, monitor: Monitor, taken: Taken, tell: Callable[[VfSlots], None]) -> None:
+        """Look for the VFs of the uplink's NIC; where they are to be left alone, for those that pods have already."""
+        if self._with_vfs or taken():
+            self._vfs = Vfs(self._paths.sysfs, self._uplinks, taken, monitor, tell, for_pods=self._with_vfs)
             await self._vfs.look()
 
     async def follow(self, tell: Callable[[Sight], None]) -> None:
@@ -189,7 +186,10 @@ class OvsDatapath:
         await self._ovsdb.configure()
         ports = await self._ovsdb.uplink()
         self._userspace = ports.datapath_type == "netdev"
-        self._uplinks |= set(ports.devices)
+        if not self._uplinks.issuperset(ports.devices):
+            self._uplinks |= set(ports.devices)
+            if self._vfs is not None:
+                self._vfs.stir()
         uplink = Uplink(
             ofports=ports.ofports,
             devices=ports.devices,

@@ -26,15 +26,16 @@ class Devices:
         store: Store,
         policy: VfPolicy,
         *,
-        is_here: Callable[[str], bool],
+        is_idle: Callable[[str], Awaitable[bool]],
         allocated: Callable[[PodRef], Awaitable[Sequence[str]]],
     ) -> None:
-        """`is_here` tells of a VF whether the server has its network device, so that a pod can have it.
+        """`is_idle` tells of a VF whether the server has its network device and no use for it: a pod can have it then.
 
         `allocated` tells which VFs the kubelet gave a pod; it may raise CniError.
         """
-        self._store, self._policy, self._is_here, self._allocated = store, policy, is_here, allocated
+        self._store, self._policy, self._is_idle, self._allocated = store, policy, is_idle, allocated
         self._promised: set[str] = set()
+        self._failed: dict[str, None] = {}  # those with which an ADD failed, the last one last
 
     @asynccontextmanager
     async def of(self, request: AttachmentRequest) -> AsyncIterator[str | None]:
@@ -58,6 +59,12 @@ class Devices:
         finally:
             self._promised.discard(device)
 
+    def note(self, device: str | None, *, works: bool) -> None:
+        """Take note of whether a pod could be attached with this VF: where one is free, others are tried before it."""
+        self._failed.pop(device or "", None)
+        if device is not None and not works:
+            self._failed[device] = None
+
     def _named(self, device: str) -> str:
         """Return the device that the runtime names."""
         if self._policy is VfPolicy.NEVER:
@@ -71,13 +78,15 @@ class Devices:
         if self._policy is VfPolicy.NEVER:
             return None
         device = self._first(request.attachment, await self._allocated(request.pod))
-        return self._free() if device is None and self._policy is VfPolicy.ALL else device
+        return await self._free() if device is None and self._policy is VfPolicy.ALL else device
 
     def _first(self, attachment: AttachmentId, allocated: Sequence[str]) -> str | None:
         """Return a VF that a pod has been given and that no other interface of it has, rather one that nobody has.
 
         One that a sandbox has which is leaving, of the same pod as a rule, is worth waiting for.
         """
+        if not allocated:
+            return None
         present = self._store.snapshot.attachments.values()
         taken = {one.wishes.device for one in present if one.id.container_id == attachment.container_id}
         own, gone = [address for address in allocated if address not in taken], self._gone()
@@ -88,17 +97,33 @@ class Devices:
         attachments = self._store.snapshot.attachments.values()
         return self._promised.union(one.wishes.device for one in attachments if one.wishes.device is not None)
 
-    def _free(self) -> str:
-        """Return a VF that no pod has and none was promised."""
+    async def _free(self) -> str:
+        """Return a VF that no pod has and none was promised; it is promised by now."""
+        looked_at: set[str] = set()
+        try:
+            while (address := self._next()) is not None:
+                self._promised.add(address)  # before the look, which others do not wait for
+                looked_at.add(address)
+                if await self._is_idle(address):
+                    looked_at.remove(address)
+                    return address
+        finally:
+            self._promised -= looked_at
+        vfs = {vf.address for vf in self._store.snapshot.place.vfs.values()}
+        raise TryAgainLater(
+            f"no VF is free: of {len(vfs)} on this server {len(vfs & self._gone())} are in use; "
+            "one is free when a pod ends (`routed doctor nic` tells of those that cannot be used)"
+        )
+
+    def _next(self) -> str | None:
+        """Return the first VF that nobody has or looks at; of those that failed, the one for which that is longest ago.
+
+        A VF that cannot be used (its representor is somebody else's, say) would keep every pod waiting else.
+        """
         gone = self._gone()
-        vfs = [vf.address for vf in self._store.snapshot.place.vfs.values()]
-        found = next((address for address in vfs if address not in gone and self._is_here(address)), None)
-        if found is None:
-            raise TryAgainLater(
-                f"no VF is free: of {len(vfs)} on this server {len(gone.intersection(vfs))} are in use; "
-                "one is free when a pod ends (`routed doctor nic` tells of those that cannot be used)"
-            )
-        return found
+        vfs = [vf.address for vf in self._store.snapshot.place.vfs.values() if vf.address not in gone]
+        whole = next((address for address in vfs if address not in self._failed), None)
+        return whole or next((address for address in self._failed if address in vfs), None)
 
 
 def equipped(wishes: Wishes, request: AttachmentRequest, device: str | None) -> Wishes:

@@ -23,7 +23,7 @@ from routed.attach.monitor import Monitor
 from routed.attach.passages import Passages
 from routed.attach.slots import Home
 from routed.attach.wires import Wires
-from routed.datapath import Sight, Tiers, VfSlots, Work
+from routed.datapath import Sight, Taken, Tiers, VfSlots, Work
 from routed.domain.rack import Uplink
 from routed.settings import Settings
 
@@ -82,7 +82,7 @@ class IpvlanDatapath:
         """Have `follow` look once more."""
         self._changed.set()
 
-    async def find_vfs(self, monitor: Monitor, taken: Mapping[str, int], tell: Callable[[VfSlots], None]) -> None:
+    async def find_vfs(self, monitor: Monitor, taken: Taken, tell: Callable[[VfSlots], None]) -> None:
         """Do nothing: a VF has its place behind a bridge."""
 
     async def offload(self, ports: Collection[str]) -> Mapping[str, PortReport] | None:

@@ -22,7 +22,7 @@ from ipam.ledger import Ledger
 from ipam.model import Holder, Holdings, Pod, Record, Request, Usage
 from ovs_flows.model import Mirror
 from routed.cni.errors import InvalidConfig, TryAgainLater
-from routed.domain.intent import MirrorOf, Owner, Standing
+from routed.domain.intent import MirrorOf, Owner, Standing, VfPort
 from routed.domain.rack import Rack, Server, Uplink
 from routed.domain.sides import Side
 from routed.domain.snapshot import Place, Snapshot
@@ -225,7 +225,10 @@ class Store:
         """Take note of a new observation of the uplink."""
         if uplink != self.snapshot.uplink:
             place = replace(self.snapshot.place, uplink=uplink)
-            self._publish(replace(self.snapshot, place=place), Standing.HOST, Standing.STOCK, *self._everybody())
+            ports = map(VfPort, place.vfs)
+            self._publish(
+                replace(self.snapshot, place=place), Standing.HOST, Standing.STOCK, *ports, *self._everybody()
+            )
 
     def set_sides(self, sides: tuple[Side, ...]) -> None:
         """Take note of how the ToRs can be reached now."""
@@ -238,7 +241,8 @@ class Store:
         if vfs != self.snapshot.place.vfs:
             place = replace(self.snapshot.place, vfs=MappingProxyType(dict(vfs)))
             owners = [key for key, one in self._attachments.items() if one.slot >= VF_SLOTS]
-            self._publish(replace(self.snapshot, place=place), Standing.VFS, *owners)
+            ports = map(VfPort, sorted(vfs.keys() | self.snapshot.place.vfs.keys()))
+            self._publish(replace(self.snapshot, place=place), *ports, *owners)
 
     def devices(self) -> Mapping[str, int]:
         """Return the slots of the VFs that pods have, by PCI address."""

@@ -69,9 +69,11 @@ class Verbs:
                 await self._loop.wait_for(attachment.id, deadline_s=self._deadline_s)
                 self._confirm(attachment)
             except BaseException:  # cancellation too: nobody waits for this pod any more
+                self._devices.note(device, works=False)
                 if is_new:
                     await asyncio.shield(self._store.discard(attachment.id, attachment.sequence))
                 raise
+            self._devices.note(device, works=True)
             return chain(request.config.previous, self._result(attachment))
 
     async def delete(self, request: AttachmentRequest) -> None:

@@ -69,6 +69,8 @@ class Device:
     """``parent`` counts in another namespace."""
     hardware: str = ""
     """The bus's name of what it belongs to, ``0000:03:00.2``; empty where driver or kernel (before 5.14) do not say."""
+    master: int | None = None
+    """Index of the bond or bridge that it belongs to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +199,7 @@ def device(body: bytes) -> Device:
     _, _, index, flags, _ = _IFINFOMSG.unpack_from(body, _HEADER.size)
     found = attributes(body, _HEADER.size + _IFINFOMSG.size)
     info = attributes(found.get(IFLA_LINKINFO, b""), 0)
-    parent = found.get(IFLA_LINK)
+    parent, master = found.get(IFLA_LINK), found.get(IFLA_MASTER)
     return Device(
         index=index,
         name=_text(found[IFLA_IFNAME]),
@@ -210,6 +212,7 @@ def device(body: bytes) -> Device:
         parent=None if parent is None else _number(parent),
         parent_elsewhere=IFLA_LINK_NETNSID in found,
         hardware=_text(found.get(IFLA_PARENT_DEV_NAME, b"")),
+        master=None if master is None else _number(master),
     )
 
 

@@ -9,6 +9,7 @@ AttachError
 ├── SlotMissing          the slot's wire does not exist (yet)
 ├── SlotTaken            the slot serves another attachment, or something that cannot be reached
 ├── VfAway               the VF's device is not (yet, or no more) where it is needed
+├── VfInUse              the server itself uses the VF's device
 ├── RdmaShared           the kernel shares RDMA devices among all namespaces: none can be moved
 ├── RdmaMissing          the VF has no RDMA device here (yet)
 ├── UplinkUnusable       the device that pods shall share is not there, or is not what the rack file says
@@ -52,6 +53,10 @@ class SlotTaken(AttachError):
 
 class VfAway(AttachError):
     """The network device of a VF is neither in the server's namespace nor in the pod's."""
+
+
+class VfInUse(AttachError):
+    """The server itself uses the network device of a VF: it has addresses, or another device is made of it."""
 
 
 class RdmaShared(AttachError):

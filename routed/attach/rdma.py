@@ -15,6 +15,7 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -122,13 +123,13 @@ class VfRdma:
         address, index = self._addresses[slot.name], visit.index(link.ifname)
         if index is None:
             raise InvalidNetns(f"{link.ifname} vanished from {link.netns} at once")
-        enter(self._home)
-        try:
-            home = self._connect()
-        finally:
-            enter(visit.netns)
-        with home, self._connect() as pod:
-            give(home, pod, address, index, visit.netns)
+        with ExitStack() as opened:
+            enter(self._home)
+            try:
+                home = opened.enter_context(self._connect())
+            finally:
+                enter(visit.netns)
+            give(home, opened.enter_context(self._connect()), address, index, visit.netns)
 
     def joined(self, found: Device) -> bool:
         """Whether the pod that the calling thread is in has the device of its VF."""

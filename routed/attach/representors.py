@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from routed.attach import mark, sysctl
 from routed.attach.answers import Device, DeviceEvent, Event
-from routed.attach.errors import AttachError, ForeignDevice, NotFound, SlotMissing
+from routed.attach.errors import AttachError, ForeignDevice, NotFound, SlotMissing, SlotTaken
 from routed.attach.kernel import Rtnl
 from routed.attach.monitor import Monitor
 from routed.attach.rtnl import set_device
@@ -42,7 +42,7 @@ class Representors:
         return await asyncio.to_thread(self._each, items, lambda home, name: _prepare(home, name, items[name]))
 
     async def remove(self, keys: Collection[str]) -> Mapping[str, Exception]:
-        """Take our mark off these."""
+        """Take our mark off these; SlotTaken for one that serves a pod."""
         return await asyncio.to_thread(self._each, keys, _leave)
 
     def _observe(self) -> Mapping[str, Wire]:
@@ -84,6 +84,8 @@ def _prepare(home: Rtnl, name: str, wire: Wire) -> None:
 
 def _leave(home: Rtnl, name: str) -> None:
     device = home.device(name)
+    if device is not None and mark.parse(device.alias) is not None:
+        raise SlotTaken(f"{name} serves a pod: {device.alias}")
     if device is not None and _is_ours(device):
         with suppress(NotFound):  # it went meanwhile
             home.apply(set_device(device.index, alias=""))

@@ -1,6 +1,7 @@
 """SR-IOV as the kernel shows it: physical functions (PF), their virtual functions (VF), uplinks and representors.
 
-Reads a tree like ``/sys`` and is given one netlink dump of all devices; asks nobody, changes nothing. A wrong
+Reads a tree like ``/sys`` and is given one netlink dump of all devices; asks nobody, changes nothing. What is there and
+cannot be read (too many open files, say) is a KernelError, never "not there". A wrong
 representor would hand a pod's packets to another pod, so what is not certain is `NoAnswer`, with the reason.
 
 A representor belongs to a VF when both hang on one PCI function and the VF's index is in its port name; or, where the
@@ -13,12 +14,14 @@ drivers' sources only, because no such NIC was at hand, is listed in docs/sriov.
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from routed.attach.answers import NicPort
+from routed.attach.errors import KernelError
 
 SYSFS = Path("/sys")
 _ADDRESS = re.compile(r"[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
@@ -32,6 +35,10 @@ _UPLINK_PORT = re.compile(r"p(\d+)(?:s\d+)?")
 """``p0``; ``p0s1`` is a part of a port that was split."""
 _NUMBERED_BY_FUNCTION = frozenset({"bnxt_en"})
 """Drivers whose representors have the PCI function in their names, whatever the number of the port."""
+
+
+_NOT_THERE = frozenset({errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP})
+"""How sysfs says that there is no such device or attribute, or that its driver does not have it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +114,15 @@ def network_devices(tree: Path, address: str) -> tuple[str, ...]:
     return _names(tree / "bus/pci/devices" / address / "net")
 
 
-def has_network_device(tree: Path, address: str) -> bool:
-    """Whether a PCI function has a network device in the namespace which the tree shows."""
-    return bool(network_devices(tree, address))
+def uppers(tree: Path, device: str) -> tuple[str, ...]:
+    """Return what rides on a device (VLANs, macvlans) or has it as a part (bonds), in the namespace of the tree."""
+    found = (name for name in _names(tree / "class/net" / device) if name.startswith("upper_"))
+    return tuple(name.removeprefix("upper_") for name in found)
+
+
+def is_sysfs(tree: Path) -> bool:
+    """Whether a tree is the kernel's own, wherever it is mounted, and none that stands in for it."""
+    return (tree / "kernel").is_dir()
 
 
 def driver_of(tree: Path, address: str) -> str:
@@ -293,14 +306,16 @@ def _target(link: Path) -> str:
     """Return the last part of what a symbolic link points to; empty when there is none."""
     try:
         return link.readlink().name
-    except OSError:
+    except OSError as error:
+        _absent(error)
         return ""
 
 
 def _entries(folder: Path) -> list[Path]:
     try:
         return list(folder.iterdir())
-    except OSError:
+    except OSError as error:
+        _absent(error)
         return []
 
 
@@ -312,8 +327,15 @@ def _read(file: Path) -> str:
     """Return an attribute; empty when there is none, or its driver does not support it."""
     try:
         return file.read_text(encoding="ascii").strip()
-    except OSError:
+    except OSError as error:
+        _absent(error)
         return ""
+
+
+def _absent(error: OSError) -> None:
+    """Raise KernelError unless an error says that something is not there: a VF that was not seen counts as gone."""
+    if error.errno not in _NOT_THERE:
+        raise KernelError(error.errno or errno.EIO, f"read {error.filename}") from error
 
 
 def _count(file: Path) -> int:

@@ -45,8 +45,6 @@ class Standing(Enum):
     """The host's own share of the pipeline."""
     STOCK = "stock"
     """Veth pairs plugged ahead of need."""
-    VFS = "vfs"
-    """Representors, all of which are plugged ahead of need."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +58,17 @@ class MirrorOf:
         return f"mirror of {self.attachment}"
 
 
-Owner = AttachmentId | Standing | MirrorOf
+@dataclass(frozen=True, slots=True)
+class VfPort:
+    """Owner of one VF's representor, which is plugged ahead of need; one that cannot be is no fault of the others."""
+
+    slot: int
+
+    def __str__(self) -> str:
+        return f"vf slot {self.slot}"
+
+
+Owner = AttachmentId | Standing | VfPort | MirrorOf
 
 
 def _nothing() -> Mapping[Any, Any]:
@@ -94,36 +102,34 @@ class Intent:
 
 def owners(snapshot: Snapshot) -> tuple[Owner, ...]:
     """Return all owners of this snapshot, those first that others build on."""
-    vfs = (Standing.VFS,) if snapshot.place.vfs else ()
-    return (Standing.HOST, Standing.STOCK, *vfs, *snapshot.attachments, *map(MirrorOf, snapshot.mirrors))
+    ports = map(VfPort, snapshot.place.vfs)
+    return (Standing.HOST, Standing.STOCK, *ports, *snapshot.attachments, *map(MirrorOf, snapshot.mirrors))
 
 
 def plan(snapshot: Snapshot, owner: Owner) -> Intent:
     """Return what `owner` wants of every plane; nothing at all when the snapshot does not know it."""
-    if isinstance(owner, Standing):
-        return _standing(snapshot, owner)
+    if isinstance(owner, VfPort):
+        return _representor(owner.slot, snapshot.place)
     if isinstance(owner, MirrorOf):
         return _mirror(snapshot, owner.attachment)
+    if owner is Standing.HOST:
+        return _host(snapshot.place)
+    if owner is Standing.STOCK:
+        return _stock(snapshot.slots, snapshot.uplink.mtu, bridge=not snapshot.uplink.shared)
     attachment = snapshot.attachments.get(owner)
-    if attachment is None:
-        return Intent()
+    return Intent() if attachment is None else _pod(snapshot, attachment)
+
+
+def _pod(snapshot: Snapshot, attachment: Attachment) -> Intent:
     if attachment.leaving:
         return _leaving(attachment, snapshot.place)
     grown = _attachment(attachment, snapshot.place)
-    if owner in snapshot.mirrors:
+    if attachment.id in snapshot.mirrors:
         grown = replace(grown, mirrors={})
     if snapshot.owner_elsewhere(attachment) is not None:
         cut_off = {plane: dict.fromkeys(getattr(grown, plane)) for plane in ("flows", "passages", "advertisements")}
         return replace(grown, **cut_off)
     return replace(grown, advertisements=dict.fromkeys(grown.advertisements)) if snapshot.draining else grown
-
-
-def _standing(snapshot: Snapshot, owner: Standing) -> Intent:
-    if owner is Standing.HOST:
-        return _host(snapshot.place)
-    if owner is Standing.STOCK:
-        return _stock(snapshot.slots, snapshot.uplink.mtu, bridge=not snapshot.uplink.shared)
-    return _representors(snapshot.place)
 
 
 @lru_cache(maxsize=8)
@@ -167,12 +173,15 @@ def _stock(slots: int, mtu: int, *, bridge: bool) -> Intent:
     )
 
 
-@lru_cache(maxsize=8)
-def _representors(place: Place) -> Intent:
-    """Plug all of them at once: a port without flows lets nothing pass, and a pod that comes needs only those."""
+@lru_cache(maxsize=4096)
+def _representor(slot: int, place: Place) -> Intent:
+    """Plug it before a pod comes: a port without flows lets nothing pass, and flows are all that the pod needs then."""
+    vf = place.vfs.get(slot)
+    if vf is None:
+        return Intent()
     return Intent(
-        representors={vf.representor: Wire(place.uplink.mtu) for vf in place.vfs.values()},
-        ports={vf.representor: Port(vf.representor, ofport(slot)) for slot, vf in place.vfs.items()},
+        representors={vf.representor: Wire(place.uplink.mtu)},
+        ports={vf.representor: Port(vf.representor, ofport(slot))},
     )
 
 

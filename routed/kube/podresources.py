@@ -31,6 +31,8 @@ _MOST_BYTES = 16 << 20
 """Of a list of pods; what the kubelet's own client takes."""
 _PAUSE_S = 0.05
 """Before the kubelet is asked again that was asked too often."""
+_RATE_LIMIT = "rate limit"
+"""What the kubelet says then (Kubernetes, pkg/kubelet/apis/grpc/ratelimit.go)."""
 _FIELDS = {
     "ListRequest": (),
     "ListResponse": ("*pod_resources:Pod",),
@@ -132,8 +134,8 @@ async def _ask(channel: Channel, method: str, request: Any, kind: Any) -> Any:
         try:
             return await call(request)
         except grpc.aio.AioRpcError as error:
-            if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
-                raise
+            if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED or _RATE_LIMIT not in (error.details() or ""):
+                raise  # gRPC says the same of an answer that is too long
         await asyncio.sleep(_PAUSE_S)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ovs_flows.hardware import HardwareSight
 from routed.attach.answers import IPInterface, NicPort
 from routed.attach.sysfs import NoAnswer, Pf, Vf
+from routed.attach.uses import is_used
 from routed.doctor.facts import Unseen
 
 NO_SWITCH = "none"
@@ -54,7 +55,8 @@ class Found:
         """Whether a VF may be a pod's or a virtual machine's, or the server itself uses it."""
         own = [self.ports[name] for name in vf.devices if name in self.ports]
         return not vf.free or any(
-            port.master is not None or self.addresses.get(port.name) or self.uppers.get(port.name) for port in own
+            is_used(self.addresses.get(port.name, ()), self.uppers.get(port.name, ()), enslaved=port.master is not None)
+            for port in own
         )
 
 

@@ -18,7 +18,7 @@ from routed.attach.answers import NicPort
 from routed.attach.errors import KernelError
 from routed.attach.kernel import Rtnl
 from routed.attach.rtnl import tc_offload
-from routed.attach.sysfs import Pf, discover
+from routed.attach.sysfs import Pf, discover, uppers
 from routed.doctor.facts import Unseen
 from routed.doctor.gather import has_driver
 from routed.nic.found import NO_SWITCH, Found
@@ -63,9 +63,8 @@ def _mode(pf: Pf) -> str | Unseen:
 
 def _uppers(tree: Path, port: NicPort, ports: Iterable[NicPort]) -> tuple[str, ...]:
     """Return what rides on a device in the server's own namespace; what was moved into another has no entry there."""
-    entries = (tree / "class/net" / port.name).glob("upper_*")
     masters = {each.name for each in ports if each.index == port.master}
-    return tuple(sorted({entry.name.removeprefix("upper_") for entry in entries} - masters))
+    return tuple(sorted({*uppers(tree, port.name)} - masters))
 
 
 def _bond_modes(tree: Path, ports: Iterable[str]) -> Mapping[str, str]:

@@ -80,12 +80,16 @@ class Node:
             devices=Devices(
                 self.store,
                 vfs,
-                is_here=lambda address: address not in self.away,
+                is_idle=self._is_idle,
                 allocated=lambda pod: devices_of(self.kubelet, pod),
             ),
             shortfall=self._shortfall_of,
             deadline_s=deadline_s,
         )
+
+    async def _is_idle(self, address: str) -> bool:
+        await asyncio.sleep(0)  # others go on meanwhile
+        return address not in self.away
 
     async def _wishes_of(self, pod: PodRef) -> Wishes:
         return self.wishes.get(pod, Wishes())

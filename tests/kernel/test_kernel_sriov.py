@@ -82,19 +82,34 @@ def test_a_vf_is_shown_and_told_to_the_runtime(rig: Rig, vf_pods: tuple[Pod, Pod
         assert rig.server.plugin.add(pod.id, pod.netns).raw["ips"] == pod.result.raw["ips"], "once more"
 
 
-def test_check_finds_a_vf_that_is_down_or_it_is_mended_already(rig: Rig, vf_pods: tuple[Pod, Pod]) -> None:
-    rig.server.inside(vf_pods[0], "ip", "link", "set", "eth0", "down")
-    try:
-        rig.server.check(vf_pods[0])
-    except CniError as error:
-        assert "vf_links" in str(error)  # noqa: PT017 - whoever looks first, CHECK or the agent's own timer
-    eventually(lambda: rig.server.healthy(vf_pods[0]), "the VF as it was")
-    assert rig.server.inside(vf_pods[0], "ip", "link", "show", "up", "dev", "eth0")
-
-
 def test_a_vf_in_use_is_for_nobody_else(rig: Rig, vf_pods: tuple[Pod, Pod]) -> None:
     assert failure(rig.attach, 0).code == 11
     rig.server.check(vf_pods[0])
+
+
+@pytest.fixture(scope="module")
+def never(rig: Rig, vf_pods: tuple[Pod, Pod]) -> None:  # noqa: ARG001 - they have their VFs before
+    """The agent after a restart: it gives VFs to nobody any more, and looks by itself once an hour."""
+    rig.server.agent.stop()
+    rig.server.start(rig.server.copy_of_rack_file({"bridge:\n": "resync_s: 3600\nbridge:\n  vfs: never\n"}))
+    eventually(rig.server.at_rest, "s11 at rest", 60)
+
+
+@pytest.mark.usefixtures("never")
+def test_pods_keep_their_vfs_where_nobody_gets_one_any_more(rig: Rig, vf_pods: tuple[Pod, Pod], outside: Place) -> None:
+    for pod in vf_pods:
+        rig.server.check(pod)
+    assert ping(both_ways([(pod.place, outside) for pod in vf_pods])) == []
+    assert "bridge.vfs is `never`" in str(failure(rig.attach, 0))
+
+
+@pytest.mark.usefixtures("never")
+def test_check_finds_a_vf_that_is_down_and_it_is_mended(rig: Rig, vf_pods: tuple[Pod, Pod]) -> None:
+    rig.server.inside(vf_pods[0], "ip", "link", "set", "eth0", "down")
+    with pytest.raises(CniError, match="vf_links"):  # the agent's own timer is an hour away
+        rig.server.check(vf_pods[0])
+    eventually(lambda: rig.server.healthy(vf_pods[0]), "the VF as it was")
+    assert rig.server.inside(vf_pods[0], "ip", "link", "show", "up", "dev", "eth0")
 
 
 def test_an_agent_that_restarts_with_vfs_for_all_finds_each_pod_with_what_it_has(

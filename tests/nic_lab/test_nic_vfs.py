@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Iterator
@@ -16,7 +17,7 @@ from routed.attach.errors import InterfaceExists
 from routed.attach.links import Links
 from routed.attach.mark import OURS
 from routed.attach.sysfs import SYSFS
-from routed.attach.vf import VfWay, own_mac, own_name
+from routed.attach.vf import VfWay, by_hardware, own_mac, own_name
 from routed.domain.wiring import Link
 from routed.domain.workload import AttachmentId
 from tests.fabric import eventually
@@ -80,7 +81,7 @@ def pods(tmp_path: Path) -> Iterator[Pods]:
 
 @pytest.fixture
 def links() -> Iterator[Links]:
-    way = VfWay(SYSFS, dict(zip(REPRESENTORS, VFS, strict=False)))
+    way = VfWay(SYSFS, dict(zip(REPRESENTORS, VFS, strict=False)), by_hardware)
     with contextlib.closing(way):
         yield Links(way)
 
@@ -94,8 +95,9 @@ async def clean(links: Links) -> AsyncIterator[None]:
 
 async def take_back(links: Links, *numbers: int) -> None:
     """DEL, as often as it takes: a VF comes back a moment after its namespace has died."""
-    while await links.remove([key(number) for number in numbers]):
-        pass
+    async with asyncio.timeout(60):
+        while await links.remove([key(number) for number in numbers]):
+            await asyncio.sleep(0.01)
 
 
 def assert_home(vf: int = 0, mac: str = "") -> None:

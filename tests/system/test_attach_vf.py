@@ -1,4 +1,8 @@
-"""VFs in pods: moved there and back, reset, found again; veth pairs play VF and representor (tests/fakes/veths.py)."""
+"""VFs in pods: moved there and back, reset, found again; veth pairs play VF and representor (tests/fakes/veths.py).
+
+The kernel deletes a veth pair with its namespace, where it would put a VF back: so a test moves that back before the
+namespace ends (`as_the_kernel_does`). A return by the kernel itself is seen in the NIC lab only (tests/nic_lab).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import os
+import socket
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_interface
@@ -15,13 +20,13 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from routed.attach.errors import ForeignDevice, SlotMissing, SlotTaken, VfAway
+from routed.attach.errors import ForeignDevice, SlotMissing, SlotTaken, VfAway, VfInUse
 from routed.attach.kernel import Rtnl
 from routed.attach.links import Links
 from routed.attach.mark import OURS, Mark
 from routed.attach.monitor import Monitor
 from routed.attach.representors import Representors
-from routed.attach.vf import VfWay, own_mac, own_name
+from routed.attach.vf import VfWay, by_alias, by_hardware, by_label, identify, is_idle, own_mac, own_name
 from routed.attach.vfs import Vfs
 from routed.domain.wiring import Link, Vf, Wire
 from routed.domain.workload import AttachmentId
@@ -40,6 +45,7 @@ class Rig:
     nic: VethNic
     links: Links
     representors: Representors
+    addresses: dict[str, str]
 
     def link(self, number: int, pod: Pod, vf: int = 0) -> Link:
         """Return what pod `number` wants of a VF."""
@@ -85,7 +91,7 @@ def key(number: int) -> AttachmentId:
 
 
 def as_the_kernel_does(pod: Pod, name: str = "eth0") -> None:
-    """Let a pod end: a VF that its namespace has goes back to the server's, down, under the name that it has."""
+    """Let a pod end as if it had a VF, which goes back to the server's namespace, down, under the name that it has."""
     pod.run("ip", "link", "set", name, "netns", str(os.getpid()))
     pod.delete()
 
@@ -98,16 +104,22 @@ def pods(tmp_path: Path) -> Iterator[Pods]:
 
 
 @pytest_asyncio.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+async def rig(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
+    """A rig whose VFs are told by their alias, or by what no pod can change, as kernels since 5.14 do."""
     with server():
         nic = VethNic(tmp_path / "sys", ["etha"], 2)
         nic.plug(run)
-        way = VfWay(nic.tree, {nic.representor(index): nic.address(index) for index in range(2)})
+        hardware = {socket.if_nametoindex(nic.vf(index)): nic.address(index) for index in range(2)}
+        told = (
+            by_label if getattr(request, "param", by_label) is by_label else lambda found: hardware.get(found.index, "")
+        )
+        addresses = {nic.representor(index): nic.address(index) for index in range(2)}
+        way = VfWay(nic.tree, addresses, told)
         async with Monitor() as monitor:
             representors = Representors(lambda: None, monitor)
             assert await representors.upsert({nic.representor(index): Wire(MTU) for index in range(2)}) == {}
             with contextlib.closing(way):
-                yield Rig(nic, Links(way, "vf_links"), representors)
+                yield Rig(nic, Links(way, "vf_links"), representors, addresses)
 
 
 async def test_a_pod_has_the_vf_with_all_of_its_link(rig: Rig, pods: Pods) -> None:
@@ -277,7 +289,7 @@ async def test_the_uplinks_vfs_are_found_and_found_again(rig: Rig) -> None:
     run("ip", "link", "add", "etha", "type", "veth", "peer", "name", "tor")
     looks: list[dict[int, Vf]] = []
     async with Monitor() as monitor:
-        vfs = Vfs(rig.nic.tree, {"etha"}, {}, monitor, lambda found: looks.append(dict(found)))
+        vfs = Vfs(rig.nic.tree, {"etha"}, dict, monitor, lambda found: looks.append(dict(found)))
         await vfs.look()
         expected = {4096 + index: Vf(rig.nic.representor(index), rig.nic.address(index)) for index in range(2)}
         assert looks == [expected]
@@ -292,7 +304,7 @@ async def test_pods_that_come_and_go_are_no_reason_to_look(rig: Rig, pods: Pods)
     run("ip", "link", "add", "etha", "type", "veth", "peer", "name", "tor")
     looks: list[dict[int, Vf]] = []
     async with Monitor() as monitor:
-        vfs = Vfs(rig.nic.tree, {"etha"}, {}, monitor, lambda found: looks.append(dict(found)))
+        vfs = Vfs(rig.nic.tree, {"etha"}, dict, monitor, lambda found: looks.append(dict(found)))
         await vfs.look()
         for number in range(2):
             pod = pods.make()
@@ -315,7 +327,7 @@ async def test_pods_that_come_and_go_are_no_reason_to_look(rig: Rig, pods: Pods)
 async def test_vfs_of_another_nic_than_the_uplink_are_not_for_pods(rig: Rig) -> None:
     looks: list[dict[int, Vf]] = []
     async with Monitor() as monitor:
-        await Vfs(rig.nic.tree, {"eth9"}, {}, monitor, lambda found: looks.append(dict(found))).look()
+        await Vfs(rig.nic.tree, {"eth9"}, dict, monitor, lambda found: looks.append(dict(found))).look()
     assert looks == [{}]
 
 
@@ -324,7 +336,7 @@ async def test_devices_that_come_or_are_renamed_are_looked_at(rig: Rig) -> None:
     run("ip", "link", "delete", rig.nic.representor(1))
     looks: list[dict[int, Vf]] = []
     async with Monitor() as monitor:
-        vfs = Vfs(rig.nic.tree, {"etha"}, {}, monitor, lambda found: looks.append(dict(found)))
+        vfs = Vfs(rig.nic.tree, {"etha"}, dict, monitor, lambda found: looks.append(dict(found)))
         await vfs.look()
         assert looks[-1].keys() == {4096}
         following = asyncio.create_task(vfs.run())
@@ -344,15 +356,184 @@ async def test_devices_that_come_or_are_renamed_are_looked_at(rig: Rig) -> None:
         assert [look.keys() for look in looks[-2:]] == [{4096, 4097}, {4097}]
 
 
-async def test_a_vf_keeps_its_hardware_in_every_namespace(rig: Rig) -> None:
-    """What no veth can show: a kernel since 5.14 names the hardware, and the alias does not count any more."""
+async def impostor(rig: Rig, pod: Pod) -> None:
+    """A privileged pod hides its VF behind a veth that looks like it."""
+    assert await rig.links.upsert({key(1): rig.link(1, pod)}) == {}
+    for change in (
+        ("set", "eth0", "down"),
+        ("set", "eth0", "name", "mine"),
+        ("add", "eth0", "type", "veth", "peer", "name", "eth1"),
+        ("set", "eth0", "alias", f"routed-vf {rig.nic.address(0)}"),
+    ):
+        pod.run("ip", "link", *change)
+
+
+@pytest.mark.parametrize("rig", [by_hardware], indirect=True)
+async def test_no_alias_makes_a_pods_own_device_a_vf(rig: Rig, pods: Pods) -> None:
+    pod = pods.make()
+    await impostor(rig, pod)
+    assert await rig.links.remove([key(1)]) == {}
+    rig.assert_home()
+    assert [device["ifname"] for device in pod.ip("link") if device["ifname"] != "lo"] == ["eth1", "eth0"]
+
+
+async def test_it_is_the_hardware_that_keeps_such_a_device_out(rig: Rig, pods: Pods) -> None:
+    """The negative control of the test above; what came home in place of a VF is in the way of nobody for long."""
+    pod = pods.make()
+    await impostor(rig, pod)
+    await rig.links.remove([key(1)])
+    assert "mine" in {device["ifname"] for device in pod.ip("link")}, "the VF is still there"
+    assert own_name(rig.nic.address(0)) in devices(), "but something came"
+    pod.run("ip", "link", "set", "mine", "netns", str(os.getpid()))
+    run("ip", "link", "set", "mine", "name", "eth0")
+
+
+@pytest.mark.parametrize("way_home", ["by DEL", "by the kernel"])
+async def test_nothing_else_keeps_the_name_that_a_vf_comes_home_under(rig: Rig, pods: Pods, way_home: str) -> None:
+    pod = pods.make()
+    assert await rig.links.upsert({key(1): rig.link(1, pod)}) == {}
+    run("ip", "link", "add", "squatter", "type", "veth", "peer", "name", "other")
+    run("ip", "link", "set", "squatter", "name", own_name(rig.nic.address(0)))
+    if way_home == "by the kernel":
+        as_the_kernel_does(pod)
+    assert await rig.links.remove([key(1)]) == {}
+    rig.assert_home()
+    assert "stray0" in devices(), "nothing of anybody's is deleted"
+
+
+async def test_devices_are_told_by_what_the_kernel_says_of_them(rig: Rig) -> None:
     with Rtnl() as home:
-        found = home.device(rig.nic.vf(0))
-    assert found is not None
-    way = VfWay(rig.nic.tree, {"r": "0000:03:01.0"})
-    with contextlib.closing(way):
-        slot = replace(found, name="r")
-        assert not way.holds(slot, found)
-        assert way.holds(slot, replace(found, hardware="0000:03:01.0"))
-        assert way.holds(slot, replace(found, alias="routed-vf 0000:03:01.0"))
-        assert not way.holds(slot, replace(found, hardware="0000:03:01.1", alias="routed-vf 0000:03:01.0"))
+        veth = home.device(rig.nic.vf(0))
+    assert veth is not None
+    address = "0000:03:01.0"
+    vf = replace(veth, kind="", alias=f"routed-vf {address}")
+    named = replace(vf, hardware="0000:03:01.1")
+    bare, disguised = replace(vf, alias=address), replace(veth, alias=vf.alias)
+    told = [[tell(found) for found in (vf, named, bare, disguised)] for tell in (by_hardware, by_alias)]
+    assert told == [["", "0000:03:01.1", "", ""], [address, "0000:03:01.1", "", ""]]
+    (sysfs := rig.nic.tree / "mounted" / "kernel").mkdir(parents=True)
+    assert identify(sysfs.parent, [veth, named]) is by_hardware, "once and for all"
+    assert identify(sysfs.parent, [veth]) is by_alias
+    assert identify(rig.nic.tree, [veth, named]) is by_label
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        ("address", "add", "192.0.2.1/24", "dev", "{vf}"),
+        ("link", "set", "{vf}", "master", "br7"),
+        ("link", "add", "link", "{vf}", "name", "top", "type", "macvlan"),
+    ],
+)
+async def test_a_vf_that_the_server_uses_is_not_taken_from_it(rig: Rig, pods: Pods, use: tuple[str, ...]) -> None:
+    run("ip", "link", "add", "br7", "type", "bridge")
+    link, vf, address = rig.link(1, pods.make()), rig.nic.vf(0), rig.nic.address(0)
+    assert await asyncio.to_thread(is_idle, rig.nic.tree, address)
+    run("ip", *(word.format(vf=vf) for word in use))
+    if "top" in use:
+        (rig.nic.tree / "class/net" / vf / "upper_top").mkdir()
+    assert not await asyncio.to_thread(is_idle, rig.nic.tree, address)
+    failures = await rig.links.upsert({key(1): link})
+    assert isinstance(failures[key(1)], VfInUse)
+    assert f"VF {address} is the server's own: it uses {vf} (" in str(failures[key(1)])
+    assert vf in devices()
+    assert rig.mark() == OURS, "nothing was begun"
+
+
+async def test_a_pod_keeps_its_vf_while_nobody_knows_which_that_is(rig: Rig, pods: Pods) -> None:
+    pod = pods.make()
+    wanted = {key(1): rig.link(1, pod)}
+    assert await rig.links.upsert(wanted) == {}
+    known = rig.addresses.pop(rig.nic.representor(0))
+    seen = await rig.links.observe()
+    assert seen.keys() == {key(1)}, "there is something left to remove"
+    assert seen[key(1)].addresses == ()
+    failures = await rig.links.remove([key(1)])
+    assert isinstance(failures[key(1)], VfAway)
+    left = await rig.representors.remove([rig.nic.representor(0)])
+    assert isinstance(left[rig.nic.representor(0)], SlotTaken)
+    assert rig.mark() == Mark(key(1), pod.path).text()
+    rig.addresses[rig.nic.representor(0)] = known
+    assert await rig.links.observe() == wanted
+    assert await rig.links.remove([key(1)]) == {}
+    rig.assert_home()
+
+
+async def test_a_vf_that_a_pod_has_stays_known_while_it_is_not_seen(rig: Rig) -> None:
+    run("ip", "link", "add", "etha", "type", "veth", "peer", "name", "tor")
+    looks: list[dict[int, Vf]] = []
+    taken = {rig.nic.address(1): 4097}
+    async with Monitor() as monitor:
+        vfs = Vfs(rig.nic.tree, {"etha"}, lambda: taken, monitor, lambda found: looks.append(dict(found)))
+        await vfs.look()
+        for index in range(2):
+            run("ip", "link", "delete", rig.nic.representor(index))
+        await vfs.look()
+        assert [look.keys() for look in looks] == [{4096, 4097}, {4097}]
+        assert vfs.addresses == {rig.nic.representor(1): rig.nic.address(1)}
+        taken.clear()
+        await vfs.look()
+        assert looks[-1] == {}
+        assert vfs.addresses == {}
+
+
+async def test_what_cannot_be_read_leaves_everything_as_it_was(rig: Rig) -> None:
+    run("ip", "link", "add", "etha", "type", "veth", "peer", "name", "tor")
+    looks: list[dict[int, Vf]] = []
+    async with Monitor() as monitor:
+        vfs = Vfs(rig.nic.tree, {"etha"}, dict, monitor, lambda found: looks.append(dict(found)))
+        await vfs.look()
+        unreadable = rig.nic.tree / "bus/pci/devices" / rig.nic.pfs[0] / "sriov_totalvfs"
+        unreadable.unlink()
+        unreadable.symlink_to(unreadable)
+        await vfs.look()
+        assert [look.keys() for look in looks] == [{4096, 4097}]
+        assert len(vfs.addresses) == 2
+        assert vfs.stirred, "it looks again"
+
+
+async def test_where_vfs_are_for_nobody_those_that_pods_have_are_all_that_is_known(rig: Rig) -> None:
+    run("ip", "link", "add", "etha", "type", "veth", "peer", "name", "tor")
+    looks: list[dict[int, Vf]] = []
+    taken = {rig.nic.address(1): 4097}
+    async with Monitor() as monitor:
+        tell = looks.append
+        vfs = Vfs(rig.nic.tree, {"etha"}, lambda: taken, monitor, lambda one: tell(dict(one)), for_pods=False)
+        await vfs.look()
+        taken.clear()
+        await vfs.look()
+    assert [look.keys() for look in looks] == [{4097}, set()]
+
+
+async def test_a_port_that_joins_the_bond_is_looked_at(rig: Rig) -> None:
+    """A bridge plays the bond."""
+    run("ip", "link", "add", "bond", "type", "bridge")
+    run("ip", "link", "add", "etha", "type", "veth", "peer", "name", "tor")
+    looks: list[dict[int, Vf]] = []
+    async with Monitor() as monitor:
+        vfs = Vfs(rig.nic.tree, {"bond"}, dict, monitor, lambda found: looks.append(dict(found)))
+        await vfs.look()
+        assert looks == [{}]
+        run("ip", "link", "set", "etha", "master", "bond")
+        async with asyncio.timeout(15):
+            while not vfs.stirred:
+                await asyncio.sleep(0.02)
+        await vfs.look()
+        assert looks[-1].keys() == {4096, 4097}
+
+
+async def test_without_a_nic_other_peoples_devices_are_no_reason_to_look(rig: Rig, tmp_path: Path) -> None:
+    async with Monitor() as monitor:
+        bare = Vfs(tmp_path / "nothing", {"etha"}, dict, monitor, lambda _: None)
+        other = Vfs(rig.nic.tree, {"etha"}, dict, monitor, lambda _: None)
+        for vfs in (bare, other):
+            await vfs.look()
+        run("ip", "link", "add", "docker0", "type", "bridge")
+        async with asyncio.timeout(15):
+            while not other.stirred:  # the negative control: with a NIC it may be anything
+                await asyncio.sleep(0.02)
+        assert not bare.stirred
+        run("ip", "link", "add", "etha", "type", "veth", "peer", "name", "tor")
+        async with asyncio.timeout(15):
+            while not bare.stirred:
+                await asyncio.sleep(0.02)

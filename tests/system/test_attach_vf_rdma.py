@@ -6,18 +6,20 @@ import contextlib
 import os
 import socket
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
-from routed.attach.errors import RdmaMissing, RdmaShared
+from routed.attach.errors import AttachError, RdmaMissing, RdmaShared
+from routed.attach.kernel import Rtnl
 from routed.attach.links import Links
 from routed.attach.mark import OURS
-from routed.attach.rdma import VfRdma
-from routed.attach.vf import VfWay, own_name
+from routed.attach.netns import Visit, apart
+from routed.attach.rdma import Rdma, VfRdma
+from routed.attach.vf import VfWay, by_label, own_name
 from routed.domain.wiring import Link
 from routed.domain.workload import AttachmentId
 from tests.fakes.rdma import OWN, RdmaKernel, namespace
@@ -82,7 +84,7 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
         with (
             contextlib.closing(kernel),
             contextlib.closing(rdma),
-            contextlib.closing(VfWay(nic.tree, addresses)) as way,
+            contextlib.closing(VfWay(nic.tree, addresses, by_label)) as way,
         ):
             yield Rig(nic, kernel, Links(way, "vf_links", rdma))
 
@@ -99,6 +101,31 @@ async def test_the_rdma_device_joins_its_vf_and_leaves_with_it(rig: Rig, pods: P
     assert rig.whose() == [home, home]
     assert await rig.links.remove(list(wanted)) == {}
     assert await rig.links.observe() == {}
+
+
+async def test_no_connection_stays_open_when_the_way_back_into_the_pod_is_gone(rig: Rig, pods: Pods) -> None:
+    opened: list[Rdma] = []
+    link = replace(rig.link(pods.make()), ifname="lo")
+
+    def connect() -> Rdma:
+        opened.append(rig.kernel.connect())
+        return opened[-1]
+
+    def join() -> None:
+        with (
+            Rtnl() as home,
+            contextlib.closing(VfRdma(rig.nic.tree, {rig.nic.representor(0): "none"}, connect)) as rdma,
+        ):
+            slot = home.device(rig.nic.representor(0))
+            assert slot is not None
+            rdma.join(Visit(netns=-1, slots=home, pod=home), slot, link)
+
+    with pytest.raises(AttachError):
+        await apart(join)
+    left = [one for one in opened if one._socket.fileno() != -1]
+    for one in left:
+        one.close()  # else nothing here could end
+    assert (len(opened), left) == (1, [])
 
 
 async def test_one_that_went_home_without_its_vf_is_missed_and_put_back(rig: Rig, pods: Pods) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from routed.attach.answers import NicPort
+from routed.attach.errors import KernelError
 from routed.attach.sysfs import NoAnswer, Pf, Vf, discover, find_vf
 from tests.fakes.nics import FAMILIES, Family, Server
 
@@ -53,6 +55,18 @@ def only_vf(made: Server, address: str) -> Vf:
     answer = find_vf(found(made), address)
     assert not isinstance(answer, NoAnswer)
     return answer[1]
+
+
+@pytest.mark.parametrize("what", ["sriov_totalvfs", "net", "driver"])
+def test_what_is_there_and_cannot_be_read_is_an_error_and_not_absent(tmp_path: Path, what: str) -> None:
+    made = server(tmp_path, FAMILIES["mlx5"])
+    (pf, *_) = found(made)
+    place = made.tree / "bus/pci/devices" / pf.address / what
+    shutil.rmtree(place) if what == "net" else place.unlink()
+    assert found(made) != (), "the negative control: what is not there is no error"
+    place.symlink_to(place) if what != "driver" else place.mkdir()
+    with pytest.raises(KernelError, match=f"read .*{what}"):
+        found(made)
 
 
 @pytest.mark.parametrize("dump_has_parents", [True, False], ids=["5.14", "older kernel"])

@@ -14,7 +14,7 @@ from bgp.model import Attributes, RouteKey
 from ovs_flows.cookies import cookie, object_of
 from ovs_flows.model import LOCAL, Flow, Group, Meter, Mirror, Output, Port, UseMeter, flows_of, meters_of
 from ovs_flows.rows import Stranger
-from routed.domain.intent import PLANES, Intent, MirrorOf, Standing, owners, plan
+from routed.domain.intent import PLANES, Intent, MirrorOf, Standing, VfPort, owners, plan
 from routed.domain.rack import FlatNetwork, Rack, Server, Subnet, Tor, Uplink
 from routed.domain.sides import Health, Side
 from routed.domain.snapshot import Place, Snapshot
@@ -266,11 +266,13 @@ def test_a_pod_with_a_vf_that_leaves_leaves_its_representor_plugged() -> None:
 
 def test_all_representors_are_ready_before_any_pod_comes() -> None:
     snapshot = with_vf()
-    assert owners(snapshot) == (Standing.HOST, Standing.STOCK, Standing.VFS, POD.id)
-    intent = plan(snapshot, Standing.VFS)
-    assert intent.representors == {"pf0vf1": Wire(9000), "pf1vf0": Wire(9000)}
-    assert intent.ports == {"pf0vf1": Port("pf0vf1", 5097), "pf1vf0": Port("pf1vf0", 5352)}
-    assert [name for name, objects in zip(PLANES, intent, strict=True) if objects] == ["representors", "ports"]
+    assert owners(snapshot) == (Standing.HOST, Standing.STOCK, VfPort(4097), VfPort(4352), POD.id)
+    for slot, name in ((4097, "pf0vf1"), (4352, "pf1vf0")):
+        intent = plan(snapshot, VfPort(slot))
+        assert intent.representors == {name: Wire(9000)}
+        assert intent.ports == {name: Port(name, 1000 + slot)}
+        assert [name for name, objects in zip(PLANES, intent, strict=True) if objects] == ["representors", "ports"]
+    assert plan(snapshot, VfPort(4098)) == Intent(), "one that went"
 
 
 @pytest.mark.parametrize("device", ["0000:03:00.2", None])

@@ -73,6 +73,13 @@ async def test_a_busy_kubelet_is_asked_again(node: FakeKubelet, tmp_path: Path) 
     assert node.calls == ["Get"] * 4
 
 
+async def test_an_answer_that_is_too_long_is_no_reason_to_ask_again(node: FakeKubelet, tmp_path: Path) -> None:
+    node.pods = [("shop", "web-0", [{"mellanox.com/cx5": ["0" * (1 << 20)] * 17}])]
+    with pytest.raises(KubeletError, match=r"resource_exhausted: .*larger than max"):
+        await kubelet(tmp_path).devices(WEB)
+    assert node.calls == ["Get"]
+
+
 async def test_a_device_that_is_no_vf_is_named(node: FakeKubelet, tmp_path: Path) -> None:
     node.pods = [("shop", "web-0", [{"mellanox.com/sf": ["mlx5_core.sf.4"]}])]
     with pytest.raises(Malformed, match=r"mellanox\.com/sf gave the pod 'mlx5_core\.sf\.4', which is no PCI address"):

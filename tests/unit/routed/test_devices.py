@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from routed import views
+from routed.attach.errors import ForeignDevice
 from routed.cni.errors import Code, InvalidConfig, TryAgainLater, code_for
 from routed.cni.protocol import AttachmentRequest, Command
 from routed.domain.wiring import Vf
@@ -104,6 +105,40 @@ async def test_a_vf_whose_device_somebody_else_has_is_not_free(node: Node) -> No
     assert result.interfaces[1].pci_id == SECOND
     with pytest.raises(TryAgainLater, match="of 2 on this server 1 are in use"):
         await node.verbs.add(call(Command.ADD, 2))
+
+
+async def test_a_vf_that_cannot_be_used_keeps_no_pod_waiting(tmp_path: Path) -> None:
+    """Its representor is somebody else's, say; with one that works beside it, only the first pod has to try again."""
+    async with Node(tmp_path, vfs=VfPolicy.ALL, deadline_s=0.3).running() as node:
+        node.store.set_vfs(VFS)
+        node.planes["representors"].refused["pf0vf0"] = ForeignDevice("pf0vf0 is somebody else's")
+        with pytest.raises(ForeignDevice):
+            await node.verbs.add(call(Command.ADD, 1))
+        await node.until(lambda: not node.store.snapshot.attachments)
+        result = await node.verbs.add(call(Command.ADD, 2))
+        assert result.interfaces[1].pci_id == SECOND
+        with pytest.raises(ForeignDevice):
+            await node.verbs.add(call(Command.ADD, 3))
+        await node.until(lambda: len(node.store.snapshot.attachments) == 1)
+        node.planes["representors"].refused.clear()
+        assert (await node.verbs.add(call(Command.ADD, 3))).interfaces[1].pci_id == FIRST, "none is given up for good"
+        for number in (2, 3):
+            await node.verbs.delete(call(Command.DEL, number))
+        assert (await node.verbs.add(call(Command.ADD, 4))).interfaces[1].pci_id == FIRST, "it counts as whole again"
+
+
+async def test_one_representor_that_is_somebody_elses_is_no_fault_of_the_others(node: Node) -> None:
+    node.planes["representors"].refused["pf0vf2"] = ForeignDevice("pf0vf2 is somebody else's")
+    node.store.set_vfs({4098: Vf("pf0vf2", "0000:03:00.4"), **VFS, 4099: Vf("pf0vf3", "0000:03:00.5")})
+    await node.until(lambda: {"pf0vf0", "pf0vf1", "pf0vf3"} <= node.planes["ports"].held.keys())
+    assert "pf0vf2" not in node.planes["ports"].held
+
+
+@for_all
+async def test_many_pods_at_once_get_a_vf_each_whoever_looks_longest(node: Node) -> None:
+    node.store.set_vfs({slot: Vf(f"pf0vf{slot}", f"0000:03:{slot - 4096:02x}.0") for slot in range(4096, 4104)})
+    results = await asyncio.gather(*(node.verbs.add(call(Command.ADD, number)) for number in range(8)))
+    assert len({result.interfaces[1].pci_id for result in results}) == 8
 
 
 @for_none

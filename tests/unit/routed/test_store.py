@@ -16,7 +16,7 @@ from ipam.ledger import Ledger
 from ipam.model import Holder, Pool
 from ovs_flows.model import Mirror
 from routed.cni.errors import InvalidConfig, TryAgainLater
-from routed.domain.intent import MirrorOf, Owner, Standing
+from routed.domain.intent import MirrorOf, Owner, Standing, VfPort
 from routed.domain.rack import Rack, Server, Subnet, Uplink
 from routed.domain.wiring import Vf
 from routed.domain.workload import AttachmentId, PodRef, StaticRoute, Wishes
@@ -126,7 +126,7 @@ async def test_a_pod_with_a_device_has_its_slot_after_a_restart_too(opened: Call
     assert again.store.devices() == {"0000:03:08.2": 4352}
     assert again.store.snapshot.slots == 1 + 4, "a stock of veth pairs as ever"
     again.store.set_vfs(VFS)
-    assert again.changed == [Standing.VFS, key(1)]
+    assert again.changed == [VfPort(4096), VfPort(4352), key(1)]
     assert await again.store.put(key(1), POD, "/run/netns/web", Wishes(device="0000:03:08.2")) == one
 
 
@@ -198,12 +198,13 @@ async def test_a_stock_that_runs_out_does_not_wait_for_quiet(opened: Callable[[]
 
 async def test_the_uplink_concerns_everybody_but_only_when_it_changes(opened: Callable[[], Rig]) -> None:
     rig = opened()
+    rig.store.set_vfs(VFS)
     await rig.store.put(key(1), POD, "/run/netns/web")
     rig.changed.clear()
     rig.store.set_uplink(UPLINK)
     assert rig.changed == []
     rig.store.set_uplink(Uplink((1,), ("bond0",), UPLINK.mac, "02:00:00:00:01:01", 1500))
-    assert set(rig.changed) == {Standing.HOST, Standing.STOCK, key(1)}
+    assert set(rig.changed) == {Standing.HOST, Standing.STOCK, VfPort(4096), VfPort(4352), key(1)}
 
 
 async def test_a_mistake_in_the_ledger_reaches_its_caller(opened: Callable[[], Rig]) -> None:
