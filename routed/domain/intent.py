@@ -1,7 +1,8 @@
 """The only place where policy lives: what should exist on this server, as a pure function of the snapshot.
 
-`plan` answers for one owner at a time: the host itself, the stock of plugged slots, or one attachment. For every plane
-it names the objects that must exist (a value) and those that must not (None). It never says what to do about it.
+`plan` answers for one owner at a time: the host itself, the stock of plugged slots, a VF's port, or one attachment. For
+every plane it names the objects that must exist (a value) and those that must not (None). It never says what to do
+about it.
 """
 
 from __future__ import annotations

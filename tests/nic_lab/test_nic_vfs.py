@@ -14,10 +14,11 @@ import pytest
 import pytest_asyncio
 
 from routed.attach.errors import InterfaceExists
+from routed.attach.kernel import Rtnl
 from routed.attach.links import Links
 from routed.attach.mark import OURS
 from routed.attach.sysfs import SYSFS
-from routed.attach.vf import VfWay, by_hardware, own_mac, own_name
+from routed.attach.vf import VfWay, by_hardware, identify, own_mac, own_name
 from routed.domain.wiring import Link
 from routed.domain.workload import AttachmentId
 from tests.fabric import eventually
@@ -81,7 +82,10 @@ def pods(tmp_path: Path) -> Iterator[Pods]:
 
 @pytest.fixture
 def links() -> Iterator[Links]:
-    way = VfWay(SYSFS, dict(zip(REPRESENTORS, VFS, strict=False)), by_hardware)
+    with Rtnl() as home:
+        told = identify(SYSFS, home.devices())
+    assert told is by_hardware
+    way = VfWay(SYSFS, dict(zip(REPRESENTORS, VFS, strict=False)), told)
     with contextlib.closing(way):
         yield Links(way)
 
@@ -169,13 +173,16 @@ async def test_an_interface_of_that_name_in_the_pod_keeps_the_vf_at_home(links: 
     assert await links.observe() == {}
 
 
-async def test_a_vf_that_its_pod_renamed_is_found(links: Links, pods: Pods) -> None:
+async def test_a_vf_that_its_pod_renamed_and_hid_behind_another_device_is_found(links: Links, pods: Pods) -> None:
     pod = pods.make()
     assert await links.upsert({key(1): link(1, pod)}) == {}
     pod.run("ip", "link", "set", "eth0", "down")
     pod.run("ip", "link", "set", "eth0", "name", "mine")
+    pod.run("ip", "link", "add", "eth0", "type", "dummy")
+    pod.run("ip", "link", "set", "eth0", "alias", f"routed-vf {VFS[0]}")
     assert await links.remove([key(1)]) == {}
     assert_home()
+    assert [device["ifname"] for device in pod.ip("link")] == ["lo", "eth0"], "which is the pod's own"
 
 
 async def test_two_pods_have_a_vf_each(links: Links, pods: Pods) -> None:
