@@ -33,7 +33,7 @@ from ovs_flows.glance import Glance
 from ovs_flows.offload import Layer, PortReport
 from routed import views
 from routed.attach.announce import Announcer, Asker
-from routed.attach.errors import InterfaceExists, InvalidName, InvalidNetns, MarkTooLong, RdmaShared
+from routed.attach.errors import InterfaceExists, InvalidName, InvalidNetns, MarkTooLong, RdmaShared, UplinkUnusable
 from routed.attach.gateway import Gateway
 from routed.attach.members import Members
 from routed.attach.monitor import Monitor
@@ -41,6 +41,7 @@ from routed.attach.sysfs import has_network_device
 from routed.audit.compare.rack import compare_server
 from routed.audit.export import encode
 from routed.audit.model import Finding, RackPlan, ServerView, Unobserved
+from routed.cni.errors import UnsupportedField
 from routed.cni.install import HostPorts, can_map, publish
 from routed.cni.queue import DeletionQueue
 from routed.cni.server import AddressInUseError
@@ -51,7 +52,8 @@ from routed.devices import Devices
 from routed.domain.intent import Owner, owners, plan
 from routed.domain.rack import Rack, Server, Uplink
 from routed.domain.sides import Health, Hold, Side
-from routed.domain.workload import Attachment, AttachmentId
+from routed.domain.workload import Attachment, AttachmentId, PodRef, Wishes
+from routed.ipvlan import IpvlanDatapath
 from routed.kube.cluster import Cluster
 from routed.kube.errors import KubeError
 from routed.kube.events import News
@@ -68,8 +70,10 @@ from routed.telemetry import Telemetry
 from routed.verbs import Verbs
 
 log = structlog.get_logger(__name__)
-OffloadGlance = Glance[Mapping[str, PortReport]]
-EXPECTED = (KubeError, IpamError, BgpError, OvsError, AddressInUseError, OSError)
+_Reports = Mapping[str, PortReport] | None
+"""By port; None without a bridge."""
+OffloadGlance = Glance[_Reports]
+EXPECTED = (KubeError, IpamError, BgpError, OvsError, UplinkUnusable, AddressInUseError, OSError)
 """What ends an agent with one line for the operator; anything else is a bug and shows its traceback."""
 _TURN_S = 0.0005
 """How long a thread that works on pods may keep the event loop waiting; Python's own choice is ten times that."""
@@ -133,7 +137,8 @@ class Agent:
         """Whether it was told to end for good, by a signal or by `routed drain`."""
         self._loop: Loop[Owner] | None = None
         self._steering: Steering | None = None
-        self._datapath: Datapath = OvsDatapath(settings, self._look)
+        kind = OvsDatapath if settings.ipvlan is None else IpvlanDatapath
+        self._datapath: Datapath = kind(settings, self._look)
         wanted = settings.bridge.offload
         self._wanted_layer = None if wanted is None else Layer.named(wanted)
         self._speaker = Speaker(
@@ -184,6 +189,7 @@ class Agent:
                 sight = await datapath.prepare()
                 gateways = tuple(host.gateway for host in self._rack.hosts)
                 gateway = Gateway(datapath.device, gateways, datapath.reconsider, monitor)
+                await gateway.look()  # the kernel knows it, but for a server that has just booted
                 store = Store(
                     ledger,
                     rack=self._rack,
@@ -207,10 +213,12 @@ class Agent:
         members = await self._watch_sides(store, monitor, sight)
         devices = datapath.members or sight.uplink.devices
         announcer = Announcer(datapath.device, devices, self._askers(), monitor, vlan=settings.vlan)
+        tiers = (*datapath.tiers(monitor), (self._speaker,))
+        planes = [plane.name for tier in tiers for plane in tier]
         loop = self._loop = Loop[Owner](
-            (*datapath.tiers(monitor), (self._speaker,)),
+            tiers,
             owners=lambda: owners(store.snapshot),
-            plan=lambda owner: plan(store.snapshot, owner),
+            plan=lambda owner: plan(store.snapshot, owner).of(planes),
             finish=partial(self._finish, store),
             is_permanent=lambda error: isinstance(error, _PERMANENT),
             resync_s=settings.resync_s,
@@ -225,10 +233,10 @@ class Agent:
             loop,
             self._telemetry,
             ailment=ailment,
-            wishes=residents.wishes,
+            wishes=partial(self._wishes, residents),
             devices=Devices(
                 store,
-                settings.bridge.vfs,
+                settings.vfs,
                 is_here=partial(has_network_device, settings.paths.sysfs),
                 allocated=partial(devices_of, kubelet_of(settings.sriov)),
             ),
@@ -333,6 +341,13 @@ class Agent:
         await loop.settled(patience_s=self._settings.bgp.graceful_restart_s / 2)
         self._speaker.authoritative()
 
+    async def _wishes(self, residents: Residents, pod: PodRef) -> Wishes:
+        """Return what a pod asks for; UnsupportedField when this server cannot give it."""
+        wishes = await residents.wishes(pod)
+        if not self._datapath.limits and (wishes.ingress_bps, wishes.egress_bps) != (None, None):
+            raise UnsupportedField(f"{pod} asks for a limit of its bandwidth: there is none on a shared uplink")
+        return wishes
+
     # ---- what others see of it
 
     def _ailment(self, store: Store, loop: Loop[Owner]) -> str | None:
@@ -380,8 +395,8 @@ class Agent:
             findings=self._findings(store, loop),
         )
 
-    async def _offload(self, store: Store) -> Mapping[str, PortReport]:
-        """Return where each port's packets are forwarded by now; OvsError."""
+    async def _offload(self, store: Store) -> _Reports:
+        """Return where each port's packets are forwarded by now, None without a bridge; OvsError."""
         snapshot = store.snapshot
         return await self._datapath.offload([*map(snapshot.place.wire, snapshot.attachments.values())])
 

@@ -64,6 +64,8 @@ class Datapath(Protocol):
     """How many slots are kept plugged beyond those in use."""
     mirrors: Mirrors | None
     """What can copy pods' packets; None where nothing can."""
+    limits: bool
+    """Whether a pod's bandwidth can be limited."""
 
     async def run(self) -> None:
         """Keep the connection to what carries the packets until cancelled; nothing else works without."""
@@ -92,12 +94,14 @@ class Datapath(Protocol):
         ``taken`` has by PCI address the slots of VFs that pods have.
         """
 
-    async def offload(self, ports: Collection[str]) -> Mapping[str, PortReport]:
-        """Return where each port's packets are forwarded by now; OvsError."""
+    async def offload(self, ports: Collection[str]) -> Mapping[str, PortReport] | None:
+        """Return where each port's packets are forwarded by now, None where there are no two ways; OvsError."""
 
 
 class OvsDatapath:
     """A bridge of Open vSwitch, and slots plugged into it."""
+
+    limits = True
 
     def __init__(self, settings: Settings, look: Callable[..., None]) -> None:
         """Nothing is opened yet; `look` is called with the planes that may hold something else now."""

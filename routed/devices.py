@@ -62,7 +62,7 @@ class Devices:
         """Return the device that the runtime names."""
         if self._policy is VfPolicy.NEVER:
             raise InvalidConfig(
-                f"deviceID: {device} cannot be had: the rack file's bridge.vfs is `never` on this server"
+                f"deviceID: {device} cannot be had: there is no bridge on this server, or its bridge.vfs is `never`"
             )
         return device
 

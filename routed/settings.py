@@ -128,6 +128,17 @@ class BridgeSettings(_Section):
     """Where pods' packets have to be forwarded, at the slowest: CHECK and an alert say so when they are not."""
 
 
+class IpvlanSettings(_Section):
+    """The uplink that pods share, on a server without a bridge."""
+
+    uplink: str = Field(max_length=15)
+    """A NIC, a bond of the kernel, or a VLAN device on one; it has the server's own addresses."""
+    members: tuple[str, ...] = ()
+    """Devices of the bond, one to each ToR in the order of `tors`; the uplink itself when empty."""
+    ready_slots: int = Field(default=32, ge=1, le=1024)
+    """Pairs of devices kept ready beyond those in use."""
+
+
 class SteeringSettings(_Section):
     """What happens while this server reaches only one of the two ToRs."""
 
@@ -222,6 +233,8 @@ class Settings(_Section):
     """Time between two full looks at every plane."""
     bgp: BgpSettings
     bridge: BridgeSettings = BridgeSettings()
+    ipvlan: IpvlanSettings | None = None
+    """Instead of a bridge, where it is given."""
     steering: SteeringSettings | None = None
     """None where the ToRs' route policy knows of no steering."""
     ipam: IpamSettings = IpamSettings()
@@ -247,10 +260,12 @@ class Settings(_Section):
             raise ValueError("tors: two have the same name")
         if len({subnet.prefix.version for subnet in self.hosts}) != len(self.hosts):
             raise ValueError("hosts: at most one subnet per family")
-        if self.steering is not None and len(self.bridge.members) != len(self.tors):
+        if self.ipvlan is not None and "bridge" in self.model_fields_set:
+            raise ValueError("bridge, ipvlan: pods are plugged into a bridge or share an uplink; leave one of them out")
+        if self.steering is not None and len(self.members) != len(self.tors):
             raise ValueError(
-                f"steering: bridge.members must name one device per ToR, in the order of tors: "
-                f"there are {len(self.tors)} ToRs and {len(self.bridge.members)} members"
+                f"steering: {'bridge' if self.ipvlan is None else 'ipvlan'}.members must name one device per ToR, in "
+                f"the order of tors: there are {len(self.tors)} ToRs and {len(self.members)} members"
             )
         if self.sriov.resources and self.bridge.vfs is VfPolicy.NEVER:
             raise ValueError("sriov.resources: pods are to have VFs of those, but bridge.vfs is `never`")
@@ -289,6 +304,26 @@ class Settings(_Section):
             for kind, own in ours:
                 if own.version == prefix.version and own.overlaps(prefix):
                     raise ValueError(f"bridge.legacy.prefixes: {prefix} overlaps {own} of {kind}: routed needs its own")
+
+    @property
+    def device(self) -> str:
+        """The device that has the server's own addresses."""
+        return self.bridge.name if self.ipvlan is None else self.ipvlan.uplink
+
+    @property
+    def uplink(self) -> str:
+        """What leads to the ToRs: a NIC or a bond."""
+        return self.bridge.uplink if self.ipvlan is None else self.ipvlan.uplink
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The uplink's devices, as far as the file names them."""
+        return self.bridge.members if self.ipvlan is None else self.ipvlan.members
+
+    @property
+    def vfs(self) -> VfPolicy:
+        """Which pods get a VF; on a server without a bridge none does."""
+        return self.bridge.vfs if self.ipvlan is None else VfPolicy.NEVER
 
     @property
     def control_socket(self) -> Path:

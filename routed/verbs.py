@@ -132,7 +132,7 @@ class Verbs:
         rack, mtu = self._store.snapshot.rack, self._store.snapshot.uplink.mtu
         pod = Interface(
             name=attachment.id.ifname,
-            mac=attachment.mac,
+            mac=self._store.snapshot.place.mac(attachment),
             mtu=attachment.mtu(mtu),
             sandbox=attachment.netns,
             pci_id=attachment.wishes.device or "",

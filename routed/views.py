@@ -49,7 +49,7 @@ def attachments(snapshot: Snapshot, loop: Loop[Owner]) -> Rows:
                 "port": snapshot.place.wire(attachment),
                 "ofport": ofport(attachment.slot),
                 "vf": attachment.wishes.device,
-                "mac": attachment.mac,
+                "mac": snapshot.place.mac(attachment),
                 "container": key.container_id,
                 "interface": key.ifname,
                 "netns": attachment.netns,
@@ -66,9 +66,14 @@ def _error(snapshot: Snapshot, attachment: Attachment, work: Work | None) -> str
     return str(work.error) if work is not None and work.error is not None else None
 
 
-def offload(snapshot: Snapshot, reports: Mapping[str, PortReport]) -> Rows:
-    """Return one row per attachment: on which layer its packets are forwarded by now, and why not on a faster one."""
-    rows = []
+def offload(snapshot: Snapshot, reports: Mapping[str, PortReport] | None) -> Rows:
+    """Return one row per attachment: on which layer its packets are forwarded by now, and why not on a faster one.
+
+    None where nothing has layers, for want of a bridge.
+    """
+    rows: Rows = []
+    if reports is None:
+        return rows
     for attachment in snapshot.attachments.values():
         report = reports.get(snapshot.place.wire(attachment), PortReport())
         rows.append(
@@ -110,7 +115,9 @@ def routes(snapshot: Snapshot, loop: Loop[Owner]) -> Rows:
 
 
 def flows(snapshot: Snapshot, loop: Loop[Owner]) -> Rows:
-    """Return one row per flow, group or meter on the bridge, as last seen."""
+    """Return one row per flow, group or meter on the bridge, as last seen; none where there is no bridge."""
+    if "flows" not in loop.lanes:
+        return []
     owners: dict[int, str] = dict.fromkeys(plan(snapshot, Standing.HOST).flows, "host")
     owners.update({cookie(one.slot + 1): str(one.pod) for one in snapshot.attachments.values()})
     found: Mapping[Any, Any] = loop.lanes["flows"].actual or {}
@@ -225,12 +232,13 @@ def _side_views(snapshot: Snapshot, statuses: Mapping[IPAddress, NeighborStatus]
 
 
 def _port_view(snapshot: Snapshot, loop: Loop[Owner], attachment: Attachment) -> PortView:
-    flows = loop.lanes["flows"].actual
+    lane = loop.lanes.get("flows")
+    flows = None if lane is None else lane.actual
     entries = None if flows is None else flows.get(cookie(attachment.slot + 1), frozenset())
     return PortView(
         port=snapshot.place.wire(attachment),
         ofport=ofport(attachment.slot),
-        mac=attachment.mac,
+        mac=snapshot.place.mac(attachment),
         flows=len(flows_of(entries)) if isinstance(entries, frozenset) else None,
         state=attachment_state(snapshot, loop, attachment.id),
         error=_error(snapshot, attachment, loop.works().get(attachment.id)) or "",

@@ -26,15 +26,15 @@ switch_port() { # NAME
     ip link set "$1" arp off
 }
 
-host_on_bridge() { # $ADDRESSES and $GATEWAYS, on br0
+host_on() { # DEVICE: gets $ADDRESSES, and leads to $GATEWAYS
     local address gateway
-    wait_for_interfaces br0
-    echo 0 >/proc/sys/net/ipv4/conf/br0/send_redirects
-    ip link set br0 up
-    for address in $ADDRESSES; do ip address replace "$address" dev br0; done
+    wait_for_interfaces "$1"
+    echo 0 >"/proc/sys/net/ipv4/conf/$1/send_redirects"
+    ip link set "$1" up
+    for address in $ADDRESSES; do ip address replace "$address" dev "$1"; done
     for gateway in $GATEWAYS; do
-        ip route replace "$gateway" dev br0
-        ip route replace default via "$gateway" dev br0
+        ip route replace "$gateway" dev "$1"
+        ip route replace default via "$gateway" dev "$1"
     done
 }
 

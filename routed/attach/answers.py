@@ -26,7 +26,7 @@ IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK = 1, 3, 4, 5
 IFLA_LINKINFO, IFLA_IFALIAS, IFLA_CARRIER, IFLA_LINK_NETNSID, IFLA_INFO_KIND = 18, 20, 33, 37, 1
 IFLA_MASTER, IFLA_PHYS_SWITCH_ID, IFLA_PHYS_PORT_NAME, IFLA_PARENT_DEV_NAME = 10, 36, 38, 56
 IFA_ADDRESS, IFA_LOCAL = 1, 2
-RTA_DST, RTA_GATEWAY, RTA_PRIORITY = 1, 5, 6
+RTA_DST, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC = 1, 5, 6, 7
 NDA_DST, NDA_LLADDR = 1, 2
 TCA_KIND, TCA_OPTIONS, TCA_TBF_PARMS = 1, 2, 1
 RTPROT_STATIC = 4
@@ -102,6 +102,8 @@ class Route:
     """The kernel makes 1024 of an IPv6 route's 0."""
     protocol: int = RTPROT_STATIC
     """Who made it (rtnetlink(7))."""
+    source: IPAddress | None = None
+    """What this end speaks from, where the kernel is not to choose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,10 +168,10 @@ def failure(body: bytes, flags: int, doing: str) -> KernelError | None:
 
 def rdma_attributes(body: bytes) -> dict[int, bytes]:
     """Return the attributes of a message about RDMA devices, which has no fixed part: type -> payload."""
-    return _attributes(body, _HEADER.size)
+    return attributes(body, _HEADER.size)
 
 
-def _attributes(body: bytes, offset: int) -> dict[int, bytes]:
+def attributes(body: bytes, offset: int) -> dict[int, bytes]:
     """Return the attributes behind a message's fixed part (or inside a nested attribute): type -> payload."""
     found: dict[int, bytes] = {}
     unpack, end = _ATTRIBUTE.unpack_from, len(body) - _ATTRIBUTE.size
@@ -193,8 +195,8 @@ def event(kind: int, body: bytes) -> Event | None:
 def device(body: bytes) -> Device:
     """Read an RTM_NEWLINK or RTM_DELLINK."""
     _, _, index, flags, _ = _IFINFOMSG.unpack_from(body, _HEADER.size)
-    found = _attributes(body, _HEADER.size + _IFINFOMSG.size)
-    info = _attributes(found.get(IFLA_LINKINFO, b""), 0)
+    found = attributes(body, _HEADER.size + _IFINFOMSG.size)
+    info = attributes(found.get(IFLA_LINKINFO, b""), 0)
     parent = found.get(IFLA_LINK)
     return Device(
         index=index,
@@ -214,8 +216,8 @@ def device(body: bytes) -> Device:
 def nic_port(body: bytes) -> NicPort:
     """Read an RTM_NEWLINK for what the device is a port of."""
     _, _, index, flags, _ = _IFINFOMSG.unpack_from(body, _HEADER.size)
-    found = _attributes(body, _HEADER.size + _IFINFOMSG.size)
-    info = _attributes(found.get(IFLA_LINKINFO, b""), 0)
+    found = attributes(body, _HEADER.size + _IFINFOMSG.size)
+    info = attributes(found.get(IFLA_LINKINFO, b""), 0)
     master = found.get(IFLA_MASTER)
     return NicPort(
         index=index,
@@ -234,27 +236,28 @@ def nic_port(body: bytes) -> NicPort:
 def interface(body: bytes) -> tuple[IPInterface, int]:
     """Read an RTM_NEWADDR: the address and its scope."""
     _, length, _, scope, _ = _IFADDRMSG.unpack_from(body, _HEADER.size)
-    found = _attributes(body, _HEADER.size + _IFADDRMSG.size)
+    found = attributes(body, _HEADER.size + _IFADDRMSG.size)
     return ip_interface((found.get(IFA_LOCAL, found[IFA_ADDRESS]), length)), scope
 
 
 def route(body: bytes) -> Route:
     """Read an RTM_NEWROUTE."""
     family, length = body[_HEADER.size : _HEADER.size + 2]
-    found = _attributes(body, _HEADER.size + _RTMSG_SIZE)
-    gateway = found.get(RTA_GATEWAY)
+    found = attributes(body, _HEADER.size + _RTMSG_SIZE)
+    gateway, source = found.get(RTA_GATEWAY), found.get(RTA_PREFSRC)
     return Route(
         destination=ip_network((found.get(RTA_DST, bytes(4 if family == socket.AF_INET else 16)), length)),
         gateway=None if gateway is None else ip_address(gateway),
         metric=_number(found.get(RTA_PRIORITY, b"")),
         protocol=body[_HEADER.size + _RTM_PROTOCOL],
+        source=None if source is None else ip_address(source),
     )
 
 
 def neighbour(body: bytes) -> Neighbour:
     """Read an RTM_NEWNEIGH."""
     _, index, state, _, _ = _NDMSG.unpack_from(body, _HEADER.size)
-    found = _attributes(body, _HEADER.size + _NDMSG.size)
+    found = attributes(body, _HEADER.size + _NDMSG.size)
     mac = found.get(NDA_LLADDR)
     return Neighbour(
         index=index,
@@ -269,10 +272,10 @@ def neighbour(body: bytes) -> Neighbour:
 def shaper(body: bytes) -> Shaper | None:
     """Read an RTM_NEWQDISC; None for a queueing discipline that is no token bucket."""
     _, index, handle, _, _ = _TCMSG.unpack_from(body, _HEADER.size)
-    found = _attributes(body, _HEADER.size + _TCMSG.size)
+    found = attributes(body, _HEADER.size + _TCMSG.size)
     if _text(found.get(TCA_KIND, b"")) != "tbf":
         return None
-    parameters = _attributes(found[TCA_OPTIONS], 0)[TCA_TBF_PARMS]
+    parameters = attributes(found[TCA_OPTIONS], 0)[TCA_TBF_PARMS]
     return Shaper(index, handle, _number(parameters[_RATE]))
 
 

@@ -11,6 +11,7 @@ AttachError
 ├── VfAway               the VF's device is not (yet, or no more) where it is needed
 ├── RdmaShared           the kernel shares RDMA devices among all namespaces: none can be moved
 ├── RdmaMissing          the VF has no RDMA device here (yet)
+├── UplinkUnusable       the device that pods shall share is not there, or is not what the rack file says
 ├── MarkTooLong          container id, interface name and netns path do not fit into an ifalias
 └── KernelError          netlink, ioctl or sysctl said no
     └── NotFound         what the request was about does not exist
@@ -59,6 +60,10 @@ class RdmaShared(AttachError):
 
 class RdmaMissing(AttachError):
     """A VF has no RDMA device here: none was made, or it is not back from the pod before."""
+
+
+class UplinkUnusable(AttachError):
+    """The device that pods shall share is not there, or is not what the rack file says."""
 
 
 class MarkTooLong(AttachError):

@@ -55,15 +55,19 @@ class Gateway:
         """Look and ask for ever."""
         while True:
             self._now.clear()
-            try:
-                entries = await asyncio.to_thread(self._look_and_ask)
-            except KernelError as error:
-                _log.warning("gateway.look_failed", bridge=self._bridge, error=str(error))
-            else:
-                for entry in entries:
-                    self._learn(entry)
+            await self.look()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._now.wait(), self._period_s)
+
+    async def look(self) -> None:
+        """Look once, and ask for what is not known or may not be true any more."""
+        try:
+            entries = await asyncio.to_thread(self._look_and_ask)
+        except KernelError as error:
+            _log.warning("gateway.look_failed", bridge=self._bridge, error=str(error))
+        else:
+            for entry in entries:
+                self._learn(entry)
 
     def _look_and_ask(self) -> list[Neighbour]:
         with Rtnl() as home:

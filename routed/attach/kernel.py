@@ -14,6 +14,7 @@ from typing import Self
 from routed.attach import answers
 from routed.attach.answers import Device, Event, IPInterface, Neighbour, NicPort, Route
 from routed.attach.errors import KernelError, NotFound
+from routed.attach.filters import Filter, Hook, list_filters, read
 from routed.attach.rtnl import (
     Request,
     list_addresses,
@@ -61,6 +62,8 @@ class Rtnl:
         between two of them, so a device and its ownership mark always appear together. They are answered in order:
         only the last one says that it went well, of the others only failures are heard.
         """
+        if not requests:
+            return
         first = self._sequence + 1
         last = self._sequence = self._sequence + len(requests)
         self._send(
@@ -124,6 +127,11 @@ class Rtnl:
     def neighbours(self, index: int) -> list[Neighbour]:
         """Return the neighbour entries of a device."""
         return [answers.neighbour(body) for body in self._dump(list_neighbours(index))]
+
+    def filters(self, index: int) -> dict[Filter, int]:
+        """Return our filters on a device, and the handle of each."""
+        bodies = [body for hook in Hook for body in self._dump(list_filters(index, hook))]
+        return dict(found for body in bodies if (found := read(body)) is not None)
 
     def shapers(self, handle: int) -> dict[int, int]:
         """Return the token buckets of this handle: index of the device -> bytes a second."""

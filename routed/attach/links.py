@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, TypeVar
 
-from routed.attach import mark, pod
+from routed.attach import mark
 from routed.attach.answers import Device
 from routed.attach.errors import AttachError, InterfaceExists, InvalidName, InvalidNetns, NotFound, SlotTaken
 from routed.attach.kernel import Rtnl
@@ -54,7 +54,13 @@ class Way(Protocol):
     def create(self, visit: Visit, slot: Device, link: Link, alias: str) -> None:
         """Mark the slot, then make the interface exist inside the pod, down, under its name."""
 
-    def destroy(self, visit: Visit, found: Device) -> None:
+    def configure(self, visit: Visit, slot: Device, link: Link, before: Device | None) -> None:
+        """Make the interface as the link says; ``before`` is as it was, None when it is new."""
+
+    def look(self, visit: Visit, slot: Device, found: Device, netns: str) -> Link:
+        """Return the interface as it is."""
+
+    def destroy(self, visit: Visit, slot: Device, found: Device) -> None:
         """Take the interface away from the pod."""
 
     def release(self, slots: Rtnl, slot: Device) -> None:
@@ -154,10 +160,7 @@ class Links:
             self._way.create(inside, slot, link, alias)
         elif slot.alias != alias:
             inside.slots.apply(set_alias(slot.index, alias))
-        index = inside.index(link.ifname)
-        if index is None:
-            raise InvalidNetns(f"{link.ifname} vanished from {link.netns} at once")
-        pod.configure(inside.pod, index, link, found)
+        self._way.configure(inside, slot, link, found)
         if self._companion is not None and link.rdma:
             self._companion.join(inside, slot, link)
 
@@ -165,7 +168,7 @@ class Links:
         """Delete what hangs on another slot that is marked as this attachment's; InterfaceExists for anything else."""
         for other in inside.slots.devices(alias=mark.beginning(key)):
             if self._way.holds(other, found):
-                self._take_away(inside, found)
+                self._take_away(inside, other, found)
                 self._way.release(inside.slots, other)
                 return
         raise InterfaceExists(f"{found.name} exists already in the pod of {key}, and is not ours")
@@ -179,12 +182,12 @@ class Links:
         if named is None or not self._way.holds(slot.device, named):  # a pod may have renamed it
             named = next((found for found in inside.pod.devices() if self._way.holds(slot.device, found)), None)
         if named is not None:
-            self._take_away(inside, named)
+            self._take_away(inside, slot.device, named)
 
-    def _take_away(self, inside: Visit, found: Device) -> None:
+    def _take_away(self, inside: Visit, slot: Device, found: Device) -> None:
         if self._companion is not None:
             self._companion.leave(found)
-        self._way.destroy(inside, found)
+        self._way.destroy(inside, slot, found)
 
     async def _evict_stale(self, wire: str) -> bool:
         """Free a slot whose mark names an interface that no longer exists; False when it does exist."""
@@ -200,7 +203,7 @@ class Links:
             found = inside.pod.device(slot.whose.id.ifname)
             if found is None or not self._way.holds(slot.device, found):
                 return None
-            link = pod.look(inside.pod, found, slot.wire, slot.whose.netns)
+            link = self._way.look(inside, slot.device, found, slot.whose.netns)
             return link if self._companion is None else replace(link, rdma=self._companion.joined(found))
 
         try:

@@ -56,6 +56,13 @@ class Visit:
         except OSError:
             return None
 
+    def need(self, ifname: str) -> int:
+        """Return the index of an interface that was there a moment ago; InvalidNetns."""
+        index = self.index(ifname)
+        if index is None:
+            raise InvalidNetns(f"{ifname} vanished from the pod at once")
+        return index
+
 
 @contextmanager
 def _own_errors(path: str) -> Iterator[None]:

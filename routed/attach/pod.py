@@ -33,7 +33,7 @@ from routed.domain.wiring import Link
 from routed.domain.workload import IPAddress
 
 _ANYWHERE = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
-_METRIC = {4: 0, 6: 1024}
+METRIC = {4: 0, 6: 1024}
 """What the kernel uses when nobody says."""
 
 
@@ -75,7 +75,7 @@ def configure(pod: Rtnl, index: int, link: Link, before: Device | None) -> None:
     routes = set() if before is None else set(pod.routes(index))
     wanted = _routes(link)
     wrong = {route for route in routes.difference(wanted) if _in_the_way(route, wanted)}
-    has_ipv6 = _prepare_ipv6(link.ifname, wanted=any(address.version == 6 for address in link.addresses))
+    has_ipv6 = prepare_ipv6(link.ifname, wanted=any(address.version == 6 for address in link.addresses))
     pod.apply(
         set_device(LOOPBACK, up=True),
         *([no_link_local(index)] if has_ipv6 else ()),  # an address would be made when the interface comes up
@@ -89,7 +89,7 @@ def configure(pod: Rtnl, index: int, link: Link, before: Device | None) -> None:
     )
 
 
-def _prepare_ipv6(ifname: str, *, wanted: bool) -> bool:
+def prepare_ipv6(ifname: str, *, wanted: bool) -> bool:
     """Leave the pod's IPv6 to us: no router advertisements, no made-up addresses. False when the kernel has none."""
     settings = [("accept_ra", 0), ("autoconf", 0)]
     if wanted:  # some runtimes turn IPv6 off in every new namespace
@@ -99,19 +99,19 @@ def _prepare_ipv6(ifname: str, *, wanted: bool) -> bool:
 
 @cache  # a server has a handful of gateways, and hashing a new network takes longer than to look it up
 def _to_gateway(gateway: IPAddress) -> Route:
-    return Route(ip_network(gateway), None, _METRIC[gateway.version])
+    return Route(ip_network(gateway), None, METRIC[gateway.version])
 
 
 @cache
 def _through(gateway: IPAddress) -> Route:
-    return Route(_ANYWHERE[gateway.version], gateway, _METRIC[gateway.version])
+    return Route(_ANYWHERE[gateway.version], gateway, METRIC[gateway.version])
 
 
 def _routes(link: Link) -> list[Route]:
     """Return the wanted routes, each after those that it depends on."""
     basic = [route for gateway in link.gateways for route in (_to_gateway(gateway), _through(gateway))]
     return basic + [
-        Route(destination, gateway, _METRIC[gateway.version], mark.ORIGIN)
+        Route(destination, gateway, METRIC[gateway.version], mark.ORIGIN)
         for gateway in link.gateways
         for destination in link.routes
         if destination.version == gateway.version

@@ -25,8 +25,18 @@ from pyroute2.netlink.rtnl.ndmsg import ndmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 from pyroute2.netlink.rtnl.tcmsg import sched_tbf, tcmsg
 
-from routed.attach.answers import Device, IPInterface, Route
+from routed.attach import packing
+from routed.attach.answers import (
+    IFLA_IFNAME,
+    IFLA_INFO_KIND,
+    IFLA_LINK,
+    IFLA_LINKINFO,
+    Device,
+    IPInterface,
+    Route,
+)
 from routed.attach.errors import KernelError
+from routed.attach.packing import attribute, number
 from routed.domain.workload import IPAddress
 
 P = ParamSpec("P")
@@ -53,6 +63,10 @@ _TC_OFFLOAD = "hw-tc-offload"
 _MONITOR_MS, _LACP, _FAST, _BY_PORTS = 100, 4, 1, 1
 """Of a bond: 802.3ad; a partner silent for 3 s is gone; spread by addresses and ports (networking/bonding.rst)."""
 
+IFLA_NET_NS_FD, IFLA_INFO_DATA = 28, 2
+_IFINFOMSG_SIZE = 16
+_IPVLAN = {1: 0, 2: 2}
+"""IFLA_IPVLAN_MODE is L2, IFLA_IPVLAN_FLAGS is IPVLAN_F_VEPA (linux/if_link.h)."""
 LOOPBACK = 1
 """Interface index of ``lo`` in every namespace."""
 
@@ -212,6 +226,28 @@ def _macvlan_template(name: str) -> _Template:
     return _Template(example, _index(_SOME_INDEX), _index(_SOME_INDEX))
 
 
+def add_ipvlan(name: str, parent: int, netns: int) -> Request:
+    """Create an ipvlan on ``parent``, directly in another namespace; it is born down.
+
+    In mode L2, with the flag VEPA: whatever it sends leaves through the parent, and what it sends to others on the same
+    parent does, too.
+    """
+    frame = packing.message(
+        RTM_NEWLINK,
+        NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL,
+        bytes(_IFINFOMSG_SIZE),
+        attribute(IFLA_IFNAME, name.encode() + b"\0"),
+        attribute(IFLA_LINK, number(parent)),
+        attribute(IFLA_NET_NS_FD, number(netns)),
+        attribute(
+            IFLA_LINKINFO,
+            attribute(IFLA_INFO_KIND, b"ipvlan\0"),
+            attribute(IFLA_INFO_DATA, *(attribute(kind, number(value, 2)) for kind, value in _IPVLAN.items())),
+        ),
+    )
+    return Request(frame, f"create ipvlan {name}")
+
+
 @_kept
 def set_device(  # noqa: PLR0913  # one keyword per thing that can be set
     device: int | str,
@@ -246,6 +282,14 @@ def no_link_local(index: int) -> Request:
     mode = {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", IN6_ADDR_GEN_MODE_NONE)]}
     message["attrs"] = [("IFLA_AF_SPEC", {"attrs": [("AF_INET6", mode)]})]
     return _request(RTM_NEWLINK, NLM_F_ACK, message, f"have no address made for device {index}")
+
+
+def rename(index: int, name: str) -> Request:
+    """Give a device that is down another name."""
+    message = ifinfmsg()
+    message["index"] = index
+    message["attrs"] = [("IFLA_IFNAME", name)]
+    return _request(RTM_NEWLINK, NLM_F_ACK, message, f"call a device {name}")
 
 
 def set_alias(index: int, alias: str) -> Request:
@@ -463,6 +507,8 @@ def _route_message(index: int, route: Route) -> Any:
         attributes.append(("RTA_DST", str(route.destination.network_address)))
     if route.gateway is not None:
         attributes.append(("RTA_GATEWAY", str(route.gateway)))
+    if route.source is not None:
+        attributes.append(("RTA_PREFSRC", str(route.source)))
     message["attrs"] = attributes
     return message
 

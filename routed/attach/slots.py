@@ -18,7 +18,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from routed.attach import sysctl
 from routed.attach.errors import InvalidNetns, KernelError
@@ -29,6 +29,28 @@ T = TypeVar("T")
 
 MS_BIND, MNT_DETACH = 0x1000, 2
 """mount(2), umount(2)."""
+
+
+class Space(Protocol):
+    """Where the slots are."""
+
+    def enter(self) -> Rtnl:
+        """Go there for good, in a thread that ends soon; returns a socket there."""
+
+    def run(self, call: Callable[[], T]) -> T:
+        """Run ``call`` in there, and wait for it."""
+
+
+class Home:
+    """The server's own namespace, for slots whose inner ends nobody listens to anyway."""
+
+    def enter(self) -> Rtnl:
+        """Stay, and return a socket."""
+        return Rtnl()
+
+    def run(self, call: Callable[[], T]) -> T:
+        """Run ``call`` here."""
+        return call()
 
 
 class SlotSpace:

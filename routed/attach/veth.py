@@ -12,13 +12,13 @@ import errno
 import re
 import time
 
-from routed.attach import mark
+from routed.attach import mark, pod
 from routed.attach.answers import Device
 from routed.attach.errors import KernelError, SlotMissing, SlotTaken
 from routed.attach.kernel import Rtnl
 from routed.attach.netns import Visit
-from routed.attach.rtnl import add_macvlan, delete_device, set_alias, set_mac_and_alias
-from routed.attach.slots import SlotSpace
+from routed.attach.rtnl import Request, add_macvlan, delete_device, set_alias, set_mac_and_alias
+from routed.attach.slots import Space
 from routed.domain.wiring import Link, wire_name
 
 _DYING_S = 1.0
@@ -54,7 +54,7 @@ def _slot_number(wire: str) -> int:
 class MacvlanWay:
     """Puts macvlans into pods."""
 
-    def __init__(self, space: SlotSpace) -> None:
+    def __init__(self, space: Space) -> None:
         self.enter = space.enter
 
     def slot(self, slots: Rtnl, wire: str) -> Device:
@@ -79,12 +79,16 @@ class MacvlanWay:
         SlotTaken when something keeps the parent. The mark and the MAC go onto the parent first: the macvlan inherits
         the MAC, and nothing can exist that the kernel cannot attribute to us.
         """
+        self._hang(visit, slot, link.ifname, set_mac_and_alias(slot.index, link.mac, alias))
+
+    def _hang(self, visit: Visit, slot: Device, ifname: str, *first: Request) -> None:
+        """Create a macvlan on the slot, down, in the pod, after what has to be there before."""
         deadline = time.monotonic() + _DYING_S
         while True:
             try:
                 visit.slots.apply(
-                    set_mac_and_alias(slot.index, link.mac, alias),
-                    add_macvlan(link.ifname, slot.index, visit.netns),
+                    *first,
+                    add_macvlan(ifname, slot.index, visit.netns),
                 )
             except KernelError as error:
                 if error.code not in (errno.EINVAL, errno.EBUSY):
@@ -95,8 +99,18 @@ class MacvlanWay:
                 return
             time.sleep(_PAUSE_S)
 
-    def destroy(self, visit: Visit, found: Device) -> None:
+    def configure(self, visit: Visit, slot: Device, link: Link, before: Device | None) -> None:
+        """Make the pod's interface as the link says; InvalidNetns when it vanished."""
+        del slot
+        pod.configure(visit.pod, visit.need(link.ifname), link, before)
+
+    def look(self, visit: Visit, slot: Device, found: Device, netns: str) -> Link:
+        """Return the pod's interface as it is."""
+        return pod.look(visit.pod, found, wire_name(slot.index - _FIRST_INDEX), netns)
+
+    def destroy(self, visit: Visit, slot: Device, found: Device) -> None:
         """Delete the pod's interface; the kernel needs some 25 ms."""
+        del slot
         visit.pod.apply(delete_device(found))
 
     def release(self, slots: Rtnl, slot: Device) -> None:

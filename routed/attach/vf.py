@@ -16,7 +16,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from routed.attach import mark
+from routed.attach import mark, pod
 from routed.attach.answers import Device
 from routed.attach.errors import KernelError, SlotMissing, VfAway
 from routed.attach.kernel import Rtnl
@@ -92,7 +92,7 @@ class VfWay:
         address = self._addresses[slot.name]
         strayed = next((found for found in visit.pod.devices() if self.holds(slot, found)), None)
         if strayed is not None:
-            self.destroy(visit, strayed)
+            self.destroy(visit, slot, strayed)
         device = self._at_home(visit.slots, address)
         if device is None:
             raise VfAway(f"VF {address} has no network device in the server's namespace: {self._reason(address)}")
@@ -102,8 +102,18 @@ class VfWay:
             move_device(device.index, visit.netns, link.ifname, mac=link.mac),
         )
 
-    def destroy(self, visit: Visit, found: Device) -> None:
+    def configure(self, visit: Visit, slot: Device, link: Link, before: Device | None) -> None:
+        """Make the pod's interface as the link says; InvalidNetns when it vanished."""
+        del slot
+        pod.configure(visit.pod, visit.need(link.ifname), link, before)
+
+    def look(self, visit: Visit, slot: Device, found: Device, netns: str) -> Link:
+        """Return the pod's interface as it is."""
+        return pod.look(visit.pod, found, slot.name, netns)
+
+    def destroy(self, visit: Visit, slot: Device, found: Device) -> None:
         """Move the VF back to the server, down; its addresses and routes are gone with that."""
+        del slot
         address = found.hardware or found.alias.removeprefix(mark.VF)
         visit.pod.apply(move_device(found.index, self._home, own_name(address)))
 

@@ -1,7 +1,8 @@
 """The wires plane: veth pairs, made ready before a pod needs them.
 
 Slot n is the pair rt<n>, which the bridge plugs in, and rp<n>, which waits for a pod in the slots' own namespace. Both
-ends are up and silent: no ARP, no IPv6, so that the server's own stack takes no part in what passes.
+ends are up and silent: no ARP, no IPv6, so that the server's own stack takes no part in what passes. Without a bridge
+the server's stack is at rt<n>, with IPv6, and slots may have no namespace of their own.
 
 Never touches a device of the server's namespace without our mark, and never plugs anything into a bridge.
 """
@@ -21,7 +22,7 @@ from routed.attach.kernel import Rtnl
 from routed.attach.monitor import Monitor
 from routed.attach.netns import OWN
 from routed.attach.rtnl import add_veth, delete_device, set_device, tx_checksums_off
-from routed.attach.slots import SlotSpace
+from routed.attach.slots import Space
 from routed.attach.veth import inner_index, inner_name, is_wire
 from routed.domain.wiring import Wire
 
@@ -36,12 +37,22 @@ class Wires:
     streams = False
 
     def __init__(
-        self, wake: Callable[[], None], monitor: Monitor, space: SlotSpace, *, userspace_datapath: bool
+        self,
+        wake: Callable[[], None],
+        monitor: Monitor,
+        space: Space,
+        *,
+        userspace_datapath: bool = False,
+        to_server: bool = False,
     ) -> None:
-        """Wake when a wire vanishes. A userspace bridge cannot complete checksums: the pods' side does it."""
+        """Wake when a wire vanishes. A userspace bridge cannot complete checksums: the pods' side does it.
+
+        `to_server`: the outer end belongs to the server's own stack, not to a bridge.
+        """
         self._wake = wake
         self._space = space
         self._userspace_datapath = userspace_datapath
+        self._to_server = to_server
         monitor.subscribe(self._notice)
 
     async def observe(self) -> Mapping[str, Wire]:
@@ -74,13 +85,15 @@ class Wires:
 
     def _make(self, ends: _Ends, name: str, wire: Wire) -> None:
         outer, inner = ends.look(name)
-        if outer is None or inner is None or not _joined(outer, inner):
+        fresh = outer is None or inner is None or not _joined(outer, inner)
+        if fresh:
             ends.delete(outer, inner)
             born = add_veth(inner_name(name), name, wire.mtu, index=inner_index(name), peer_netns=ends.server)
             ends.slots.apply(born, set_device(inner_index(name), alias=mark.OURS))
         ends.home.apply(set_device(name, up=True, silent=True, mtu=wire.mtu, alias=mark.OURS))
         ends.slots.apply(set_device(inner_index(name), up=True, silent=True, mtu=wire.mtu))
-        sysctl.write(f"ipv6/conf/{name}/disable_ipv6", 1)
+        if fresh or not self._to_server:  # else it may lead to a pod (routed.attach.doors)
+            sysctl.write(f"ipv6/conf/{name}/disable_ipv6", 1)
         if self._userspace_datapath:
             self._space.run(partial(tx_checksums_off, inner_name(name)))
 
@@ -124,7 +137,8 @@ def _remove(ends: _Ends, name: str) -> None:
 
 
 def _joined(outer: Device, inner: Device) -> bool:
-    return (outer.parent, inner.parent) == (inner.index, outer.index) and outer.parent_elsewhere
+    joined = (outer.parent, inner.parent) == (inner.index, outer.index)
+    return joined and outer.parent_elsewhere == inner.parent_elsewhere
 
 
 def _wire(outer: Device, inner: Device | None) -> Wire:

@@ -48,6 +48,8 @@ def verify(
     Exit status: 0 all in hardware, 1 not all, or not all were answered, 2 usage, 3 it could not be observed.
     """
     settings = load(config)
+    if settings.ipvlan is not None:
+        raise SettingsError("pods of this server share its uplink: there is no bridge to offload (docs/ipvlan.md)")
     row = _row(request("GET", "attachments", config), pod)
     try:
         verdict = asyncio.run(_verify(settings, row))

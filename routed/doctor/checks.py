@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from routed.doctor import fabric, host, presence, strangers, switch
+from routed.doctor import fabric, host, presence, shared, strangers, switch
 from routed.doctor.facts import Facts
 from routed.doctor.findings import Finding
 
@@ -17,6 +17,7 @@ CHECKS: tuple[Check, ...] = (
     switch.check_ovs,
     switch.check_bridge,
     switch.check_uplink,
+    shared.check_uplink,
     strangers.check_strangers,
     host.check_members,
     host.check_nic,

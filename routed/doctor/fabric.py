@@ -19,7 +19,7 @@ _SIDES = {
 
 def check_addresses(facts: Facts) -> Iterator[Finding]:
     """The bridge's own device has the addresses that the rack file gives this server."""
-    bridge = facts.settings.bridge.name
+    bridge = facts.settings.device
     network = _network(facts)
     for address in facts.server.addresses:
         check = f"address {address}"
@@ -43,7 +43,7 @@ def _prefix_length(facts: Facts, address: IPAddress) -> int:
 
 def _network(facts: Facts) -> Network | Unseen:
     """Return what is known of the bridge's own device."""
-    bridge = facts.settings.bridge.name
+    bridge = facts.settings.device
     if not isinstance(facts.network, Unseen) and facts.network.devices.get(bridge) is None:
         return Unseen(f"there is no device {bridge}")
     return facts.network
@@ -58,7 +58,7 @@ def check_gateways(facts: Facts) -> Iterator[Finding]:
             yield unknown(f"gateway {host.gateway}", network.why, "see `bridge` above")
         return
     macs = {host.gateway: _mac(network, host) for host in hosts}
-    bridge = facts.settings.bridge.name
+    bridge = facts.settings.device
     for gateway, mac in macs.items():
         if mac is not None:
             yield ok(f"gateway {gateway}", f"is at {mac}")

@@ -136,7 +136,7 @@ class Facts:
         """The uplink's port on the bridge."""
         if isinstance(self.switch, Unseen) or self.switch.bridge is None:
             return None
-        return self.switch.bridge.ports.get(self.settings.bridge.uplink)
+        return self.switch.bridge.ports.get(self.settings.uplink)
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -146,12 +146,12 @@ class Facts:
 
 def members(settings: Settings, bond: Bond | None, switch: SwitchSight | Unseen) -> tuple[str, ...]:
     """Return the uplink's devices: those of the rack file, else the bond's, else the uplink itself."""
-    bridge = settings.bridge
-    if bridge.members or bond is not None:
-        return bridge.members or (bond.members if bond is not None else ())
-    if not isinstance(switch, Unseen) and switch.bridge is not None and bridge.uplink in switch.bridge.ports:
-        return tuple(interface.name for interface in switch.bridge.ports[bridge.uplink].interfaces)
-    return (bridge.uplink,)
+    uplink = settings.uplink
+    if settings.members or bond is not None:
+        return settings.members or (bond.members if bond is not None else ())
+    if not isinstance(switch, Unseen) and switch.bridge is not None and uplink in switch.bridge.ports:
+        return tuple(interface.name for interface in switch.bridge.ports[uplink].interfaces)
+    return (uplink,)
 
 
 def permissions(file: File) -> str:

@@ -37,6 +37,10 @@ from routed.settings import Settings
 
 DRIVERS = ("macvlan", "veth")
 """Kernel drivers that slots are made of."""
+SHARED_DRIVERS = (*DRIVERS, "ipvlan", "cls_flower", "act_mirred")
+"""And what pods need that share an uplink."""
+_NETWORKING = {"cls_flower": "NET_CLS_FLOWER", "act_mirred": "NET_ACT_MIRRED"}
+"""Options of the kernel that are not called as their modules are."""
 _PATIENCE_S = 3.0
 """Longest wait for the agent's health page."""
 _ECHOES, _ECHO_INTERVAL_S, _ECHO_PATIENCE_S = 3, 0.1, 1.0
@@ -60,7 +64,7 @@ async def gather(
         version = group.create_task(_version(settings))
         agent = group.create_task(_agent(settings, sessions))
         echoes = group.create_task(_echoes(settings, server))
-    bond = _bond(settings.bridge.uplink)
+    bond = _bond(settings.uplink)
     devices = members(settings, bond, switch.result())
     release = platform.release()
     return Facts(
@@ -68,8 +72,10 @@ async def gather(
         server=server,
         root=os.geteuid() == 0,
         release=release,
-        drivers={driver: has_driver(driver, release) for driver in DRIVERS},
-        network=_network(settings.bridge.name, {settings.bridge.uplink, *devices}),
+        drivers={
+            driver: has_driver(driver, release) for driver in (DRIVERS if settings.ipvlan is None else SHARED_DRIVERS)
+        },
+        network=_network(settings.device, {settings.uplink, *devices}),
         bond=bond,
         switch_ids={device: _sysfs(f"{device}/phys_switch_id") or None for device in devices},
         switch=switch.result(),
@@ -92,7 +98,7 @@ def has_driver(name: str, release: str) -> bool | None:
         for line in _lines(modules / index):
             if Path(line.partition(":")[0]).name.partition(".")[0] == name:
                 return True
-    configuration, option = _kernel_configuration(release), f"CONFIG_{name.upper()}"
+    configuration, option = _kernel_configuration(release), f"CONFIG_{_NETWORKING.get(name, name.upper())}"
     if f"{option}=y" in configuration:
         return True
     told = modules.is_dir() or f"{option}=m" not in configuration  # a module may be where it cannot be seen from here
@@ -148,10 +154,14 @@ def _lines(path: Path) -> list[str]:
 
 # --- Open vSwitch ----------------------------------------------------------------------------------------------------
 
+_NO_SWITCH = Unseen("pods of this server share an uplink, without a bridge")
+
 
 async def _switch(settings: Settings) -> SwitchSight | Unseen:
+    if settings.ipvlan is not None:
+        return _NO_SWITCH
     socket = settings.paths.ovs / "db.sock"
-    async with database(socket, settings.bridge.name, settings.bridge.uplink) as ovsdb:
+    async with database(socket, settings.device, settings.uplink) as ovsdb:
         if isinstance(ovsdb, Unseen):
             return ovsdb
         try:
@@ -161,8 +171,10 @@ async def _switch(settings: Settings) -> SwitchSight | Unseen:
 
 
 async def _version(settings: Settings) -> str | Unseen:
+    if settings.ipvlan is not None:
+        return _NO_SWITCH
     try:
-        return await software(settings.paths.ovs / f"{settings.bridge.name}.mgmt")
+        return await software(settings.paths.ovs / f"{settings.device}.mgmt")
     except OvsError as error:
         return Unseen(str(error))
 

@@ -108,6 +108,8 @@ def _member(name: str, device: Device | None) -> Finding:
 
 def check_nic(facts: Facts) -> Iterator[Finding]:
     """Hardware forwards between a pod and a bond only when both members are ports of one NIC."""
+    if facts.settings.ipvlan is not None:
+        return
     silent = [name for name in facts.members if facts.switch_ids.get(name) is None]
     identities = {name: facts.switch_ids.get(name) for name in facts.members}
     if silent:
@@ -131,7 +133,7 @@ def check_mtu(facts: Facts) -> Iterator[Finding]:
     if isinstance(facts.network, Unseen):
         yield unknown("mtu", facts.network.why, "run as root, in the server's own network namespace")
         return
-    bridge, uplink = facts.settings.bridge.name, facts.settings.bridge.uplink
+    bridge, uplink = facts.settings.device, facts.settings.uplink
     names = dict.fromkeys((*facts.members, uplink))
     links = {name: device.mtu for name in names if (device := facts.network.devices.get(name)) is not None}
     if not links:

@@ -17,6 +17,8 @@ _NAMED = 6
 
 def check_strangers(facts: Facts) -> Iterator[Finding]:
     """Ports of somebody else are cut off, or take part in a flat network as the rack file says."""
+    if facts.settings.ipvlan is not None:
+        return
     if isinstance(facts.switch, Unseen) or facts.switch.bridge is None:
         yield unknown("strangers", "cannot be seen without the bridge", "see `ovs` and `bridge` above")
         return

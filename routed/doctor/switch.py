@@ -16,6 +16,8 @@ _LACP_MODE, _NO_PARTNER = "802.3ad", "00:00:00:00:00:00"
 
 def check_ovs(facts: Facts) -> Iterator[Finding]:
     """Database and switch answer, and the switch is new enough."""
+    if facts.settings.ipvlan is not None:
+        return
     failure = error if facts.root else unknown
     found = facts.version
     if isinstance(facts.switch, Unseen):
@@ -37,6 +39,8 @@ def check_ovs(facts: Facts) -> Iterator[Finding]:
 
 def check_bridge(facts: Facts) -> Iterator[Finding]:
     """The bridge exists, is ours alone, and forwards nothing by itself."""
+    if facts.settings.ipvlan is not None:
+        return
     name = facts.settings.bridge.name
     if isinstance(facts.switch, Unseen):
         yield unknown("bridge", "cannot be seen without Open vSwitch", "see `ovs` above")
@@ -82,6 +86,8 @@ def _controller(name: str, bridge: BridgeSight) -> Finding:
 
 def check_uplink(facts: Facts) -> Iterator[Finding]:
     """The uplink is on the bridge, plugged, and has the members that the rack file names."""
+    if facts.settings.ipvlan is not None:
+        return
     if isinstance(facts.switch, Unseen) or facts.switch.bridge is None:
         yield unknown("uplink", "cannot be seen without the bridge", "see `ovs` and `bridge` above")
         return
@@ -144,12 +150,13 @@ def _redundancy(facts: Facts) -> Finding:
 def _lacp(name: str, port: PortSight, bond: Bond | None) -> Iterator[Finding]:
     """Judge LACP of a bond, Open vSwitch's or the kernel's; a single link has none."""
     if bond is not None:
-        yield _kernel_lacp(name, bond)
+        yield kernel_lacp(name, bond)
     elif len(port.interfaces) > 1:
         yield _ovs_lacp(name, port)
 
 
-def _kernel_lacp(name: str, bond: Bond) -> Finding:
+def kernel_lacp(name: str, bond: Bond) -> Finding:
+    """Judge LACP of a bond of the kernel's."""
     if bond.mode != _LACP_MODE:
         return _no_lacp(name, f"{name} is a bond of mode {bond.mode}, without LACP")
     if bond.partner in ("", _NO_PARTNER):

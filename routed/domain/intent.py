@@ -6,7 +6,7 @@ it names the objects that must exist (a value) and those that must not (None). I
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import lru_cache
@@ -20,11 +20,19 @@ from ovs_flows.model import Entry, Mirror, Port
 from ovs_flows.pipeline import BridgeView, Endpoint, Flat, base, endpoint
 from routed.domain.sides import Health
 from routed.domain.snapshot import Place, Snapshot
-from routed.domain.wiring import VF_SLOTS, Limit, Link, Wire, ofport, wire_name
-from routed.domain.workload import Attachment, AttachmentId, IPAddress, Wishes, host_interface, host_network
+from routed.domain.wiring import VF_SLOTS, Bypass, Door, Limit, Link, Passage, Wire, ofport, wire_name
+from routed.domain.workload import (
+    Attachment,
+    AttachmentId,
+    IPAddress,
+    IPNetwork,
+    Wishes,
+    host_interface,
+    host_network,
+)
 
 PLANES = ("wires", "representors", "ports", "limits", "links", "vf_links", "flows", "mirrors", "advertisements")
-"""In the order in which an attachment grows; it shrinks the other way round."""
+"""Of a server with a bridge, in the order in which an attachment grows; it shrinks the other way round."""
 
 _MOST = 2**32 - 1
 """Bytes a second: what a limit of the kernel can be; 34 Gbit/s."""
@@ -71,11 +79,17 @@ class Intent:
     vf_links: Mapping[AttachmentId, Link | None] = field(default_factory=_nothing)
     flows: Mapping[int, frozenset[Entry] | None] = field(default_factory=_nothing)
     mirrors: Mapping[str, Mirror | None] = field(default_factory=_nothing)
+    doors: Mapping[str, Door | None] = field(default_factory=_nothing)
+    passages: Mapping[IPNetwork, Passage | None] = field(default_factory=_nothing)
     advertisements: Mapping[RouteKey, Attributes | None] = field(default_factory=_nothing)
 
     def __iter__(self) -> Iterator[Mapping[Any, Any]]:
-        """Iterate over the planes in growth order."""
-        return (getattr(self, plane) for plane in PLANES)
+        """Iterate over the planes of a server with a bridge, in growth order."""
+        return iter(self.of(PLANES))
+
+    def of(self, planes: Sequence[str]) -> tuple[Mapping[Any, Any], ...]:
+        """Return what is wanted of these planes."""
+        return tuple(getattr(self, plane) for plane in planes)
 
 
 def owners(snapshot: Snapshot) -> tuple[Owner, ...]:
@@ -99,7 +113,8 @@ def plan(snapshot: Snapshot, owner: Owner) -> Intent:
     if owner in snapshot.mirrors:
         grown = replace(grown, mirrors={})
     if snapshot.owner_elsewhere(attachment) is not None:
-        return replace(grown, flows=dict.fromkeys(grown.flows), advertisements=dict.fromkeys(grown.advertisements))
+        cut_off = {plane: dict.fromkeys(getattr(grown, plane)) for plane in ("flows", "passages", "advertisements")}
+        return replace(grown, **cut_off)
     return replace(grown, advertisements=dict.fromkeys(grown.advertisements)) if snapshot.draining else grown
 
 
@@ -107,13 +122,15 @@ def _standing(snapshot: Snapshot, owner: Standing) -> Intent:
     if owner is Standing.HOST:
         return _host(snapshot.place)
     if owner is Standing.STOCK:
-        return _stock(snapshot.slots, snapshot.uplink.mtu)
+        return _stock(snapshot.slots, snapshot.uplink.mtu, bridge=not snapshot.uplink.shared)
     return _representors(snapshot.place)
 
 
 @lru_cache(maxsize=8)
 def _host(place: Place) -> Intent:
     rack, server, uplink = place.rack, place.server, place.uplink
+    if uplink.shared:
+        return Intent(passages={pool.prefix: Passage.FENCED for pool in rack.pools})
     view = BridgeView(
         uplinks=uplink.ofports,
         host_mac=uplink.mac,
@@ -142,11 +159,11 @@ def _flat(place: Place) -> Flat | None:
 
 
 @lru_cache(maxsize=8)
-def _stock(slots: int, mtu: int) -> Intent:
+def _stock(slots: int, mtu: int, *, bridge: bool) -> Intent:
     names = {wire_name(slot): slot for slot in range(slots)}
     return Intent(
         wires={name: Wire(mtu) for name in names},
-        ports={name: Port(name, ofport(slot)) for name, slot in names.items()},
+        ports={name: Port(name, ofport(slot)) for name, slot in names.items()} if bridge else {},
     )
 
 
@@ -176,7 +193,7 @@ def _attachment(attachment: Attachment, place: Place) -> Intent:
         wire=name,
         netns=attachment.netns,
         ifname=attachment.id.ifname,
-        mac=mac,
+        mac=place.mac(attachment),
         mtu=attachment.mtu(uplink.mtu),
         addresses=tuple(host_interface(address) for address in attachment.addresses),
         gateways=gateways,
@@ -184,20 +201,43 @@ def _attachment(attachment: Attachment, place: Place) -> Intent:
         routes=frozenset(to for gateway in gateways for to in attachment.destinations(gateway.version)),
         rdma=attachment.wishes.rdma,
     )
-    pod = Endpoint(ofport=ofport(slot), mac=mac, addresses=attachment.addresses, gateways=gateways)
-    if uplink.polices or slot >= VF_SLOTS:
-        pod = _policed(pod, slot, attachment.wishes)
     told = _attributes(place)
-    grown = Intent(
+    common = Intent(
+        advertisements={key: told.get((key.neighbor, key.prefix.version)) for key in _routes(attachment, place)}
+    )
+    if uplink.shared:
+        return _beside(common, link, attachment, place)
+    polices = uplink.polices or slot >= VF_SLOTS  # a NIC that forwards by itself passes no queue of the server's
+    pod = Endpoint(ofport=ofport(slot), mac=mac, addresses=attachment.addresses, gateways=gateways)
+    plugged = replace(
+        common,
         ports={name: Port(name, ofport(slot))},
-        flows={cookie(slot + 1): endpoint(pod)},
+        flows={cookie(slot + 1): endpoint(_policed(pod, slot, attachment.wishes) if polices else pod)},
         mirrors={name: None},
-        advertisements={key: told.get((key.neighbor, key.prefix.version)) for key in _routes(attachment, place)},
     )
     if slot >= VF_SLOTS:
-        return replace(grown, representors={name: Wire(uplink.mtu)}, vf_links={attachment.id: link})
-    limits = {name: None if uplink.polices else _limit(attachment.wishes)}
-    return replace(grown, wires={name: Wire(uplink.mtu)}, limits=limits, links={attachment.id: link})
+        return replace(plugged, representors={name: Wire(uplink.mtu)}, vf_links={attachment.id: link})
+    limits = {name: None if polices else _limit(attachment.wishes)}
+    return replace(plugged, wires={name: Wire(uplink.mtu)}, limits=limits, links={attachment.id: link})
+
+
+def _beside(common: Intent, link: Link, attachment: Attachment, place: Place) -> Intent:
+    """Add what a pod needs whose interface shares the uplink: a bypass to its server, and that the uplink lets it pass.
+
+    While the gateway's MAC address is not known, the uplink's own stands for it: pods of one server hear each other.
+    """
+    versions = {address.version for address in attachment.addresses}
+    own = frozenset(address for address in place.server.addresses if address.version in versions)
+    served = {to for to in place.rack.services if to.version in versions}
+    bypass = Bypass(attachment.mac, frozenset(served.union(map(host_network, own))))
+    gateway_mac = place.uplink.gateway_mac or place.uplink.mac
+    return replace(
+        common,
+        wires={link.wire: Wire(place.uplink.mtu)},
+        links={attachment.id: replace(link, gateway_mac=gateway_mac, bypass=bypass, guarded=True)},
+        doors={link.wire: Door(attachment.mac, frozenset(attachment.addresses), own)},
+        passages={host_network(address): Passage.LOCAL for address in attachment.addresses},
+    )
 
 
 def _leaving(attachment: Attachment, place: Place) -> Intent:
@@ -206,6 +246,8 @@ def _leaving(attachment: Attachment, place: Place) -> Intent:
     gone = Intent(
         flows={cookie(attachment.slot + 1): None},
         mirrors={name: None},
+        doors={name: None},
+        passages={host_network(address): None for address in attachment.addresses},
         advertisements=dict.fromkeys(_routes(attachment, place)),
     )
     if attachment.slot >= VF_SLOTS:

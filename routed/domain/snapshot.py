@@ -37,6 +37,10 @@ class Place:
         """Return the slot of the VF at a PCI address, None when there is no such VF."""
         return next((slot for slot, vf in self.vfs.items() if vf.address == device), None)
 
+    def mac(self, attachment: Attachment) -> str:
+        """Return the MAC address of a pod's interface."""
+        return self.uplink.mac if self.uplink.shared else attachment.mac
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:

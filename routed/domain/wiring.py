@@ -1,4 +1,4 @@
-"""What a pod is plugged into, as values: the wire of a slot and the link inside the pod.
+"""What a pod is plugged into, as values: the wire of a slot the link inside the pod, what its uplink lets pass.
 
 A slot is a port of the bridge with a number of its own. Behind most of them is a veth pair that any pod may have;
 behind those from `VF_SLOTS` on is one VF each, of which the port is the representor (docs/adr/0007-vfs-are-slots.md).
@@ -7,6 +7,7 @@ behind those from `VF_SLOTS` on is one VF each, of which the port is the represe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from ipaddress import IPv4Interface, IPv6Interface
 
 from routed.domain.workload import IPAddress, IPNetwork
@@ -66,11 +67,43 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True)
+class Bypass:
+    """A second interface inside a pod, past the uplink to its own server, where the first one shares the uplink."""
+
+    mac: str
+    """Of both ends: neither of them asks for the other."""
+    destinations: frozenset[IPNetwork]
+    """What the server's own stack serves: its addresses, Services."""
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """The server's end of a bypass; only packets from the pod's own addresses come in."""
+
+    mac: str
+    addresses: frozenset[IPAddress]
+    """The pod's."""
+    sources: frozenset[IPAddress]
+    """The server's own, which it speaks to the pod from."""
+
+
+class Passage(Enum):
+    """What a shared uplink does about a prefix."""
+
+    BROKEN = "broken"
+    """Some other filters of ours; nobody wants that."""
+    LOCAL = "local"
+    """A pod's address: it may send, and what is for it is handed over, whether from a ToR or from another pod."""
+    FENCED = "fenced"
+    """A pool: what is from or to an address of it that no pod of this server has is dropped."""
+
+
+@dataclass(frozen=True, slots=True)
 class Link:
     """The interface inside a pod."""
 
     wire: str
-    """Name of the bridge's end of the wire that it hangs on."""
+    """Name of the server's end of the slot's wire that it hangs on."""
     netns: str
     ifname: str
     mac: str
@@ -85,3 +118,7 @@ class Link:
     """Where else than everywhere a route leads, through the gateway of its family."""
     rdma: bool = False
     """Whether the RDMA device that goes with it is in the pod, too."""
+    bypass: Bypass | None = None
+    """Where the interface shares the uplink, by which a pod cannot reach its own server."""
+    guarded: bool = False
+    """Whether nothing leaves it but packets from its own addresses; where the server's end cannot see to that."""

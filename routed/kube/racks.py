@@ -23,7 +23,7 @@ ADDRESSES_ANNOTATION = "routed.dev/addresses"
 """On a Node whose InternalIP is not what its ToRs reach it by: the server's own addresses, separated by commas."""
 SECRETS = Path("/etc/routed/secrets")
 """Where the DaemonSet mounts Secrets: NAME/KEY below it."""
-_LOCAL = frozenset({"bridge", "cni", "kubernetes", "metrics", "paths", "resync_s", "sriov"})
+_LOCAL = frozenset({"bridge", "cni", "ipvlan", "kubernetes", "metrics", "paths", "resync_s", "sriov"})
 """Sections of the agent's own file."""
 
 

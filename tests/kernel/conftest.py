@@ -65,5 +65,5 @@ def pods(s11: KernelServer) -> tuple[Pod, Pod]:
 def outside(lab: Lab) -> Place:
     """The spine: both ways to a pod lead through either ToR."""
     spine = Place("sp1", lab.node("sp1").netns_path, (ip_address("10.254.1.2"), ip_address("fd00:254:1::2")))
-    eventually(lambda: "10.101.0.0/24" in lab.kernel_routes("sp1"), "the pool on the spine")
+    eventually(lambda: "10.101.0.0/24" in lab.kernel_routes("sp1"), "the pool on the spine", 60)
     return spine

@@ -22,6 +22,7 @@ from containerlab.init import MS_RDONLY, mount  # noqa: E402 - the line above sa
 PACKAGE = Path("/usr/lib/uml/modules")
 """Where Debian's package has the kernel's modules."""
 MODULES = (
+    *("iptable_nat", "ip6table_nat", "xt_nat", "xt_MASQUERADE", "xt_conntrack", "xt_tcpudp"),
     *("openvswitch", "bonding", "bridge", "veth", "macvlan", "ipvlan", "dummy", "tun", "overlay"),
     *("sch_ingress", "sch_tbf", "cls_flower", "cls_matchall", "act_mirred", "act_gact", "act_pedit", "act_csum"),
     *("act_skbedit", "act_vlan", "act_tunnel_key", "act_police"),

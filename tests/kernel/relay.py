@@ -1,7 +1,8 @@
-"""Has tests run in a machine with a kernel of its own, all in one that is booted once; two plugins of pytest.
+"""Has tests run in machines with a kernel of their own, which are booted once; two plugins of pytest.
 
-Outside, every test with the machine's mark is handed to it, and the reports that come back are passed on as if the test
-had run here. Inside, each report is written down where those outside read it.
+Outside, every test with the machines' mark is handed to one, and the reports that come back are passed on as if the
+test had run here. Inside, each report is written down where those outside read it. A machine has one CPU: tests whose
+mark names another (``kernel(machine="...")``) run in that one, at the same time.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -20,22 +21,38 @@ from tests.kernel.machine import Machine, MachineError
 FOLDER = "KERNEL_LAB"
 """Variable that tells those inside where to write."""
 REPORTS = "reports"
-PATIENCE_S = 150.0
+PATIENCE_S = 240.0
 """Longest time between two reports, the machine's boot and the fabric's included."""
 UNIT = Path(__file__).parents[1] / "unit"
 """Tests that the machine may run beside."""
 
 
+class _Running:
+    """A machine, and what it has to say."""
+
+    def __init__(self, kind: type[Machine], tests: Sequence[str]) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="kernel-lab-")
+        environment = {FOLDER: self._folder.name, "HOME": os.environ.get("HOME", "/root"), "LANG": "C.UTF-8"}
+        options = ("--color=no", "--verbose", "-p", "no:cacheprovider")
+        self._machine = kind(Path(self._folder.name), [*options, *tests], environment)
+        self.lines = self._machine.lines(REPORTS, PATIENCE_S)
+        self.tail = self._machine.tail
+
+    def end(self) -> None:
+        """End it, whatever it does."""
+        self._machine.kill()
+        self._folder.cleanup()
+
+
 class Outside:
-    """Gives tests to the machine of a kind: those with its mark, unless something that it takes is missing."""
+    """Gives tests to machines of a kind: those with its mark, unless something that it takes is missing."""
 
     def __init__(
         self, config: pytest.Config, mark: str, kind: type[Machine], missing: Callable[[], str | None]
     ) -> None:
         self._config = config
         self._mark, self._kind, self._missing = mark, kind, missing
-        self._machine: Machine | None = None
-        self._lines: Iterator[dict[str, object]] = iter(())
+        self._running: dict[str, _Running] = {}
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -48,10 +65,10 @@ class Outside:
     def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
         """Report what becomes of a test inside; not of others.
 
-        The machine has one CPU and runs meanwhile: with the unit tests, to which it makes no difference.
+        Machines run meanwhile: with the unit tests, to which it makes no difference.
         """
         if not self._is_ours(item):
-            if UNIT in item.path.parents and self._machine is None and self._missing() is None:
+            if UNIT in item.path.parents and not self._running and self._missing() is None:
                 self._boot(item.session)
             return None
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
@@ -61,16 +78,15 @@ class Outside:
         return True
 
     def pytest_sessionfinish(self) -> None:
-        """End the machine, whatever it does."""
-        if self._machine is not None:
-            self._machine.kill()
-            self._folder.cleanup()
+        """End the machines."""
+        for running in self._running.values():
+            running.end()
 
     def _outcome(self, item: pytest.Item) -> Iterator[pytest.TestReport]:
         if (reason := self._missing()) is not None:
             yield _own(item, "skipped", (str(item.path), item.location[1] or 0, f"Skipped: {reason}"))
             return
-        if self._machine is None:
+        if not self._running:
             self._boot(item.session)
         try:
             yield from self._reports(item)
@@ -78,25 +94,24 @@ class Outside:
             yield _own(item, "failed", str(error))
 
     def _boot(self, session: pytest.Session) -> None:
-        tests = [item.nodeid for item in session.items if self._is_ours(item)]
-        if not tests:
-            return
-        self._folder = tempfile.TemporaryDirectory(prefix="kernel-lab-")
-        environment = {FOLDER: self._folder.name, "HOME": os.environ.get("HOME", "/root"), "LANG": "C.UTF-8"}
-        options = ("--color=no", "--verbose", "-p", "no:cacheprovider")
-        self._machine = self._kind(Path(self._folder.name), [*options, *tests], environment)
-        self._lines = self._machine.lines(REPORTS, PATIENCE_S)
+        tests: dict[str, list[str]] = {}
+        for item in filter(self._is_ours, session.items):
+            tests.setdefault(self._whose(item), []).append(item.nodeid)
+        self._running = {name: _Running(self._kind, own) for name, own in tests.items()}
 
     def _reports(self, item: pytest.Item) -> Iterator[pytest.TestReport]:
-        hook, config = self._config.hook, self._config
-        for line in self._lines:
+        hook, config, running = self._config.hook, self._config, self._running[self._whose(item)]
+        for line in running.lines:
             report = hook.pytest_report_from_serializable(config=config, data=line)
             if report.nodeid == item.nodeid:
                 yield report
                 if report.when == "teardown":
                     return
-        assert self._machine is not None
-        raise MachineError(f"the machine has ended; its console ends with:\n{self._machine.tail()}")
+        raise MachineError(f"the machine has ended; its console ends with:\n{running.tail()}")
+
+    def _whose(self, item: pytest.Item) -> str:
+        mark = item.get_closest_marker(self._mark)
+        return str(mark.kwargs.get("machine", "")) if mark is not None else ""
 
     def _is_ours(self, item: pytest.Item) -> bool:
         return item.get_closest_marker(self._mark) is not None

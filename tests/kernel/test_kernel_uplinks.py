@@ -33,7 +33,7 @@ def tagged(lab: Lab, s11: KernelServer) -> Iterator[None]:
 
     def on_ports(*how: str) -> None:
         for tor in s11.tors:
-            lab.node(tor).run(["bridge", "vlan", "add", "dev", "lag", "vid", VLAN, *how])
+            lab.node(tor).run(["bridge", "vlan", "add", "dev", f"lag-{s11.name}", "vid", VLAN, *how])
 
     on_ports()
     with s11.configured(TAGGED):

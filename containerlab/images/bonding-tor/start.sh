@@ -4,29 +4,33 @@
 #   /etc/frr/frr.conf     routing, addresses and policy
 #   GATEWAY_MAC           of the gateway's interface, the same on both ToRs of a rack
 #   LACP_SYSTEM_ID        the same on both ToRs too, so that a server bonds across the two
-#   LACP_PORT             number of the server's port, different on the two
-#   SERVER                name of the port
-#   HOSTS                 the server's addresses
-#   VLAN                  of the rack; `bridge vlan add dev lag vid VLAN` tags it on the port
+#   LACP_PORT             number of each server's port, different on the two
+#   SERVERS               names of the ports; the bond of one is lag-NAME
+#   HOSTS                 the servers' addresses
+#   VLAN                  of the rack; `bridge vlan add dev lag-NAME vid VLAN` tags it on a port
 set -euo pipefail
 . /srv/node.sh
 
-# The driver numbers ports as they join and never gives a number again while the bond is.
-ip link add lag type bond mode 802.3ad miimon 100 lacp_rate fast ad_actor_system "$LACP_SYSTEM_ID"
-for ((number = 1; number < LACP_PORT; number++)); do
-    ip link add "spare$number" type dummy
-    ip link set "spare$number" master lag
-done
-wait_for_interfaces "$SERVER"
-ip link set "$SERVER" down
-ip link set "$SERVER" master lag
 ip link add gw address "$GATEWAY_MAC" type bridge vlan_filtering 1 vlan_default_pvid 0
-ip link set lag master gw
 bridge vlan add dev gw vid "$VLAN" pvid untagged self
-bridge vlan add dev lag vid "$VLAN" pvid untagged
-for device in lag "$SERVER"; do
-    echo 1 >"/proc/sys/net/ipv6/conf/$device/disable_ipv6"
-    ip link set "$device" up
+for server in $SERVERS; do
+    lag=lag-$server
+    ip link add "$lag" type bond mode 802.3ad miimon 100 lacp_rate fast ad_actor_system "$LACP_SYSTEM_ID"
+    # The driver numbers ports as they join and never gives a number again while the bond is.
+    for ((number = 1; number < LACP_PORT; number++)); do
+        ip link add "spare$number-$server" type dummy
+        ip link set "spare$number-$server" master "$lag"
+    done
+    wait_for_interfaces "$server"
+    ip link set "$server" down
+    ip link set "$server" master "$lag"
+    ip link set "$lag" master gw
+    bridge vlan add dev "$lag" vid "$VLAN" pvid untagged
+    bridge link set dev "$lag" isolated on # servers reach each other through the router alone
+    for device in "$lag" "$server"; do
+        echo 1 >"/proc/sys/net/ipv6/conf/$device/disable_ipv6"
+        ip link set "$device" up
+    done
 done
 
 # The gateway answers every ARP request, so that all traffic of the rack is routed, and learns servers by theirs.

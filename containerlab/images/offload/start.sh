@@ -28,5 +28,5 @@ ovs-vsctl --timeout=30 add-br br0 \
     "other_config:hwaddr=\"$MAC\"" other_config:disable-in-band=true \
     -- add-port br0 bond0 -- set interface bond0 ofport_request=1
 
-host_on_bridge
+host_on br0
 stay

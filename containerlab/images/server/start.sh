@@ -27,5 +27,5 @@ priority=400,in_port=LOCAL,icmp6,icmp_type=136 actions=output:1,output:2
 FLOWS
 ovs-ofctl add-flows br0 /run/standalone.flows
 
-host_on_bridge
+host_on br0
 stay

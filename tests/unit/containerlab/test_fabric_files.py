@@ -92,5 +92,5 @@ def test_start_scripts_are_executable() -> None:
         FOLDER / "images" / "daemon.sh",
         FOLDER / "images" / "healthy.py",
     ]
-    assert len(scripts) == 7
+    assert len(scripts) == 8
     assert all(script.stat().st_mode & 0o111 for script in scripts)

@@ -18,7 +18,20 @@ from routed.domain.intent import PLANES, Intent, MirrorOf, Standing, owners, pla
 from routed.domain.rack import FlatNetwork, Rack, Server, Subnet, Tor, Uplink
 from routed.domain.sides import Health, Side
 from routed.domain.snapshot import Place, Snapshot
-from routed.domain.wiring import MOST_PFS, VF_SLOTS, VFS_OF_A_PF, Limit, Link, Vf, Wire, ofport, vf_slot
+from routed.domain.wiring import (
+    MOST_PFS,
+    VF_SLOTS,
+    VFS_OF_A_PF,
+    Bypass,
+    Door,
+    Limit,
+    Link,
+    Passage,
+    Vf,
+    Wire,
+    ofport,
+    vf_slot,
+)
 from routed.domain.workload import Attachment, AttachmentId, PodRef, StaticRoute, Wishes
 
 TOR_A, TOR_B = ip_address("10.255.1.1"), ip_address("10.255.1.2")
@@ -368,3 +381,72 @@ def test_somebody_is_always_told_and_never_both_are_asked_to_steer(first: Health
 
 def test_a_drained_server_steers_nothing() -> None:
     assert told(replace(with_sides(Health.CUT, Health.GOOD), draining=True)) == {"a": None, "b": None}
+
+
+# ---- pods that share the uplink
+
+SHARED = replace(
+    SNAPSHOT,
+    place=replace(
+        SNAPSHOT.place,
+        rack=replace(RACK, services=(ip_network("10.96.0.0/16"), ip_network("fd00:96::/112"))),
+        uplink=Uplink((), ("bond0",), "02:10:00:00:01:0b", "02:00:00:00:01:01", 9000, shared=True),
+    ),
+)
+SHARED_PLANES = ("wires", "doors", "links", "passages", "advertisements")
+
+
+def test_a_pod_that_shares_the_uplink_has_its_mac_a_bypass_and_a_passage() -> None:
+    intent = plan(SHARED, POD.id)
+    link = intent.links[POD.id]
+    assert link is not None
+    assert (link.mac, link.gateway_mac, link.guarded) == ("02:10:00:00:01:0b", "02:00:00:00:01:01", True)
+    server = {ip_network("10.1.0.11/32"), ip_network("fd00:1::11/128")}
+    assert link.bypass == Bypass(POD.mac, frozenset(server.union(SHARED.rack.services)))
+    assert intent.doors == {"rt3": Door(POD.mac, frozenset(POD.addresses), frozenset(SHARED.server.addresses))}
+    assert intent.passages == {
+        ip_network("10.101.0.7/32"): Passage.LOCAL,
+        ip_network("fd00:101::7/128"): Passage.LOCAL,
+    }
+    assert intent.wires == {"rt3": Wire(9000)}
+    assert not intent.ports
+    assert not intent.flows
+    assert intent.advertisements == plan(SNAPSHOT, POD.id).advertisements
+
+
+def test_a_bypass_leads_nowhere_that_the_pod_has_no_address_for() -> None:
+    pod = replace(POD, addresses=(ip_address("10.101.0.7"),))
+    link = plan(replace(SHARED, attachments=MappingProxyType({pod.id: pod})), pod.id).links[pod.id]
+    assert link is not None
+    assert link.bypass is not None
+    assert {to.version for to in link.bypass.destinations} == {4}
+
+
+def test_without_a_gateway_the_uplink_stands_for_it() -> None:
+    place = replace(SHARED.place, uplink=replace(SHARED.uplink, gateway_mac=None))
+    link = plan(replace(SHARED, place=place), POD.id).links[POD.id]
+    assert link is not None
+    assert link.gateway_mac == SHARED.uplink.mac
+
+
+def test_a_shared_uplink_is_fenced_and_its_stock_is_on_no_bridge() -> None:
+    assert plan(SHARED, Standing.HOST).passages == {pool.prefix: Passage.FENCED for pool in RACK.pools}
+    stock = plan(SHARED, Standing.STOCK)
+    assert len(stock.wires) == 8
+    assert not stock.ports
+
+
+def test_what_leaves_a_shared_uplink_leaves_every_plane_of_it() -> None:
+    leaving = replace(POD, leaving=True)
+    grown = plan(SHARED, POD.id)
+    gone = plan(replace(SHARED, attachments=MappingProxyType({POD.id: leaving})), POD.id)
+    for before, after in zip(grown.of(SHARED_PLANES)[1:], gone.of(SHARED_PLANES)[1:], strict=True):
+        assert after == dict.fromkeys(before)
+
+
+def test_a_pod_whose_address_is_another_servers_cannot_pass() -> None:
+    cordoned = replace(SHARED, taken=MappingProxyType({POD.addresses[0]: "s12"}))
+    intent = plan(cordoned, POD.id)
+    assert set(intent.passages.values()) == {None}
+    assert set(intent.advertisements.values()) == {None}
+    assert intent.links == plan(SHARED, POD.id).links

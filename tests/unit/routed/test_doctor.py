@@ -254,6 +254,44 @@ SLOT = PortSight((InterfaceSight("rt0", 1000, "", lacp_current=None),), lacp=Fal
 ETHA = with_uplink(BOND0), on_bridge(ports={"br0": BRIDGE.ports["br0"], "etha": PortSight(MEMBERS[:1], lacp=False)})
 
 
+def share(rack: dict[str, Any], members: tuple[str, ...] = ("etha", "ethb"), vlan: int | None = None) -> None:
+    """Let pods share the uplink, without a bridge."""
+    del rack["bridge"]
+    rack |= {"ipvlan": {"uplink": "bond0", "members": list(members)}, "vlan": vlan}
+
+
+def sharing(**changes: Any) -> Facts:
+    """A healthy server without Open vSwitch."""
+    facts = both(bond(), with_file(share))(healthy())
+    found = {name: device(name) for name in ("bond0", "etha", "ethb")}
+    nothing = Unseen("no bridge")
+    network = replace(NETWORK, devices={name: replace(one, **changes) for name, one in found.items()})
+    return replace(facts, network=network, switch=nothing, version=nothing, switch_ids={})
+
+
+def test_without_a_bridge_nothing_of_open_vswitch_is_looked_at() -> None:
+    findings = judge(sharing())
+    assert {one.level for one in findings} == {Level.OK}
+    assert not {"ovs", "bridge", "controller", "nic"} & {one.check for one in findings}
+    assert finding(sharing(), "lacp").found == "bond0: partner 02:00:00:00:01:fe"
+
+
+@pytest.mark.parametrize(
+    ("facts", "found", "advice"),
+    [
+        (replace(sharing(), network=replace(NETWORK, devices={"bond0": None})), "no device bond0", "ipvlan.uplink"),
+        (sharing(kind="vlan"), "is a VLAN device, and the rack has no VLAN", "set vlan"),
+        (with_file(lambda rack: share(rack, vlan=108))(sharing()), "VLAN is 108", "`ip link add link"),
+        (with_file(lambda rack: share(rack, members=("etha", "ethc")))(sharing()), "says etha, ethc", "ipvlan.members"),
+    ],
+)
+def test_a_shared_uplink_is_not_as_the_rack_file_says(facts: Facts, found: str, advice: str) -> None:
+    got = finding(facts, "uplink")
+    assert got.level is Level.ERROR
+    assert found in got.found
+    assert advice in got.advice
+
+
 @pytest.mark.parametrize(
     ("edit", "check", "found"),
     [

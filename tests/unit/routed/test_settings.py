@@ -104,3 +104,29 @@ def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
     broken.write_bytes(b"rack: \xff")
     with pytest.raises(SettingsError, match="not YAML"):
         load(broken)
+
+
+def shared(**ipvlan: Any) -> Edit:
+    """Change the example to a server without a bridge."""
+
+    def change(document: dict[str, Any]) -> None:
+        del document["bridge"]
+        document["ipvlan"] = {"uplink": "bond0.108", **ipvlan}
+
+    return change
+
+
+def test_a_server_without_a_bridge_shares_its_uplink(edited: Callable[[Edit], Settings]) -> None:
+    settings = edited(shared(members=["etha", "ethb"]))
+    assert (settings.device, settings.uplink, settings.members) == ("bond0.108", "bond0.108", ("etha", "ethb"))
+    assert settings.steering is not None
+
+
+def test_a_bridge_and_a_shared_uplink_exclude_each_other(edited: Callable[[Edit], Settings]) -> None:
+    with pytest.raises(SettingsError, match="leave one of them out"):
+        edited(lambda document: document.update(ipvlan={"uplink": "bond0", "members": ["etha", "ethb"]}))
+
+
+def test_steering_needs_the_members_of_a_shared_uplink(edited: Callable[[Edit], Settings]) -> None:
+    with pytest.raises(SettingsError, match=r"steering: ipvlan\.members must name one device per ToR"):
+        edited(shared())
