@@ -23,7 +23,7 @@ from tests.kernel.server import KernelServer
 from tests.servers import Pod, Sniffer
 from tests.system.frames import udp
 
-pytestmark = [pytest.mark.kernel(machine="ipvlan"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.kernel(machine="other-uplinks"), pytest.mark.timeout(240)]
 
 SHARED = {
     "bridge:\n  name: br0\n  uplink: bond0 # an OVS port: a NIC, a kernel bond or an OVS bond\n  members:": (

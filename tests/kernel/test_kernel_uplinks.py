@@ -12,7 +12,7 @@ from tests.fabric import eventually
 from tests.kernel.server import KernelServer, assert_in_tc, of
 from tests.servers import Pod, failure
 
-pytestmark = [pytest.mark.kernel, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.kernel(machine="other-uplinks"), pytest.mark.timeout(240)]
 
 VLAN = "108"
 EXPECTING = {"bridge:\n": "bridge:\n  offload: tc-software\n"}
