@@ -193,7 +193,6 @@ def test_the_uplink_holds_what_a_pod_has_undone(watch: Watch, s12: KernelServer,
     """With NET_ADMIN a pod can remove its own filters; those of the uplink are out of its reach."""
     pod, neighbour = shared
     own, other = pod.address(4), neighbour.address(4)
-    s12.inside(pod, "tc", "qdisc", "delete", "dev", "eth0", "clsact")
     frames = {
         b"<nobody's>": udp(MAC, GATEWAY_MAC, "10.101.1.250", "10.102.0.77"),
         b"<of s11>": udp(MAC, GATEWAY_MAC, "10.101.0.5", "10.102.0.77"),
@@ -201,9 +200,14 @@ def test_the_uplink_holds_what_a_pod_has_undone(watch: Watch, s12: KernelServer,
         b"<other MAC>": udp("02:11:22:33:44:55", GATEWAY_MAC, own, "10.102.0.77"),
         b"<neighbour>": udp(MAC, GATEWAY_MAC, other, "10.102.0.77"),
     }
-    for mark, frame in frames.items():
-        watch.send(frame + mark)
-    eventually(lambda: watch.on_wire(b"<neighbour>") == 1, "what the uplink cannot tell: it passes, docs/ipvlan.md")
+
+    def passes() -> bool:  # unless the agent has put the filters back meanwhile
+        s12.inside(pod, "sh", "-c", "tc qdisc delete dev eth0 clsact || true")
+        for mark, frame in frames.items():
+            watch.send(frame + mark)
+        return watch.on_wire(b"<neighbour>") > 0
+
+    eventually(passes, "what the uplink cannot tell: it passes, docs/ipvlan.md")
     assert [mark for mark in frames if watch.where(mark)] == [b"<neighbour>"]
     eventually(lambda: s12.healthy(pod), "its filters are back", 60)
     watch.send(frames[b"<neighbour>"] + b"<again>")
