@@ -35,6 +35,8 @@ NUD_REACHABLE, NUD_STALE, NUD_DELAY, NUD_PROBE, NUD_PERMANENT = 0x02, 0x04, 0x08
 NUD_USABLE = NUD_REACHABLE | NUD_STALE | NUD_DELAY | NUD_PROBE | NUD_PERMANENT
 
 _HEADER = struct.Struct("=IHHII")
+HEADER_SIZE = _HEADER.size
+"""Bytes before what a message is about."""
 """struct nlmsghdr: length, type, flags, sequence, port."""
 _ATTRIBUTE = struct.Struct("=HH")
 """struct nlattr: length, type."""
@@ -166,11 +168,6 @@ def failure(body: bytes, flags: int, doing: str) -> KernelError | None:
             detail = body[offset + 4 : offset + length].rstrip(b"\0").decode(errors="replace")
         offset += max(4, (length + 3) & ~3)
     return (NotFound if -code in _NO_SUCH else KernelError)(-code, doing, detail)
-
-
-def rdma_attributes(body: bytes) -> dict[int, bytes]:
-    """Return the attributes of a message about RDMA devices, which has no fixed part: type -> payload."""
-    return attributes(body, _HEADER.size)
 
 
 def attributes(body: bytes, offset: int) -> dict[int, bytes]:

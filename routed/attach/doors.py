@@ -16,8 +16,8 @@ from dataclasses import replace
 
 from routed.attach import mark, sysctl
 from routed.attach.answers import Device, Route
-from routed.attach.errors import AttachError, KernelError, NotFound, SlotMissing
-from routed.attach.filters import Filter, Hook, add_filter, add_hooks, delete_filter, own_alone
+from routed.attach.errors import KernelError, NotFound, SlotMissing, failures
+from routed.attach.filters import Filter, Hook, add_hooks, changes, own_alone
 from routed.attach.kernel import Rtnl
 from routed.attach.pod import METRIC
 from routed.attach.rtnl import add_route, delete_route, no_link_local, set_device
@@ -84,13 +84,11 @@ def _wanted(door: Door) -> set[Route]:
 def _open(home: Rtnl, name: str, door: Door) -> None:
     wire = _wire(home, name)
     has_ipv6 = all(sysctl.write(f"ipv6/conf/{name}/{setting}", 0) for setting in ("accept_ra", "disable_ipv6"))
-    filters, found = _filters(door), home.filters(wire.index)
     routes, wanted = _routes(home, wire.index), _wanted(door)
     with suppress(KernelError):  # it has hooks, or what comes next says why not
         home.apply(add_hooks(wire.index))
     home.apply(
-        *(delete_filter(wire.index, one, handle) for one, handle in found.items() if one not in filters),
-        *(add_filter(wire.index, one) for one in filters if one not in found),
+        *changes(wire.index, home.filters(wire.index), _filters(door)),
         *([no_link_local(wire.index)] if has_ipv6 else ()),
         set_device(wire.index, up=True, silent=True, mac=door.mac),
         *(delete_route(wire.index, route) for route in routes - wanted),
@@ -102,7 +100,7 @@ def _close(home: Rtnl, name: str) -> None:
     with suppress(SlotMissing, NotFound):
         wire = _wire(home, name)
         home.apply(*(delete_route(wire.index, route) for route in _routes(home, wire.index)))
-        home.apply(*(delete_filter(wire.index, one, handle) for one, handle in home.filters(wire.index).items()))
+        home.apply(*changes(wire.index, home.filters(wire.index), ()))
 
 
 def _wire(home: Rtnl, name: str) -> Device:
@@ -113,11 +111,5 @@ def _wire(home: Rtnl, name: str) -> Device:
 
 
 def _each(wires: Iterable[str], call: Callable[[Rtnl, str], None]) -> Mapping[str, Exception]:
-    failures: dict[str, Exception] = {}
     with Rtnl() as home:
-        for wire in wires:
-            try:
-                call(home, wire)
-            except AttachError as error:
-                failures[wire] = error
-    return failures
+        return failures(wires, lambda wire: call(home, wire))

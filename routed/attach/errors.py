@@ -21,6 +21,10 @@ AttachError
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Hashable, Iterable
+from typing import TypeVar
+
+K = TypeVar("K", bound=Hashable)
 
 
 class AttachError(Exception):
@@ -86,3 +90,14 @@ class KernelError(AttachError):
 
 class NotFound(KernelError):
     """The device, address or route of the request does not exist."""
+
+
+def failures(keys: Iterable[K], call: Callable[[K], None]) -> dict[K, Exception]:
+    """Call it for every key, whatever becomes of the others; return the errors of this package that came of it."""
+    failed: dict[K, Exception] = {}
+    for key in keys:
+        try:
+            call(key)
+        except AttachError as error:
+            failed[key] = error
+    return failed

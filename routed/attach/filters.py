@@ -9,11 +9,13 @@ Source: tc-flower(8), tc-actions(8), linux/pkt_cls.h, linux/rtnetlink.h.
 from __future__ import annotations
 
 import struct
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from ipaddress import IPv4Network, IPv6Network
+from socket import htons
 
-from routed.attach.answers import attributes
+from routed.attach.answers import HEADER_SIZE, attributes
 from routed.attach.packing import attribute, message, number
 from routed.attach.rtnl import NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, Request
 from routed.domain.workload import IPNetwork
@@ -40,7 +42,6 @@ _TCMSG = struct.Struct("=B3xiIII")
 _GACT = struct.Struct("=IIiii")
 """struct tc_gact: index, capabilities, action, references, bindings; tc_mirred goes on with action and device."""
 _MIRRED = struct.Struct("=IIiiiiI")
-_HEADER_SIZE = 16
 
 
 class Hook(IntEnum):
@@ -168,12 +169,16 @@ def delete_filter(index: int, one: Filter, handle: int) -> Request:
     return Request(frame, f"delete a filter of device {index}")
 
 
+def changes(index: int, found: Mapping[Filter, int], wanted: Collection[Filter]) -> tuple[Request, ...]:
+    """Return what makes a device have these filters of ours, where it has some, each with its handle."""
+    return (
+        *(delete_filter(index, one, handle) for one, handle in found.items() if one not in wanted),
+        *(add_filter(index, one) for one in wanted if one not in found),
+    )
+
+
 def _header(index: int, one: Filter, handle: int) -> bytes:
-    protocol = int.from_bytes(one.protocol.to_bytes(2, "big"), "little") if _LITTLE else one.protocol
-    return _TCMSG.pack(0, index, handle, one.hook, one.priority << 16 | protocol)
-
-
-_LITTLE = struct.pack("=H", 1) == struct.pack("<H", 1)
+    return _TCMSG.pack(0, index, handle, one.hook, one.priority << 16 | htons(one.protocol))
 
 
 def _match(one: Filter) -> list[bytes]:
@@ -215,8 +220,8 @@ def _action(index: int, verdict: Verdict) -> tuple[bytes, bytes]:
 
 def read(body: bytes) -> tuple[Filter, int] | None:
     """Return one of our filters and its handle, as an RTM_NEWTFILTER has it; None for what is not ours."""
-    _, index, handle, hook, info = _TCMSG.unpack_from(body, _HEADER_SIZE)
-    found = attributes(body, _HEADER_SIZE + _TCMSG.size)
+    _, index, handle, hook, info = _TCMSG.unpack_from(body, HEADER_SIZE)
+    found = attributes(body, HEADER_SIZE + _TCMSG.size)
     if info >> 16 < FIRST_PRIORITY or not handle or found.get(_TCA_KIND) != b"flower\0" or _TCA_OPTIONS not in found:
         return None
     keys = attributes(found[_TCA_OPTIONS], 0)

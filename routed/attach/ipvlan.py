@@ -17,7 +17,7 @@ from dataclasses import replace
 from routed.attach import mark, pod
 from routed.attach.answers import Device, Route
 from routed.attach.errors import KernelError, UplinkUnusable
-from routed.attach.filters import Filter, Hook, add_filter, add_hooks, delete_filter, own_alone
+from routed.attach.filters import Filter, Hook, add_hooks, changes, own_alone
 from routed.attach.kernel import Rtnl
 from routed.attach.netns import Visit
 from routed.attach.rtnl import (
@@ -131,10 +131,7 @@ def _guards(link: Link) -> frozenset[Filter]:
 
 
 def _guard(inside: Rtnl, index: int, link: Link) -> None:
-    wanted, found = _guards(link), inside.filters(index)
+    found = inside.filters(index)
     with suppress(KernelError):  # it has hooks, or what comes next says why not
         inside.apply(add_hooks(index))
-    inside.apply(
-        *(delete_filter(index, one, handle) for one, handle in found.items() if one not in wanted),
-        *(add_filter(index, one) for one in wanted if one not in found),
-    )
+    inside.apply(*changes(index, found, _guards(link)))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 
 from routed.attach import mark
-from routed.attach.errors import AttachError, NotFound, SlotMissing
+from routed.attach.errors import NotFound, SlotMissing, failures
 from routed.attach.kernel import Rtnl
 from routed.attach.rtnl import delete_shaper, set_shaper
 from routed.attach.slots import SlotSpace
@@ -52,15 +52,9 @@ class Limits:
         return {name: limit for name, limit in found.items() if limit != Limit(None, None)}
 
     def _each(self, wires: Iterable[str], call: Callable[[_Ends, str], None]) -> Mapping[str, Exception]:
-        failures: dict[str, Exception] = {}
         with Rtnl() as home, self._space.run(Rtnl) as slots:
             ends = _Ends(home, slots)
-            for wire in wires:
-                try:
-                    call(ends, wire)
-                except AttachError as error:
-                    failures[wire] = error
-        return failures
+            return failures(wires, lambda wire: call(ends, wire))
 
 
 class _Ends:

@@ -1,4 +1,4 @@
-"""Netlink messages packed by hand, for what pyroute2 has no words for: flower, ipvlan's flags. Pure.
+"""Netlink messages packed by hand, for what pyroute2 has no words for: flower, ipvlan's flags, RDMA devices. Pure.
 
 Source: netlink(7).
 """
@@ -24,7 +24,7 @@ def number(value: int, size: int = 4) -> bytes:
     return value.to_bytes(size, sys.byteorder)
 
 
-def message(kind: int, flags: int, *parts: bytes) -> bytes:
-    """Return a whole request, but for its sequence number."""
+def message(kind: int, flags: int, *parts: bytes, sequence: int = 0) -> bytes:
+    """Return a whole request; whoever sends it may still have to give it its sequence number."""
     body = b"".join(parts)
-    return _HEADER.pack(_HEADER.size + len(body), kind, flags | NLM_F_REQUEST, 0, 0) + body
+    return _HEADER.pack(_HEADER.size + len(body), kind, flags | NLM_F_REQUEST, sequence, 0) + body

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 
 from routed.attach.answers import Device
-from routed.attach.errors import AttachError, KernelError, NotFound, UplinkUnusable
+from routed.attach.errors import KernelError, NotFound, UplinkUnusable, failures
 from routed.attach.filters import (
     CHAIN,
     ETH_ARP,
@@ -25,7 +25,7 @@ from routed.attach.filters import (
     Verdict,
     add_filter,
     add_hooks,
-    delete_filter,
+    changes,
     of_destination,
     of_source,
 )
@@ -80,15 +80,9 @@ class Passages:
     def _each(
         self, prefixes: Iterable[IPNetwork], call: Callable[[_Uplink, IPNetwork], None]
     ) -> Mapping[IPNetwork, Exception]:
-        failures: dict[IPNetwork, Exception] = {}
         with Rtnl() as home:
             uplink = _Uplink(home, _device(home, self._uplink))
-            for prefix in prefixes:
-                try:
-                    call(uplink, prefix)
-                except AttachError as error:
-                    failures[prefix] = error
-        return failures
+            return failures(prefixes, lambda prefix: call(uplink, prefix))
 
 
 class _Uplink:
@@ -112,7 +106,7 @@ class _Uplink:
     def clear(self, prefix: IPNetwork) -> None:
         found = _by_prefix(self._home.filters(self._index)).get(prefix, {})
         with suppress(NotFound):
-            self._home.apply(*(delete_filter(self._index, one, handle) for one, handle in found.items()))
+            self._home.apply(*changes(self._index, found, ()))
 
 
 def _device(home: Rtnl, uplink: str) -> Device:

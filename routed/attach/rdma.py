@@ -23,9 +23,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from routed.attach import answers
+from routed.attach import answers, packing
 from routed.attach.answers import Device
-from routed.attach.errors import InvalidNetns, KernelError, RdmaMissing, RdmaShared
+from routed.attach.errors import KernelError, RdmaMissing, RdmaShared
 from routed.attach.netns import OWN, Visit, enter
 from routed.attach.sysfs import SYSFS
 from routed.domain.wiring import Link
@@ -35,11 +35,9 @@ _NLDEV = 5 << 10
 """What the types of all messages here begin with (RDMA_NL_NLDEV)."""
 _GET, _SET, _PORT_GET, _SYS_GET = 1, 2, 5, 6
 _INDEX, _NAME, _NETDEV, _MODE, _NETNS = 1, 2, 50, 66, 68
-_REQUEST, _ACK, _DUMP = 0x001, 0x004, 0x300
+_ACK, _DUMP = 0x004, 0x300
 _ERROR, _DONE = 2, 3
 _SOL_NETLINK, _CAP_ACK, _EXT_ACK = 270, 10, 11
-_HEADER = struct.Struct("=IHHII")
-_U32 = struct.Struct("=HHI")
 EXCLUSIVE_COMMAND = "`rdma system set netns exclusive`"
 EXCLUSIVE_AT_BOOT = "`echo options ib_core netns_mode=0 > /etc/modprobe.d/rdma.conf`"
 
@@ -120,9 +118,7 @@ class VfRdma:
 
     def join(self, visit: Visit, slot: Device, link: Link) -> None:
         """Move the device of a representor's VF into the pod; RdmaShared, RdmaMissing, KernelError."""
-        address, index = self._addresses[slot.name], visit.index(link.ifname)
-        if index is None:
-            raise InvalidNetns(f"{link.ifname} vanished from {link.netns} at once")
+        address, index = self._addresses[slot.name], visit.need(link.ifname)
         with ExitStack() as opened:
             enter(self._home)
             try:
@@ -218,10 +214,9 @@ class Rdma:
     def _ask(self, command: int, flags: int, doing: str, *attributes: tuple[int, int]) -> list[dict[int, bytes]]:
         """Return the attributes of each answer; KernelError."""
         self._sequence += 1
-        body = b"".join(_U32.pack(_U32.size, kind, value) for kind, value in attributes)
-        header = _HEADER.pack(_HEADER.size + len(body), _NLDEV | command, _REQUEST | flags, self._sequence, 0)
+        parts = [packing.attribute(kind, packing.number(value)) for kind, value in attributes]
         try:
-            self._socket.send(header + body)
+            self._socket.send(packing.message(_NLDEV | command, flags, *parts, sequence=self._sequence))
             return list(self._answers(doing))
         except OSError as error:
             raise KernelError(error.errno or errno.EIO, doing) from error
@@ -236,7 +231,7 @@ class Rdma:
                     if failure is not None:
                         raise failure
                     return
-                yield answers.rdma_attributes(message)
+                yield answers.attributes(message, answers.HEADER_SIZE)
 
 
 def _u32(value: bytes) -> int:

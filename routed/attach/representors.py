@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from routed.attach import mark, sysctl
 from routed.attach.answers import Device, DeviceEvent, Event
-from routed.attach.errors import AttachError, ForeignDevice, NotFound, SlotMissing, SlotTaken
+from routed.attach.errors import ForeignDevice, NotFound, SlotMissing, SlotTaken, failures
 from routed.attach.kernel import Rtnl
 from routed.attach.monitor import Monitor
 from routed.attach.rtnl import set_device
@@ -51,14 +51,8 @@ class Representors:
         return {one.name: Wire(one.mtu) if one.up else BROKEN for one in devices if _is_ours(one)}
 
     def _each(self, names: Iterable[str], call: Callable[[Rtnl, str], None]) -> Mapping[str, Exception]:
-        failures: dict[str, Exception] = {}
         with Rtnl() as home:
-            for name in names:
-                try:
-                    call(home, name)
-                except AttachError as error:
-                    failures[name] = error
-        return failures
+            return failures(names, lambda name: call(home, name))
 
     def _notice(self, event: Event | None) -> None:
         if event is None or (

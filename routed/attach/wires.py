@@ -17,7 +17,7 @@ from functools import partial
 
 from routed.attach import mark, sysctl
 from routed.attach.answers import Device, DeviceEvent, Event
-from routed.attach.errors import AttachError, ForeignDevice, NotFound
+from routed.attach.errors import ForeignDevice, NotFound, failures
 from routed.attach.kernel import Rtnl
 from routed.attach.monitor import Monitor
 from routed.attach.netns import OWN
@@ -74,14 +74,9 @@ class Wires:
         return {end.name: _wire(end, inner.get(inner_index(end.name))) for end in outer if is_wire(end.name)}
 
     def _each(self, names: Iterable[str], call: Callable[[_Ends, str], None]) -> Mapping[str, Exception]:
-        failures: dict[str, Exception] = {}
         with Rtnl() as home, self._space.run(Rtnl) as slots, OWN.open("rb") as server:
-            for name in names:
-                try:
-                    call(_Ends(home, slots, server.fileno()), name)
-                except AttachError as error:
-                    failures[name] = error
-        return failures
+            ends = _Ends(home, slots, server.fileno())
+            return failures(names, lambda name: call(ends, name))
 
     def _make(self, ends: _Ends, name: str, wire: Wire) -> None:
         outer, inner = ends.look(name)
