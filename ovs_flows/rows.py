@@ -58,12 +58,16 @@ class UplinkPorts:
 
 def is_ours(row: Any) -> bool:
     """Tell whether a row carries our mark."""
-    return all(row.external_ids.get(key) == value for key, value in MARK.items())
+    return _carries(row, MARK)
 
 
 def is_for_copies(port: Any) -> bool:
     """Tell whether we plugged a port for a mirror."""
-    return all(port.external_ids.get(key) == value for key, value in FOR_COPIES.items())
+    return _carries(port, FOR_COPIES)
+
+
+def _carries(row: Any, mark: Mapping[str, str]) -> bool:
+    return all(row.external_ids.get(key) == value for key, value in mark.items())
 
 
 def ofport(interface: Any) -> int:

@@ -64,10 +64,12 @@ class Datapath(Protocol):
     """Devices of the uplink, one to each ToR; none where the rack file names none."""
     ready_slots: int
     """How many slots are kept plugged beyond those in use."""
-    mirrors: Mirrors | None
-    """What can copy pods' packets; None where nothing can."""
     limits: bool
     """Whether a pod's bandwidth can be limited."""
+
+    @property
+    def mirrors(self) -> Mirrors | None:
+        """What can copy pods' packets; None where nothing can."""
 
     async def run(self) -> None:
         """Keep the connection to what carries the packets until cancelled; nothing else works without."""
@@ -116,7 +118,7 @@ class OvsDatapath:
         self._vfs: Vfs | None = None
         self._changed = asyncio.Event()
         self._ovsdb = Ovsdb(self._paths.ovs / "db.sock", bridge.name, bridge.uplink, self._on_change)
-        self.mirrors: Mirrors | None = Mirrors(self._ovsdb)
+        self.mirrors = Mirrors(self._ovsdb)
         self._flows = Flows(self._paths.ovs / f"{bridge.name}.mgmt", partial(look, "flows"))
         self._userspace = False
 
@@ -149,7 +151,7 @@ class OvsDatapath:
             # What these hold open stays so: threads that go into pods outlive a cancelled agent by a moment.
             vf_way = VfWay(self._paths.sysfs, addresses, identify(self._paths.sysfs, home.devices()))
         links = Links(MacvlanWay(space)), Links(vf_way, "vf_links", VfRdma(self._paths.sysfs, addresses))
-        plugged = Limits(space), *links, self._flows, Mirrors(self._ovsdb)
+        plugged = Limits(space), *links, self._flows, self.mirrors
         return (wires, representors), (self._ovsdb.ports,), plugged
 
     def works(self) -> Sequence[Work]:

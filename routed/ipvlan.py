@@ -11,7 +11,6 @@ from functools import partial
 
 import structlog
 
-from ovs_flows.mirrors import Mirrors
 from ovs_flows.offload import PortReport
 from routed.attach.answers import Device, DeviceEvent, Event
 from routed.attach.doors import Doors
@@ -37,7 +36,7 @@ class IpvlanDatapath:
     """The kernel's ipvlan, with filters of its traffic control."""
 
     limits = False
-    mirrors: Mirrors | None = None
+    mirrors = None
 
     def __init__(self, settings: Settings, look: Callable[..., None]) -> None:
         """Nothing is opened yet; `look` is called with the planes that may hold something else now."""
