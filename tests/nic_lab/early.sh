@@ -4,6 +4,6 @@
 for module in /modules/*; do
     /bin/busybox insmod "$module"
 done
-/bin/busybox mount -t 9p -o ro,trans=virtio,version=9p2000.L,msize=512000,cache=loose host /root
-/bin/busybox mount -t devtmpfs dev /root/dev
-exec /bin/busybox switch_root /root "$@"
+/bin/busybox mount -t 9p -o ro,trans=virtio,version=9p2000.L,msize=512000,cache=loose host /sysroot
+/bin/busybox mount -t devtmpfs dev /sysroot/dev
+exec /bin/busybox switch_root /sysroot "$@"

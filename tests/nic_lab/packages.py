@@ -96,7 +96,7 @@ def _compile(apt: Apt, release: str, folder: Path) -> Path:
 def _make_initramfs(root: Path, release: str) -> None:
     """Pack a shell, the early modules in the order of their dependencies, and what runs first."""
     early = root / "early"
-    for name in ("bin", "dev", "modules", "root"):
+    for name in ("bin", "dev", "modules", "sysroot"):
         (early / name).mkdir(parents=True)
     shutil.copy(shutil.which("busybox") or "", early / "bin/busybox")
     shutil.copy(EARLY_INIT, early / "init")
