@@ -11,8 +11,11 @@ import os
 
 import pytest
 
+from tests.fixtures.pods import pods
 from tests.kernel.relay import FOLDER, Inside, Outside
 from tests.nic_lab.qemu import NicMachine, missing
+
+__all__ = ["pods"]
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -7,7 +7,6 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Iterator
 from ipaddress import ip_address, ip_interface
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -71,13 +70,6 @@ def port() -> Iterator[str]:
         run("ip", "link", "delete", representor)
     make_vfs(PFS[0], 0)
     run("ip", "address", "flush", "dev", name)
-
-
-@pytest.fixture
-def pods(tmp_path: Path) -> Iterator[Pods]:
-    made = Pods(tmp_path)
-    with contextlib.closing(made):
-        yield made
 
 
 @pytest.fixture

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.fixtures.pods import pods
 from tests.system.ovs_instance import Ovs, network_namespace, open_vswitch
+
+__all__ = ["pods"]
 
 _COUNT = itertools.count()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import time
@@ -67,13 +66,6 @@ def ovs(tmp_path: Path) -> Iterator[Ovs]:
                 actions = f"set_field:{mac(number)}->eth_dst,output:{ofport(number)}"
                 switch.ofctl("add-flow", "br0", f"{match} actions={actions}")
         yield switch
-
-
-@pytest.fixture
-def pods(tmp_path: Path) -> Iterator[Pods]:
-    made = Pods(tmp_path)
-    with contextlib.closing(made):
-        yield made
 
 
 @pytest.fixture

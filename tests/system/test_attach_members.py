@@ -12,9 +12,9 @@ from routed.attach.announce import Asker
 from routed.attach.members import Members
 from routed.attach.monitor import Monitor
 from tests.fixtures.pods import Pod, run
-from tests.fixtures.uplinks import ASKERS, Rack, arp_start, first, listen, monitor, pods, rack
+from tests.fixtures.uplinks import ASKERS, Rack, arp_start, first, listen, monitor, rack
 
-__all__ = ["monitor", "pods", "rack"]
+__all__ = ["monitor", "rack"]
 pytestmark = [pytest.mark.system, pytest.mark.timeout(60)]
 
 PROBE_S = 0.02

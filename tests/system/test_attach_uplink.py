@@ -22,12 +22,11 @@ from tests.fixtures.uplinks import (
     first,
     listen,
     monitor,
-    pods,
     rack,
     source,
 )
 
-__all__ = ["monitor", "pods", "rack"]
+__all__ = ["monitor", "rack"]
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(60)]
 

@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
@@ -94,13 +94,6 @@ def as_the_kernel_does(pod: Pod, name: str = "eth0") -> None:
     """Let a pod end as if it had a VF, which goes back to the server's namespace, down, under the name that it has."""
     pod.run("ip", "link", "set", name, "netns", str(os.getpid()))
     pod.delete()
-
-
-@pytest.fixture
-def pods(tmp_path: Path) -> Iterator[Pods]:
-    made = Pods(tmp_path)
-    with contextlib.closing(made):
-        yield made
 
 
 @pytest_asyncio.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
@@ -60,13 +60,6 @@ def key(number: int) -> AttachmentId:
 
 def of(pod: Pod) -> tuple[int, int]:
     return namespace(Path(pod.path))
-
-
-@pytest.fixture
-def pods(tmp_path: Path) -> Iterator[Pods]:
-    made = Pods(tmp_path)
-    with contextlib.closing(made):
-        yield made
 
 
 @pytest_asyncio.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -16,14 +15,7 @@ from routed.attach.veth import MacvlanWay
 from routed.attach.wires import Wires
 from routed.domain.wiring import Wire
 from tests.fixtures.links import MTU, Slots
-from tests.fixtures.pods import Pods, server, slot_space
-
-
-@pytest.fixture
-def pods(tmp_path: Path) -> Iterator[Pods]:
-    made = Pods(tmp_path)
-    with contextlib.closing(made):
-        yield made
+from tests.fixtures.pods import server, slot_space
 
 
 @pytest.fixture
