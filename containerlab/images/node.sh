@@ -26,6 +26,18 @@ switch_port() { # NAME
     ip link set "$1" arp off
 }
 
+bond_members() { # etha and ethb become bond0, a bond of the kernel across both ToRs, with $MAC
+    local member
+    ip link add bond0 address "$MAC" type bond mode 802.3ad miimon 100 lacp_rate fast xmit_hash_policy layer3+4
+    wait_for_interfaces etha ethb
+    for member in etha ethb; do
+        ip link set "$member" down
+        ip link set "$member" master bond0
+        echo 1 >"/proc/sys/net/ipv6/conf/$member/disable_ipv6"
+        ip link set "$member" up
+    done
+}
+
 host_on() { # DEVICE: gets $ADDRESSES, and leads to $GATEWAYS
     local address gateway
     wait_for_interfaces "$1"

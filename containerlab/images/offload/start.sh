@@ -7,16 +7,9 @@
 set -euo pipefail
 . /srv/node.sh
 
-ip link add bond0 address "$MAC" type bond mode 802.3ad miimon 100 lacp_rate fast xmit_hash_policy layer3+4
-wait_for_interfaces etha ethb
-for member in etha ethb; do
-    ip link set "$member" down
-    ip link set "$member" master bond0
-done
-for device in bond0 etha ethb; do
-    echo 1 >"/proc/sys/net/ipv6/conf/$device/disable_ipv6"
-    ip link set "$device" up
-done
+bond_members
+echo 1 >/proc/sys/net/ipv6/conf/bond0/disable_ipv6
+ip link set bond0 up
 
 export DATAPATH=kernel
 /srv/daemon.sh ovsdb-server
