@@ -9,6 +9,7 @@ RUNNER ?= netns
 SECONDS ?= 120
 OUTAGE ?= 300
 SEED  ?=
+WORKERS ?= 2
 IMAGE ?= routed:$(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' routed/__init__.py)
 
 .PHONY: help install system demo test lab chaos containers images lint format bench lock samples clean
@@ -30,11 +31,11 @@ system: ## Debian packages of the real components (OVS, FRR, BIRD, containerd, .
 demo: system install shim ## the main job on a fabric of two racks; KEEP=1 leaves it up
 	@KEEP=$(KEEP) $(PY) -m containerlab.demo
 
-test: system install shim ## the whole suite, system tests on real components included; needs root
+test: system install shim ## the whole suite, system tests on real components included, in WORKERS=2 processes; needs root
 	@if command -v go >/dev/null; then $(MAKE) --no-print-directory go-tools; fi # tests have no time to build them
 	@bash containerlab/packages.sh browser
 	@bash containerlab/packages.sh kernel || echo "no kernel of its own: the tests that need one are skipped"
-	@$(PY) -m pytest --ignore tests/nic_lab
+	@$(PY) -m pytest --ignore tests/nic_lab -n $(WORKERS)
 
 .PHONY: end-to-end
 end-to-end: system install shim go-tools ## a whole cluster on the fabric, from its installation to the loss of a server; OUTAGE=300 seconds without an API server

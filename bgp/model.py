@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from datetime import datetime
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
@@ -134,8 +133,8 @@ class NeighborStatus:
     name: str
     asn: int
     state: SessionState
-    since: datetime
-    """When it entered this state, UTC."""
+    age_s: float
+    """For how long it has been in this state, by a clock that nobody sets."""
     ups: int
     """How often it came up since this speaker started, adoption of a running session included."""
     reason: str

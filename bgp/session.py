@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import UTC, datetime, timedelta
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from bgp.adjacency import Adjacency
@@ -24,7 +24,7 @@ class Session:
         self.updates_sent = 0
         self._offered: frozenset[int] = frozenset()
         self._state = SessionState.DOWN
-        self._since = datetime.now(UTC)
+        self._since_s = monotonic()
         self.ups = 0
         self._reason = ""
         self._asked_for_end = False
@@ -43,7 +43,7 @@ class Session:
     def up(self, age_s: float = 0.0) -> None:
         """Note that the session is established, for some time already when it was adopted."""
         self._change(SessionState.UP)
-        self._since -= timedelta(seconds=age_s)
+        self._since_s -= age_s
         self.ups += 1
         self._asked_for_end = False
         self._ended.clear()
@@ -94,7 +94,7 @@ class Session:
             name=self.neighbor.name,
             asn=self.neighbor.asn,
             state=self._state,
-            since=self._since,
+            age_s=monotonic() - self._since_s,
             ups=self.ups,
             reason=self._reason,
             updates_sent=self.updates_sent,
@@ -105,4 +105,4 @@ class Session:
 
     def _change(self, state: SessionState) -> None:
         self._state = state
-        self._since = datetime.now(UTC)
+        self._since_s = monotonic()

@@ -40,7 +40,7 @@ START_S = 60.0
 """How long one that is started may take. It may have sessions before it has a relay: to end it then is a second restart
 in a row, at which neighbours drop what they kept over the first one (RFC 4724 section 4.2)."""
 LONGEST_PAUSE_S = 5.0
-"""Between two ExaBGPs that die young."""
+"""Between two ExaBGPs that die young, and between two tries to end one."""
 STABLE_S = 30.0
 """An ExaBGP that lived so long did not die of what it was given."""
 
@@ -92,13 +92,16 @@ class Speaker:
         )
         self._process.own(self._process.socket, 0o600)
         self._task = asyncio.create_task(self._supervise(), name="bgp-speaker")
-        self._task.add_done_callback(self._on_end)
 
-    def _on_end(self, task: asyncio.Task[None]) -> None:
-        """Say so when the eternal task ended by itself: that is a mistake of ours, and calls fail from now on."""
-        if not task.cancelled():
-            log.critical("speaker.ended", error=repr(task.exception()))
-            self._wake()
+    async def ended(self) -> None:
+        """Wait until this speaker was stopped; raises what ended it by itself, which is a mistake of ours.
+
+        Somebody has to wait: calls fail from then on, and an ExaBGP that dies is not replaced.
+        """
+        if self._task is not None:
+            await asyncio.wait([self._task])
+            if not self._task.cancelled():
+                self._task.result()
 
     async def stop(self) -> None:
         """End this speaker and leave ExaBGP, its sessions and all routes alone: for a restart of the agent."""
@@ -106,8 +109,7 @@ class Speaker:
             self._server.close()
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait([self._task])
         while not self._connections.empty():
             self._connections.get_nowait()[1].close()
 
@@ -132,7 +134,7 @@ class Speaker:
                 f"not every neighbour was told within {timeout_s} s that all routes are gone"
             ) from error
         await self.stop()
-        await self._process.kill()
+        await self._kill()
 
     def _drained(self, session: Session) -> bool:
         adjacency = session.adjacency
@@ -241,7 +243,7 @@ class Speaker:
                 await self._serve(adopt=adopt)
             except* (BgpError, OSError) as lost:
                 log.warning("exabgp.lost", pid=self._process.pid, reasons=[repr(error) for error in _leaves(lost)])
-            await self._process.kill()
+            await self._kill()
             for session in self._sessions.values():
                 session.forget("ExaBGP was lost")
             self._wake()
@@ -249,6 +251,15 @@ class Speaker:
             pause = 0.0 if loop.time() - began > STABLE_S else pause
             await asyncio.sleep(pause)
             pause = min(LONGEST_PAUSE_S, pause * 2 or 0.1)
+
+    async def _kill(self) -> None:
+        """End ExaBGP, try after try: the next one beside it would fight it for the sessions."""
+        while True:
+            try:
+                return await self._process.kill()
+            except OSError as error:
+                log.error("exabgp.stays", pid=self._process.pid, error=str(error))  # noqa: TRY400 - the error says it
+            await asyncio.sleep(LONGEST_PAUSE_S)
 
     async def _serve(self, *, adopt: bool) -> None:
         """Work with one ExaBGP until it is lost, which raises."""

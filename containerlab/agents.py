@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import shlex
 import signal
 import socket
@@ -45,14 +46,15 @@ class Agent:
 
     def alive(self) -> bool:
         """Tell whether the process runs."""
-        try:
-            status = self.node.path(f"/proc/{self.pid}/stat").read_text()
-        except (OSError, NodeError):
-            return False
-        return status.rpartition(")")[2].split()[0] not in "XZ"
+        fields = self._stat()
+        return bool(fields) and fields[0] not in "XZ"
+
+    def cpu_s(self) -> float:
+        """Return what its threads have had of a CPU, in seconds; 0 when it is gone."""
+        return sum(map(int, self._stat()[11:13])) / os.sysconf("SC_CLK_TCK")
 
     def ailment(self, page: str = "/readyz") -> str | None:
-        """Return why no pod could be attached now, or what else a page says is wrong; None when nothing is."""
+        """Return why it cannot do its work now, or what else a page says is wrong; None when nothing is."""
         try:
             status, text = self._get(page)
         except (OSError, http.client.HTTPException) as error:
@@ -60,14 +62,15 @@ class Agent:
         return None if status == http.HTTPStatus.OK else text.strip()
 
     def ready(self) -> bool:
-        """Tell whether a pod could be attached now."""
+        """Tell whether it can do its work now: attach pods, unless the server is drained."""
         return self.ailment() is None
 
-    def wait_ready(self, timeout_s: float = 60) -> None:
-        """Wait until a pod could be attached. NotReadyError has the reason and the end of the log."""
+    def wait_ready(self, timeout_s: float = 120) -> None:
+        """Wait until it can do its work. NotReadyError has the reason and the end of the log."""
         self._wait(lambda: self.ready() or not self.alive(), timeout_s)
         if (ailment := self.ailment()) is not None:
-            raise NotReadyError(f"{self.node.name}: {ailment}; its log ends with:\n{self.last_words()}")
+            spent = f"after {self.cpu_s():.1f} s of CPU time"
+            raise NotReadyError(f"{self.node.name}: {ailment}, {spent}; its log ends with:\n{self.last_words()}")
 
     def established(self) -> bool:
         """Tell whether all of its BGP sessions are up."""
@@ -113,6 +116,14 @@ class Agent:
             return "\n".join(self.node.path(LOG).read_text().splitlines()[-lines:])
         except OSError as error:
             return f"(no log: {error})"
+
+    def _stat(self) -> list[str]:
+        """Return the process's state and what follows it in proc_pid_stat(5); nothing when it is gone."""
+        try:
+            text = self.node.path(f"/proc/{self.pid}/stat").read_text()
+        except (OSError, NodeError):
+            return []
+        return text.rpartition(")")[2].split()
 
     def _get(self, page: str) -> tuple[int, str]:
         connection = http.client.HTTPConnection(*HEALTH)

@@ -26,6 +26,9 @@ HERE = Path(__file__).parent
 PROGRAMS = Path(sys.executable).parent
 """Where the agent and ExaBGP are: nodes have the machine's files."""
 PYTHON = (sys.executable, "-I", "-S")  # no site packages: a start takes milliseconds
+ENTER = ("nsenter", "--mount", "--uts", "--ipc", "--net", "--pid", "--target")
+ENDING = ("setpriv", "--pdeathsig", "KILL", "--")
+"""What has a command end with whoever waits for it."""
 UNSHARE = ("unshare", "--fork", "--kill-child", "--mount", "--mount-proc", "--uts", "--ipc", "--net", "--pid")
 BASE_ENV = {
     "PATH": f"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:{PROGRAMS}",
@@ -132,7 +135,7 @@ class Node:
             subprocess.TimeoutExpired: it took longer than `timeout` seconds, and was killed.
         """
         done = subprocess.run(
-            self._entering(command),
+            [*ENTER, str(self.pid), *ENDING, *(str(word) for word in command)],  # a tenth of what enter.py costs
             capture_output=True,
             text=True,
             check=False,

@@ -179,7 +179,7 @@ class Probe:
     def _run(self) -> None:
         """Send packet k of the probe at k steps after its start, as packet k // n of flow k % n; read in between."""
         with contextlib.suppress(PermissionError):  # of this thread alone; a busy machine must not look like a loss
-            os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+            os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(2))
         due = time.monotonic()
         for number in itertools.count():
             while (wait := due - time.monotonic()) > 0:

@@ -30,7 +30,7 @@ from ipam.model import Holdings, check_pools
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -148,14 +148,6 @@ class Ledger:
         """Return the attachment of a holder."""
         return self._memory.records.get(holder)
 
-    def stale(self, valid: Collection[Holder]) -> tuple[Record, ...]:
-        """Return the attachments whose holders are not among the valid ones (CNI 1.1 GC), leaving ones included.
-
-        Whoever asks makes sure that nothing was put since the list of valid holders was made, and discards each with
-        its sequence.
-        """
-        return tuple(record for holder, record in self._memory.records.items() if holder not in valid)
-
     def usage(self, now: float) -> tuple[Usage, ...]:
         """Return how full this server's share of each pool is, IPv4 first, in the order of the prefixes."""
         books = self._memory.books
@@ -256,7 +248,7 @@ class Ledger:
             raise AddressRefused(f"{address} cannot be had: {book.held[number]} holds it")
         if not returning and number in book.freed and (wait := remaining(book.freed[number], now, self._cooldown_s)):
             raise AddressRefused(f"{address} cannot be had yet: it cools down; retry in {ceil(wait)} s")
-        return address
+        return _address(address.version, number)  # without a zone, if it has one: books go by number
 
     def _mark_leaving(self, draft: Memory, holder: Holder, sequence: int | None) -> Record | None:
         record = draft.records.get(holder)

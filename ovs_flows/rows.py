@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ovs_flows.errors import BridgeError, PortError
+from ovs_flows.errors import BridgeError, PortError, Unreachable
 from ovs_flows.model import Port
 
 MARK = {"owner": "routed"}
@@ -89,6 +89,7 @@ def device(interface: Any) -> str:
 def read_uplink(switch: Any, bridge: Any, name: str) -> UplinkPorts:
     """Return the bridge's way out; BridgeError when the uplink is not one of its ports.
 
+    Unreachable while ovs-vswitchd has not told what there is: a database that was restarted has forgotten it.
     ``switch`` is the row of the whole switch, the database's root.
     """
     ports = {port.name: port for port in bridge.ports}
@@ -98,6 +99,8 @@ def read_uplink(switch: Any, bridge: Any, name: str) -> UplinkPorts:
             f"or name another; it has {', '.join(sorted(ports.keys() - {bridge.name})) or 'no ports'}"
         )
     own = ports[bridge.name].interfaces[0]
+    if not own.mac_in_use:
+        raise Unreachable(f"the database does not know the address of bridge {bridge.name}: is ovs-vswitchd running?")
     plugged = sorted((ofport(interface), interface) for interface in ports[name].interfaces if ofport(interface))
     return UplinkPorts(
         ofports=tuple(number for number, _ in plugged),
@@ -105,7 +108,7 @@ def read_uplink(switch: Any, bridge: Any, name: str) -> UplinkPorts:
         mtu=min(
             (interface.mtu[0] for _, interface in plugged if interface.mtu), default=own.mtu[0] if own.mtu else 1500
         ),
-        mac=own.mac_in_use[0] if own.mac_in_use else "",
+        mac=own.mac_in_use[0],
         datapath_type=bridge.datapath_type or "system",
         offloads=bridge.datapath_type in ("", "system") and switch.other_config.get("hw-offload") == "true",
         lapsed=frozenset(interface.name for _, interface in plugged if interface.lacp_current == [False]),

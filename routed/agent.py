@@ -60,7 +60,9 @@ from routed.devices import Devices
 from routed.domain.intent import Owner, owners, plan
 from routed.domain.rack import Rack, Server, Uplink
 from routed.domain.sides import Health, Hold, Side
+from routed.domain.snapshot import DRAINED
 from routed.domain.workload import Attachment, AttachmentId, PodRef, Wishes
+from routed.draining import Drain
 from routed.ipvlan import IpvlanDatapath
 from routed.kube.cluster import Cluster
 from routed.kube.errors import KubeError
@@ -91,6 +93,8 @@ _FRESH_S = 5.0
 """How long all who scrape are told of the same look at the datapath, which anybody on the network can ask for."""
 _PATIENCE_S = 2.0
 """How long a scrape waits for a switch that hangs; Prometheus gives up after ten."""
+_FAREWELL_S = 2.0
+"""How long `routed drain` has to end well: where it runs in the agent's container, it is killed with it."""
 _PERMANENT = (InvalidNetns, InvalidName, InterfaceExists, MarkTooLong, VfInUse, RdmaShared, InvalidRouteError)
 """Failures that trying again does not mend."""
 
@@ -177,6 +181,9 @@ class Agent:
         """Let `run` end, as on SIGTERM; another agent is to follow."""
         self._stopping.set()
 
+    def _dismiss_soon(self) -> None:
+        asyncio.get_running_loop().call_later(_FAREWELL_S, self._dismiss)
+
     def _dismiss(self) -> None:
         self.dismissed = True
         self._stopping.set()
@@ -207,16 +214,26 @@ class Agent:
                     on_change=self._touch,
                 )
                 stack.callback(store.close)
+                stack.callback(self._watch_no_sides)
                 store.keep_slots(await datapath.stocked())
                 await self._speaker.start()
                 stack.push_async_callback(self._speaker.stop)
                 async with asyncio.TaskGroup() as leased:
                     leased.create_task(leases.run(store))
+                    leased.create_task(self._speaker.ended())
                     await self._serve(store, monitor, gateway, sight)
 
     async def _serve(self, store: Store, monitor: Monitor, gateway: Gateway, sight: Sight) -> None:
         """Start the planes and the loop, rebuild what the ledger knows, then open the doors."""
         settings, datapath = self._settings, self._datapath
+        drain = Drain(settings.drain_mark, store, self._speaker.drain, self._dismiss_soon)
+        if drain.resume():
+            self._tell_of_server("Drained", DRAINED, "Announce")
+        if unreachable := settings.unreachable_pools(self._server.name):
+            pools = ", ".join(map(str, unreachable))
+            log.warning("pools.unreachable", pools=pools)
+            why = f"{pools}: this server has no address of that family by which the ToRs would reach its pods there"
+            self._tell_of_server("PoolUnreachable", why, "Announce")
         await datapath.find_vfs(monitor, store.devices, store.set_vfs)
         members = await self._watch_sides(store, monitor, sight)
         devices = datapath.members or sight.uplink.devices
@@ -258,9 +275,10 @@ class Agent:
             for work in (gateway.run, announcer.run, loop.run, residents.run, *datapath.works(), *members):
                 tasks.create_task(work())
             tasks.create_task(datapath.follow(partial(self._note_way_out, store, gateway)))
-            async with self._health(store, loop, offload), self._control(store, loop, mirroring):
+            async with self._health(store, loop, offload), self._control(store, loop, mirroring, drain):
                 await loop.settled()
                 tasks.create_task(self._declare_authority(loop))
+                _forget_predecessor()
                 tasks.create_task(cni.serve())
                 await cni.ready.wait()
                 self.serving.set()
@@ -311,13 +329,21 @@ class Agent:
         self._steering.note_lacp(sight.lapsed)
         return (members.run,)
 
+    def _watch_no_sides(self) -> None:
+        if self._steering is not None:
+            self._steering.close()
+            self._steering = None
+
+    def _tell_of_server(self, reason: str, note: str, action: str) -> None:
+        if self._cluster is not None:
+            self._cluster.events.tell(News(self._cluster.subject, reason, note, action))
+
     def _set_sides(self, store: Store, sides: tuple[Side, ...]) -> None:
         store.set_sides(sides)
-        if self._cluster is not None:
-            for side in sides:
-                if side.health < Health.HOLDING:
-                    note = f"{side.tor} cannot be relied on for this server's pods ({side.member})"
-                    self._cluster.events.tell(News(self._cluster.subject, "ToRLost", note, "Steer"))
+        for side in sides:
+            if side.health < Health.HOLDING:
+                note = f"{side.tor} cannot be relied on for this server's pods ({side.member})"
+                self._tell_of_server("ToRLost", note, "Steer")
 
     def _askers(self) -> Sequence[Asker]:
         gateways = {host.prefix.version: host.gateway for host in self._rack.hosts}
@@ -362,9 +388,16 @@ class Agent:
 
     def _ailment(self, store: Store, loop: Loop[Owner]) -> str | None:
         """Return why no pod could be attached now, None when one could."""
-        if not self.serving.is_set():
-            return "the agent is starting: not every plane has been seen, not every pod confirmed yet"
-        return views.ailment(store.snapshot, loop)
+        return self._beginning() or views.ailment(store.snapshot, loop)
+
+    def _trouble(self, loop: Loop[Owner]) -> str | None:
+        """Return why the agent cannot do its work, None when it can; that of a drained server can."""
+        return self._beginning() or views.blindness(loop)
+
+    def _beginning(self) -> str | None:
+        if self.serving.is_set():
+            return None
+        return "the agent is starting: not every plane has been seen, not every pod confirmed yet"
 
     def _lease_state(self) -> LeaseState | None:
         return None if self._leasing is None else self._leasing.state()
@@ -373,9 +406,10 @@ class Agent:
         state = self._lease_state()
         return state is not None and state.reachable
 
-    def _unheard(self) -> str | None:
-        """Return why no ToR can know of this server's pods, None when one can."""
-        if any(status.state is SessionState.UP for status in self._speaker.neighbors().values()):
+    def _unheard(self, store: Store) -> str | None:
+        """Return why no ToR can know of this server's pods, None when one can, or when none is to."""
+        states = {status.state for status in self._speaker.neighbors().values()}
+        if SessionState.UP in states or store.snapshot.draining:
             return None
         return "no ToR has a BGP session with this server"
 
@@ -422,17 +456,13 @@ class Agent:
             self._settings.metrics.address,
             self._settings.metrics.port,
             metrics=partial(self._metrics, store, loop, offload),
-            ready=partial(self._ailment, store, loop),
-            started=lambda: self._ailment(store, loop) or self._unheard(),
+            ready=partial(self._trouble, loop),
+            started=lambda: self._trouble(loop) or self._unheard(store),
         )
 
-    def _control(self, store: Store, loop: Loop[Owner], mirroring: Mirroring) -> AbstractAsyncContextManager[None]:
-        async def drain() -> None:
-            """Withdraw every route, wait until both ToRs were told, end ExaBGP, then the agent."""
-            store.drain()
-            await self._speaker.drain()
-            self._dismiss()
-
+    def _control(
+        self, store: Store, loop: Loop[Owner], mirroring: Mirroring, drain: Drain
+    ) -> AbstractAsyncContextManager[None]:
         async def offload() -> views.Rows:
             return views.offload(store.snapshot, await self._offload(store))
 
@@ -442,15 +472,26 @@ class Agent:
                 "attachments": lambda: views.attachments(store.snapshot, loop),
                 "routes": lambda: views.routes(store.snapshot, loop),
                 "flows": lambda: views.flows(store.snapshot, loop),
-                "neighbors": lambda: views.neighbors(store.snapshot, self._speaker.neighbors(), datetime.now(UTC)),
+                "neighbors": lambda: views.neighbors(store.snapshot, self._speaker.neighbors()),
                 "offload": offload,
                 "mirrors": mirroring.rows,
                 "leases": lambda: views.leases(store.usage(), self._lease_state()),
                 "export": lambda: encode(self._server_view(store, loop)),
             },
-            changes={"mirror": mirroring.start, "unmirror": mirroring.stop},
-            drain=drain,
+            changes={
+                "mirror": mirroring.start,
+                "unmirror": mirroring.stop,
+                "drain": drain.begin,
+                "undrain": drain.end,
+            },
         )
+
+
+def _forget_predecessor() -> None:
+    """Free what an agent that gave way to this one has left in circles, which was frozen with what is still of use."""
+    if gc.get_freeze_count():
+        gc.unfreeze()
+        gc.collect()
 
 
 def _uplink(sight: Sight, gateway: Gateway) -> Uplink:

@@ -16,7 +16,6 @@ from typing import Any
 
 from aiohttp import web
 
-from bgp.errors import BgpError
 from ovs_flows.errors import OvsError
 from routed.telemetry import CONTENT_TYPE
 
@@ -40,7 +39,7 @@ async def serve_health(
     ready: Ailment,
     started: Ailment,
 ) -> AsyncIterator[None]:
-    """Serve /metrics, /healthz (the loop answers), /readyz (an ADD could be served) and /startupz (a ToR listens, too).
+    """Serve /metrics, /healthz (the loop answers), /readyz (it can do its work) and /startupz (a ToR listens, too).
 
     The last one is for a rollout, which must stop at the first server whose new agent no ToR understands. Afterwards a
     lost session is no reason to end anything.
@@ -69,13 +68,9 @@ async def serve_health(
 
 @asynccontextmanager
 async def serve_control(
-    path: Path,
-    *,
-    pages: Mapping[str, Page],
-    drain: Callable[[], Awaitable[None]],
-    changes: Mapping[str, Change] = MappingProxyType({}),
+    path: Path, *, pages: Mapping[str, Page], changes: Mapping[str, Change] = MappingProxyType({})
 ) -> AsyncIterator[None]:
-    """Serve the pages of `routed show`, and POST of changes and of /drain, on a socket that only root can open."""
+    """Serve the pages of `routed show`, and POST of changes, on a socket that only root can open."""
 
     def show(page: Page) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def handle(_: web.Request) -> web.Response:
@@ -96,17 +91,9 @@ async def serve_control(
 
         return handle
 
-    async def do_drain(_: web.Request) -> web.Response:
-        try:
-            await drain()
-        except BgpError as error:
-            return web.json_response({"error": str(error)}, status=504)
-        return web.json_response({})
-
     app = web.Application()
     app.add_routes([web.get(f"/{name}", show(page)) for name, page in pages.items()])
     app.add_routes([web.post(f"/{name}", do(change)) for name, change in changes.items()])
-    app.add_routes([web.post("/drain", do_drain)])
     path.unlink(missing_ok=True)
     async with _running(app) as runner:
         await web.UnixSite(runner, str(path)).start()

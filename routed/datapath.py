@@ -20,6 +20,7 @@ from ovs_flows.offload import PortReport, megaflows, report
 from ovs_flows.openflow import Flows
 from ovs_flows.ovsdb import Ovsdb
 from routed.attach.kernel import Rtnl
+from routed.attach.leftovers import Leftovers
 from routed.attach.limits import Limits
 from routed.attach.links import Links
 from routed.attach.monitor import Monitor
@@ -52,7 +53,7 @@ class Sight:
     uplink: Uplink
     """Its gateway's MAC address is another's to find out."""
     lapsed: frozenset[str] = frozenset()
-    """Devices whose LACP partner does not answer."""
+    """Devices whose LACP partner does not answer, where the kernel does not say it (`routed.attach.members`)."""
 
 
 class Datapath(Protocol):
@@ -132,7 +133,8 @@ class OvsDatapath:
             self._changed.clear()
             try:
                 return await self._sight()
-            except Unreachable:  # the connection itself has told why
+            except Unreachable as error:
+                log.info("bridge.awaited", error=str(error))
                 await self._changed.wait()
 
     async def stocked(self) -> int:
@@ -155,8 +157,9 @@ class OvsDatapath:
         return (wires, representors), (self._ovsdb.ports,), plugged
 
     def works(self) -> Sequence[Work]:
-        """Return the OpenFlow connection, and the look-out for VFs."""
-        return (self._flows.run, *(() if self._vfs is None else (self._vfs.run,)))
+        """Return the OpenFlow connection, the look-outs for VFs and for what another ovs-vswitchd has left."""
+        leftovers = Leftovers(self._paths.ovs)
+        return (self._flows.run, leftovers.run, *(() if self._vfs is None else (self._vfs.run,)))
 
     async def find_vfs(self, monitor: Monitor, taken: Taken, tell: Callable[[VfSlots], None]) -> None:
         """Look for the VFs of the uplink's NIC; where they are to be left alone, for those that pods have already."""

@@ -127,7 +127,7 @@ class Devices:
 
 
 def equipped(wishes: Wishes, request: AttachmentRequest, device: str | None) -> Wishes:
-    """Return what a pod asks for, with its VF; InvalidConfig when it wants RDMA and has none.
+    """Return what a pod asks for, with its VF and its network; InvalidConfig when it wants RDMA and has no VF.
 
     A network's `rdma` is for those of its pods that have a VF.
     """
@@ -136,4 +136,5 @@ def equipped(wishes: Wishes, request: AttachmentRequest, device: str | None) -> 
             "annotation routed.dev/rdma: the pod has no VF, whose RDMA device that would be: its containers have to "
             "ask for one (resources.limits), and the rack file's sriov.resources to name that, where Multus does not"
         )
-    return replace(wishes, device=device, rdma=device is not None and (wishes.rdma or request.config.rdma))
+    rdma = device is not None and (wishes.rdma or request.config.rdma)
+    return replace(wishes, device=device, rdma=rdma, network=request.config.name)

@@ -22,8 +22,18 @@ def replace(target: Path, content: bytes, mode: int) -> None:
         os.fchmod(file.fileno(), mode)  # whatever the umask is
         os.fsync(file.fileno())
     draft.replace(target)
-    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    _sync(target.parent)
+
+
+def remove(target: Path) -> None:
+    """Let there be no such file, durably; OSError."""
+    target.unlink(missing_ok=True)
+    _sync(target.parent)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""A server without a bridge: pods' interfaces are ipvlans on its uplink (docs/ipvlan.md).
+"""A server without a bridge: pods' interfaces are ipvlans that lead to its uplink (docs/ipvlan.md).
 
 The other `routed.datapath.Datapath`. Nothing of it needs Open vSwitch.
 """
@@ -20,7 +20,7 @@ from routed.attach.kernel import Rtnl
 from routed.attach.links import Links
 from routed.attach.monitor import Monitor
 from routed.attach.passages import Passages
-from routed.attach.slots import Home
+from routed.attach.slots import SlotSpace
 from routed.attach.wires import Wires
 from routed.datapath import Sight, Taken, Tiers, VfSlots, Work
 from routed.domain.rack import Uplink
@@ -42,8 +42,11 @@ class IpvlanDatapath:
         """Nothing is opened yet; `look` is called with the planes that may hold something else now."""
         self.device, self.members = settings.device, settings.members
         self.ready_slots = 1 if settings.ipvlan is None else settings.ipvlan.ready_slots
+        self._space = SlotSpace(settings.paths.run / "slots")
         self._vlan, self._look = settings.vlan, partial(look, *_PLANES)
         self._changed = asyncio.Event()
+        self._seen: tuple[int, str] | None = None
+        """The uplink's index and MAC address, which filters go by; None while that is not known."""
 
     async def run(self) -> None:
         """Do nothing: the kernel is always there."""
@@ -58,9 +61,9 @@ class IpvlanDatapath:
 
     def tiers(self, monitor: Monitor) -> Tiers:
         """Return the planes of slots, pods' interfaces, and what the uplink lets pass."""
-        monitor.subscribe(self._notice)
-        wires = Wires(self._look, monitor, Home(), to_server=True)
-        return (wires,), (Doors(), Links(IpvlanWay(self.device)), Passages(self.device))
+        monitor.subscribe(self.notice)
+        wires = Wires(self._look, monitor, self._space, to_server=True)
+        return (wires,), (Doors(self.device),), (Links(IpvlanWay(self._space)), Passages(self.device))
 
     def works(self) -> Sequence[Work]:
         """Return nothing."""
@@ -105,8 +108,12 @@ class IpvlanDatapath:
                 "correct vlan or ipvlan.uplink in the rack file"
             )
 
-    def _notice(self, event: Event | None) -> None:
+    def notice(self, event: Event | None) -> None:
+        """Look again when this tells of another uplink, or when events were lost (None)."""
         if event is None or (isinstance(event, DeviceEvent) and event.device.name == self.device):
             self._changed.set()
-            if event is None or event.gone:
+            before, self._seen = self._seen, None
+            if event is not None and not event.gone:
+                self._seen = event.device.index, event.device.mac
+            if self._seen is None or self._seen != before:
                 self._look()

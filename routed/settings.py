@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import ErrorDetails
 
 from routed.domain.rack import FlatNetwork, Rack, Server, Subnet, Tor
+from routed.errors import MendableError
 from routed.torconfig.settings import FabricSettings
 
 IPAddress = IPv4Address | IPv6Address
@@ -27,7 +28,7 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 Vlan = Annotated[int, Field(ge=1, le=4094)]
 
 
-class SettingsError(Exception):
+class SettingsError(MendableError):
     """The rack file cannot be used; the message names the file and the key."""
 
 
@@ -334,6 +335,11 @@ class Settings(_Section):
         """Where the agent listens for `routed show` and `routed drain`."""
         return self.paths.run / "control.sock"
 
+    @property
+    def drain_mark(self) -> Path:
+        """The file that is there while the server is drained."""
+        return self.paths.state / "drained"
+
     def domain_rack(self) -> Rack:
         """Return the rack as the domain knows it."""
         legacy = self.bridge.legacy
@@ -355,6 +361,11 @@ class Settings(_Section):
             listed = ", ".join(sorted(self.servers))
             raise SettingsError(f"server {name!r} is not in the rack file (it lists {listed}); name it with --server")
         return Server(name=name, asn=self.bgp.asn, addresses=found.addresses)
+
+    def unreachable_pools(self, name: str) -> tuple[IPNetwork, ...]:
+        """Return the pools of a family that a server has no address of: what it announced would have no next hop."""
+        versions = {address.version for address in self.servers[name].addresses}
+        return tuple(pool.prefix for pool in self.pools if pool.prefix.version not in versions)
 
 
 class LocalSettings(BaseModel):

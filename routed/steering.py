@@ -1,7 +1,8 @@
 """Watches both sides of the rack and tells the store when one of them is not as it was.
 
-Puts together what others see: carrier and the gateway's answers (`attach.members`), LACP (Open vSwitch's database), the
-BGP sessions (the speaker). `domain.sides` judges it; what follows from the verdict is `domain.intent`'s to say.
+Puts together what others see: carrier, LACP of the kernel's bond and the gateway's answers (`attach.members`), LACP of
+Open vSwitch's (its database), the BGP sessions (the speaker). `domain.sides` judges it; what follows from the verdict
+is `domain.intent`'s to say.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import UTC, datetime
 
 import structlog
 
@@ -74,7 +74,7 @@ class Steering:
         status = self._sessions().get(tor.address)
         if status is None or status.state is not SessionState.UP:
             return Sighting(faults)
-        return Sighting(faults, (datetime.now(UTC) - status.since).total_seconds(), status.defaults)
+        return Sighting(faults, status.age_s, status.defaults)
 
     def _tell(self, before: Side, side: Side) -> None:
         if side.health < Health.HOLDING <= before.health:

@@ -276,6 +276,11 @@ class Store:
         if not self.snapshot.draining:
             self._publish(replace(self.snapshot, draining=True), *self._everybody())
 
+    def undrain(self) -> None:
+        """Announce again."""
+        if self.snapshot.draining:
+            self._publish(replace(self.snapshot, draining=False), *self._everybody())
+
     def close(self) -> None:
         """Finish what is being written; the ledger stays open."""
         if self._restocking is not None:

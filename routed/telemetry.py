@@ -83,7 +83,7 @@ class Telemetry(Collector):
             *_attachments(snapshot, loop),
             *_planes(loop),
             *_pools(usage),
-            *_leases(state),
+            *_leases(snapshot.rack.name, state),
             *_sessions(snapshot.rack.tors, neighbors),
             *_sides(snapshot, side_failures),
             *_offload(snapshot, offload, wanted),
@@ -93,6 +93,9 @@ class Telemetry(Collector):
                 "1 when the gateway's MAC address is known; without it nothing leaves for the ToR.",
                 (),
                 {(): int(snapshot.uplink.gateway_mac is not None)},
+            ),
+            _family(
+                "routed_drained", "1 while the server is drained: it announces no routes.", (), {(): snapshot.draining}
             ),
         ]
         return generate_latest(self._registry)
@@ -138,7 +141,7 @@ def _pools(usage: Sequence[Usage]) -> Iterable[Metric]:
     yield _family("routed_pool_addresses", "This server's addresses by pool and state.", ("pool", "state"), values)
 
 
-def _leases(state: LeaseState | None) -> Iterable[Metric]:
+def _leases(rack: str, state: LeaseState | None) -> Iterable[Metric]:
     if state is None:
         return
     yield _family(
@@ -147,8 +150,11 @@ def _leases(state: LeaseState | None) -> Iterable[Metric]:
         (),
         {(): int(state.reachable)},
     )
-    idle = {(str(prefix),): count for prefix, count in state.idle.items()}
-    yield _family("routed_rack_idle_addresses", "Addresses of the rack that serve no pod.", ("pool",), idle)
+    text = "Addresses of the whole rack that pods can have."
+    capacity = {(rack, str(prefix)): count for prefix, count in state.capacity.items()}
+    yield _family("routed_rack_addresses", text, ("rack", "pool"), capacity)
+    idle = {(rack, str(prefix)): count for prefix, count in state.idle.items()}
+    yield _family("routed_rack_idle_addresses", "Those of them that serve no pod.", ("rack", "pool"), idle)
     taken = {(): len(state.taken)}
     yield _family("routed_addresses_taken", "Addresses in use here that are another server's by now.", (), taken)
 

@@ -13,12 +13,20 @@ from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network
 from itertools import starmap
 
-from routed.cni.errors import LimitedConnectivity, TryAgainLater, Unavailable, UnknownContainer, code_for
+from routed.cni.errors import (
+    InvalidEnvironment,
+    LimitedConnectivity,
+    TryAgainLater,
+    Unavailable,
+    UnknownContainer,
+    code_for,
+)
 from routed.cni.protocol import AttachmentRequest, GcRequest, Request
 from routed.cni.result import IP, Interface, Result, Route, chain, differences
 from routed.devices import Devices, equipped
 from routed.domain.intent import Owner
 from routed.domain.snapshot import DRAINED
+from routed.domain.wiring import turn
 from routed.domain.workload import Attachment, AttachmentId, IPAddress, PodRef, Wishes, host_interface
 from routed.reconcile.loop import Difference, Loop
 from routed.store import Store
@@ -60,6 +68,7 @@ class Verbs:
         with self._measured("ADD"):
             if self._store.snapshot.draining:
                 raise TryAgainLater(DRAINED)
+            self._check_beside(request.attachment)
             is_new = request.attachment not in self._store.snapshot.attachments
             wishes = await self._wishes(request.pod)
             async with self._devices.of(request) as device:
@@ -102,10 +111,14 @@ class Verbs:
                 raise AttachmentDrifted(slow)
 
     async def gc(self, request: GcRequest) -> None:
-        """Release every attachment that the runtime does not know any more; goes on past failures, then raises them."""
+        """Release what the runtime does not know any more of this network; goes on past failures, then raises them."""
         with self._measured("GC"):
             attachments = self._store.snapshot.attachments
-            stale = {key: one.sequence for key, one in attachments.items() if key not in request.valid}
+            stale = {
+                key: one.sequence
+                for key, one in attachments.items()
+                if key not in request.valid and one.wishes.network == request.config.name
+            }
             outcomes = await asyncio.gather(*starmap(self._release, stale.items()), return_exceptions=True)
             failures = [f"{key}: {error}" for key, error in zip(stale, outcomes, strict=True) if error is not None]
             if failures:
@@ -118,8 +131,26 @@ class Verbs:
             if ailment is not None:
                 raise Unavailable(ailment)
 
+    def _check_beside(self, wanted: AttachmentId) -> None:
+        """Raise when another interface of the pod leaves no way to this one."""
+        snapshot = self._store.snapshot
+        for key, other in snapshot.attachments.items():
+            if key.container_id != wanted.container_id or key == wanted or other.leaving:
+                continue
+            if snapshot.uplink.shared:
+                raise InvalidEnvironment(
+                    f"CNI_IFNAME={wanted.ifname}: the pod has {key.ifname} of this network, and answers of another "
+                    "interface would leave by that one and be dropped; give it no second one of the same network"
+                )
+            if turn(key.ifname) == turn(wanted.ifname):
+                raise InvalidEnvironment(
+                    f"CNI_IFNAME={wanted.ifname}: the pod's {key.ifname} of this network has the same number at its "
+                    "end, which says whose routes come first; take a name with another number"
+                )
+
     def _confirm(self, attachment: Attachment) -> None:
-        """Raise when what was built is not wanted any more: DEL or drain came while it was being built."""
+        """Raise when what was built is not wanted (any more): DEL, drain or another ADD came meanwhile."""
+        self._check_beside(attachment.id)
         snapshot = self._store.snapshot
         if snapshot.draining:
             raise TryAgainLater(DRAINED)

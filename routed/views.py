@@ -30,8 +30,11 @@ Rows = list[dict[str, Any]]
 
 def ailment(snapshot: Snapshot, loop: Loop[Owner]) -> str | None:
     """Return why no pod could be attached now, None when one could."""
-    if snapshot.draining:
-        return DRAINED
+    return DRAINED if snapshot.draining else blindness(loop)
+
+
+def blindness(loop: Loop[Owner]) -> str | None:
+    """Return which planes cannot be observed, None when all can."""
     blind = [name for name, lane in loop.lanes.items() if lane.actual is None]
     return f"cannot observe {', '.join(blind)}; see the log for the reason" if blind else None
 
@@ -63,7 +66,9 @@ def _error(snapshot: Snapshot, attachment: Attachment, work: Work | None) -> str
     owner = snapshot.owner_elsewhere(attachment)
     if owner is not None:
         return f"cordoned: server {owner} has its address by now; delete the pod"
-    return str(work.error) if work is not None and work.error is not None else None
+    if work is not None and work.error is not None:
+        return str(work.error)
+    return DRAINED if snapshot.draining else None
 
 
 def offload(snapshot: Snapshot, reports: Mapping[str, PortReport] | None) -> Rows:
@@ -129,7 +134,7 @@ def flows(snapshot: Snapshot, loop: Loop[Owner]) -> Rows:
     ]
 
 
-def neighbors(snapshot: Snapshot, statuses: Mapping[IPAddress, NeighborStatus], now: datetime) -> Rows:
+def neighbors(snapshot: Snapshot, statuses: Mapping[IPAddress, NeighborStatus]) -> Rows:
     """Return one row per BGP neighbour: the session, and how its ToR can be reached."""
     sides = {side.tor: side for side in snapshot.place.sides}
     return [
@@ -138,7 +143,7 @@ def neighbors(snapshot: Snapshot, statuses: Mapping[IPAddress, NeighborStatus], 
             "address": str(address),
             "asn": status.asn,
             "state": "established" if status.state is SessionState.UP else "down",
-            "for_s": round((now - status.since).total_seconds()),
+            "for_s": round(status.age_s),
             "ups": status.ups,
             "ipv4_routes": status.routes.get(4, 0),
             "ipv6_routes": status.routes.get(6, 0),

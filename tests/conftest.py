@@ -7,9 +7,11 @@ from collections.abc import Iterator
 
 import hypothesis
 import pytest
+from xdist.remote import Producer
 
 from containerlab.runners import Runner
 from tests.gotools import GoMissingError
+from tests.sharing import Sharing
 
 hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("busy")  # the machine has other things to do; slowness is tests/bench's to find
@@ -29,6 +31,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="SECONDS",
         help="how long the end-to-end test goes on without an API server, at least",
     )
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Sharing:
+    """Decide which process of several runs what (``-n 2``)."""
+    return Sharing(config, log)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -291,6 +291,15 @@ class Server:
         for tor in self.tors:
             eventually(lambda tor=tor: self.announced(tor) == wanted, f"{self.name}'s {len(wanted)} routes on {tor}")
 
+    def await_last_word(self) -> None:
+        """Wait until the agent has told both ToRs, in this session, that it has told them everything (End-of-RIB)."""
+        for tor in self.tors:
+            eventually(lambda tor=tor: self._heard_all(tor), f"{tor} having heard all of {self.name}")
+
+    def _heard_all(self, tor: str) -> bool:
+        heard = self.neighbor(tor).get("gracefulRestartInfo", {}).get("endOfRibRecv", {})
+        return set(heard.values()) == {True}
+
 
 class RouteWatch:
     """Notes every route that a node's kernel deletes. The kernel queues its messages, so none is missed."""
@@ -336,16 +345,19 @@ class RouteWatch:
 
 
 class Sniffer:
-    """Sees the frames that arrive at a device; frames that it sends itself do not count."""
+    """Sees the frames that arrive at a device; frames that it sends itself do not count.
+
+    All of them, before traffic control; or those of one ethertype that it lets on to the stack.
+    """
 
     _ALL = 3
     """ETH_P_ALL, packet(7)."""
     _OUTGOING = 4
 
-    def __init__(self, name: str, netns: str | Path, device: str) -> None:
+    def __init__(self, name: str, netns: str | Path, device: str, kind: int = _ALL) -> None:
         self.name = name
         self._socket = socket_in(netns, socket.AF_PACKET, socket.SOCK_RAW, 0)
-        self._socket.bind((device, self._ALL))
+        self._socket.bind((device, kind))
         self._socket.setblocking(False)
         self._seen: list[bytes] = []
 

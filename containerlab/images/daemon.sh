@@ -6,7 +6,7 @@ set -euo pipefail
 # Sessions and LACP time out within seconds: do not wait behind others' work on a busy machine. The kernel refuses where
 # CONFIG_RT_GROUP_SCHED gives this cgroup no real-time budget; then the daemon runs at normal priority.
 realtime=()
-if chrt -r 1 true 2>/dev/null; then realtime=(chrt -r 1); fi
+if chrt -r 2 true 2>/dev/null; then realtime=(chrt -r 2); fi
 
 frr() {
     install -d -o frr -g frr /run/frr /var/log/frr

@@ -26,13 +26,16 @@ switch_port() { # NAME
     ip link set "$1" arp off
 }
 
+enslave() { # MEMBER BOND: a bond takes no member that is up, and whoever plugs the links sets them up at any moment
+    until ip link set "$1" down && ip link set "$1" master "$2"; do sleep 0.05; done
+}
+
 bond_members() { # etha and ethb become bond0, a bond of the kernel across both ToRs, with $MAC
     local member
     ip link add bond0 address "$MAC" type bond mode 802.3ad miimon 100 lacp_rate fast xmit_hash_policy layer3+4
     wait_for_interfaces etha ethb
     for member in etha ethb; do
-        ip link set "$member" down
-        ip link set "$member" master bond0
+        enslave "$member" bond0
         echo 1 >"/proc/sys/net/ipv6/conf/$member/disable_ipv6"
         ip link set "$member" up
     done

@@ -24,6 +24,7 @@ RTM_NEWLINK, RTM_DELLINK, RTM_NEWNEIGH = 16, 17, 28
 NLA_TYPE_MASK = 0x3FFF
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK = 1, 3, 4, 5
 IFLA_LINKINFO, IFLA_IFALIAS, IFLA_CARRIER, IFLA_LINK_NETNSID, IFLA_INFO_KIND = 18, 20, 33, 37, 1
+IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA, IFLA_BOND_SLAVE_STATE, BOND_STATE_BACKUP = 4, 5, 1, b"\1"
 IFLA_MASTER, IFLA_PHYS_SWITCH_ID, IFLA_PHYS_PORT_NAME, IFLA_PARENT_DEV_NAME = 10, 36, 38, 56
 IFA_ADDRESS, IFA_LOCAL = 1, 2
 RTA_DST, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC = 1, 5, 6, 7
@@ -73,6 +74,8 @@ class Device:
     """The bus's name of what it belongs to, ``0000:03:00.2``; empty where driver or kernel (before 5.14) do not say."""
     master: int | None = None
     """Index of the bond or bridge that it belongs to."""
+    left_out: bool = False
+    """Its bond neither sends by it nor takes what comes in: LACP puts it in no aggregate, or not in the one in use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +213,7 @@ def device(body: bytes) -> Device:
         parent_elsewhere=IFLA_LINK_NETNSID in found,
         hardware=_text(found.get(IFLA_PARENT_DEV_NAME, b"")),
         master=None if master is None else _number(master),
+        left_out=_is_left_out(info),
     )
 
 
@@ -277,6 +281,12 @@ def shaper(body: bytes) -> Shaper | None:
         return None
     parameters = attributes(found[TCA_OPTIONS], 0)[TCA_TBF_PARMS]
     return Shaper(index, handle, _number(parameters[_RATE]))
+
+
+def _is_left_out(info: dict[int, bytes]) -> bool:
+    if _text(info.get(IFLA_INFO_SLAVE_KIND, b"")) != "bond":
+        return False
+    return attributes(info.get(IFLA_INFO_SLAVE_DATA, b""), 0).get(IFLA_BOND_SLAVE_STATE) == BOND_STATE_BACKUP
 
 
 def _text(payload: bytes) -> str:

@@ -1,10 +1,13 @@
-"""The doors plane: the server's end of each pod's wire, where pods share the uplink and reach their server beside it.
+"""The doors plane: where pods leave their wires, on a server whose uplink they share.
 
-A door has a host route to each address of its pod, in the server's own table, and filters that let nothing in but what
-comes from these addresses. It has the pod's own MAC address and asks nobody: either end takes the other one's for
-granted.
+What a pod sends comes in by the outer end of its slot's wire, on the server, out of the pod's reach; whatever the pod
+makes of its interface, there is no other way out (`routed.attach.ipvlan`). Filters there let on only what comes from
+the pod's own addresses: to the server's own stack what is for it, out by the uplink the rest. And they let out to the
+pod only what is for it, with its MAC address as the receiver's: what another pod of this server sends is addressed to
+the gateway. The end has a host route to each address of the pod, in the server's own table, and the gateway's MAC
+address, since that is whom the pod addresses all to. It asks nobody: the pod's MAC address is a permanent neighbour.
 
-Never touches a device without our mark, nor a route of others.
+Never touches a device without our mark, nor a route or a neighbour of others.
 """
 
 from __future__ import annotations
@@ -16,17 +19,47 @@ from dataclasses import replace
 
 from routed.attach import mark, sysctl
 from routed.attach.answers import Device, Route
-from routed.attach.errors import KernelError, NotFound, SlotMissing, failures
-from routed.attach.filters import Filter, Hook, add_hooks, changes, own_alone
+from routed.attach.errors import NotFound, SlotMissing, UplinkUnusable, failures
+from routed.attach.filters import (
+    CHAIN,
+    CLOSED,
+    Filter,
+    Hook,
+    Verdict,
+    changes,
+    hand_over,
+    of_destination,
+    own_alone,
+)
 from routed.attach.kernel import Rtnl
 from routed.attach.pod import METRIC
-from routed.attach.rtnl import add_route, delete_route, no_link_local, set_device
+from routed.attach.rtnl import (
+    add_route,
+    delete_neighbour,
+    delete_route,
+    no_link_local,
+    set_device,
+    set_neighbour,
+)
 from routed.attach.veth import is_wire
 from routed.domain.wiring import Door
-from routed.domain.workload import host_network
+from routed.domain.workload import IPAddress, host_network
 
 BROKEN = ""
-"""The MAC address of a door that lets others in, or has a route too much."""
+"""The MAC address of a door that lets others through, leads elsewhere, or has a route too much."""
+_NO_DEVICE = -1
+"""No filter's: one whose device has gone has the index 0."""
+
+
+def filters(door: Door, uplink: int) -> frozenset[Filter]:
+    """Return what is at the server's end of the wire; `uplink` is an interface index."""
+    own = frozenset(map(host_network, door.addresses))
+    return CLOSED.union(
+        own_alone(Hook.INGRESS, own, door.pod_mac),
+        (of_destination(Hook.INGRESS, Verdict.PASS, served, CHAIN) for served in door.served),
+        (Filter(Hook.INGRESS, Verdict.OUT, chain=CHAIN, device=uplink),),
+        (hand_over(Hook.EGRESS, address, door.pod_mac) for address in own),
+    )
 
 
 class Doors:
@@ -35,42 +68,73 @@ class Doors:
     name = "doors"
     streams = False
 
+    def __init__(self, uplink: str) -> None:
+        self._uplink = uplink
+
     async def observe(self) -> Mapping[str, Door]:
         """Return every door that leads anywhere."""
-        return await asyncio.to_thread(_observe)
+        return await asyncio.to_thread(self._observe)
 
     async def upsert(self, items: Mapping[str, Door]) -> Mapping[str, Exception]:
         """Make these doors be so."""
-        return await asyncio.to_thread(_each, items, lambda home, wire: _open(home, wire, items[wire]))
+        return await asyncio.to_thread(_each, items, lambda home, wire: self._open(home, wire, items[wire]))
 
     async def remove(self, keys: Collection[str]) -> Mapping[str, Exception]:
         """Have these wires lead nowhere."""
         return await asyncio.to_thread(_each, keys, _close)
 
+    def _observe(self) -> Mapping[str, Door]:
+        with Rtnl() as home:
+            uplink = home.device(self._uplink)
+            index = _NO_DEVICE if uplink is None else uplink.index
+            wires = [one for one in home.devices(alias=mark.OURS) if is_wire(one.name) and mark.is_ours(one.alias)]
+            return {wire.name: door for wire in wires if (door := _look(home, wire, index)) is not None}
 
-def _observe() -> Mapping[str, Door]:
-    with Rtnl() as home:
-        wires = [one for one in home.devices(alias=mark.OURS) if is_wire(one.name) and mark.is_ours(one.alias)]
-        return {wire.name: door for wire in wires if (door := _look(home, wire)) is not None}
+    def _open(self, home: Rtnl, name: str, door: Door) -> None:
+        uplink = home.device(self._uplink)
+        if uplink is None:
+            raise UplinkUnusable(f"there is no device {self._uplink}")
+        end = _end(home, name)
+        outer, has_ipv6 = end.index, sysctl.write(f"ipv6/conf/{name}/accept_ra", 0)
+        home.make_room(outer)
+        home.apply(
+            *changes(outer, home.filters(outer), filters(door, uplink.index)),
+            *([no_link_local(outer)] if has_ipv6 else ()),
+            set_device(outer, up=True, silent=True, mac=None if end.mac == door.mac else door.mac),
+        )
+        sysctl.write(f"ipv6/conf/{name}/disable_ipv6", 0)
+        routes, wanted = _routes(home, outer), _wanted(door)
+        home.apply(
+            *(delete_neighbour(outer, one) for one in _neighbours(home, outer).keys() - door.addresses),
+            *(set_neighbour(outer, one, door.pod_mac) for one in door.addresses),
+            *(delete_route(outer, route) for route in routes - wanted),
+            *(add_route(outer, route) for route in wanted - routes),
+        )
 
 
-def _look(home: Rtnl, wire: Device) -> Door | None:
-    routes = _routes(home, wire.index)
+def _look(home: Rtnl, outer: Device, uplink: int) -> Door | None:
+    routes = _routes(home, outer.index)
     if not routes:
         return None
-    addresses = frozenset(route.destination.network_address for route in routes)
-    sources = frozenset(route.source for route in routes if route.source is not None)
-    door = Door(wire.mac, addresses, sources)
-    whole = routes == _wanted(door) and home.filters(wire.index).keys() == _filters(door)
+    found, neighbours = home.filters(outer.index).keys(), _neighbours(home, outer.index)
+    door = Door(
+        mac=outer.mac,
+        pod_mac=next(iter(neighbours.values()), None) or BROKEN,
+        addresses=frozenset(route.destination.network_address for route in routes),
+        sources=frozenset(route.source for route in routes if route.source is not None),
+        served=frozenset(one.destination for one in found if one.chain == CHAIN and one.destination is not None),
+    )
+    known = dict.fromkeys(door.addresses, door.pod_mac)
+    whole = routes == _wanted(door) and found == filters(door, uplink) and neighbours == known
     return door if whole else replace(door, mac=BROKEN)
-
-
-def _filters(door: Door) -> frozenset[Filter]:
-    return own_alone(Hook.INGRESS, frozenset(map(host_network, door.addresses)), door.mac)
 
 
 def _routes(home: Rtnl, index: int) -> set[Route]:
     return {route for route in home.routes(index) if route.protocol == mark.ORIGIN}
+
+
+def _neighbours(home: Rtnl, index: int) -> dict[IPAddress, str | None]:
+    return {one.address: one.mac for one in home.neighbours(index) if one.permanent}
 
 
 def _wanted(door: Door) -> set[Route]:
@@ -81,33 +145,21 @@ def _wanted(door: Door) -> set[Route]:
     }
 
 
-def _open(home: Rtnl, name: str, door: Door) -> None:
-    wire = _wire(home, name)
-    has_ipv6 = all(sysctl.write(f"ipv6/conf/{name}/{setting}", 0) for setting in ("accept_ra", "disable_ipv6"))
-    routes, wanted = _routes(home, wire.index), _wanted(door)
-    with suppress(KernelError):  # it has hooks, or what comes next says why not
-        home.apply(add_hooks(wire.index))
-    home.apply(
-        *changes(wire.index, home.filters(wire.index), _filters(door)),
-        *([no_link_local(wire.index)] if has_ipv6 else ()),
-        set_device(wire.index, up=True, silent=True, mac=door.mac),
-        *(delete_route(wire.index, route) for route in routes - wanted),
-        *(add_route(wire.index, route) for route in wanted - routes),
-    )
-
-
 def _close(home: Rtnl, name: str) -> None:
     with suppress(SlotMissing, NotFound):
-        wire = _wire(home, name)
-        home.apply(*(delete_route(wire.index, route) for route in _routes(home, wire.index)))
-        home.apply(*changes(wire.index, home.filters(wire.index), ()))
+        outer = _end(home, name).index
+        home.apply(
+            *(delete_route(outer, route) for route in _routes(home, outer)),
+            *(delete_neighbour(outer, address) for address in _neighbours(home, outer)),
+            *changes(outer, home.filters(outer), CLOSED),
+        )
 
 
-def _wire(home: Rtnl, name: str) -> Device:
-    wire = home.device(name)
-    if wire is None or not mark.is_ours(wire.alias):
+def _end(home: Rtnl, name: str) -> Device:
+    outer = home.device(name)
+    if outer is None or not mark.is_ours(outer.alias):
         raise SlotMissing(f"{name} does not exist")
-    return wire
+    return outer
 
 
 def _each(wires: Iterable[str], call: Callable[[Rtnl, str], None]) -> Mapping[str, Exception]:

@@ -22,8 +22,8 @@ from routed.domain.workload import IPNetwork
 
 RTM_NEWTFILTER, RTM_DELTFILTER, RTM_GETTFILTER, RTM_NEWQDISC = 44, 45, 46, 36
 ETH_ALL, ETH_IPV4, ETH_ARP, ETH_IPV6 = 0x0003, 0x0800, 0x0806, 0x86DD
-FIRST_PRIORITY = 8200
-"""Ours are from here on."""
+PRIORITIES = range(8200, 8230)
+"""Ours; those that the kernel chooses for others begin far behind (49152)."""
 CHAIN = 82
 """Where what a pod may send is looked at once more."""
 _CLSACT, _CLSACT_PARENT = 0xFFFF_0000, 0xFFFF_FFF1
@@ -37,11 +37,18 @@ _ADDRESS_KEYS = {(4, True): 10, (4, False): 12, (6, True): 14, (6, False): 16}
 _ARP_SENDER = 57
 _SKIP_HW = 1
 _ACT_KIND, _ACT_OPTIONS, _PARMS = 1, 2, 2
-_OK, _SHOT, _STOLEN, _GOTO, _INGRESS_REDIRECT = 0, 2, 4, 0x2000_0000, 3
+_OK, _SHOT, _STOLEN, _GOTO = 0, 2, 4, 0x2000_0000
+_EGRESS_REDIRECT = 1
+_SET_RECEIVER = 1
+"""SKBMOD_F_DMAC."""
+_NEW_RECEIVER = 3
+"""TCA_SKBMOD_DMAC."""
 _TCMSG = struct.Struct("=B3xiIII")
 _GACT = struct.Struct("=IIiii")
 """struct tc_gact: index, capabilities, action, references, bindings; tc_mirred goes on with action and device."""
 _MIRRED = struct.Struct("=IIiiiiI")
+_SKBMOD = struct.Struct("=IIiii4xQ")
+"""struct tc_skbmod: as tc_gact, and flags."""
 
 
 class Hook(IntEnum):
@@ -58,8 +65,10 @@ class Verdict(Enum):
     DROP = "drop"
     LOOK_ON = "look on"
     """Goes to `CHAIN`, and passes when nothing there matches."""
-    TURN = "turn"
-    """Comes in again by the device that it was to leave by."""
+    OUT = "out"
+    """Leaves by another device."""
+    HAND_OVER = "hand over"
+    """Passes, with another receiver's MAC address."""
     OTHER = "other"
     """Something that no filter of ours does."""
 
@@ -81,12 +90,16 @@ class Filter:
     neighbours: tuple[int, int] | None = None
     """Types of ICMPv6 messages and the mask to compare them by."""
     chain: int = 0
+    device: int = 0
+    """Index of the other device, for `Verdict.OUT`."""
+    receiver: str | None = None
+    """The MAC address that is put in, for `Verdict.HAND_OVER`."""
 
     @property
     def priority(self) -> int:
         """Where it stands: what lets pass comes first, and each priority has one protocol."""
         rank = 0 if self.neighbours or self.group else 1 if self.verdict is not Verdict.DROP else 2
-        return FIRST_PRIORITY + 10 * rank + (ETH_IPV4, ETH_IPV6, ETH_ARP, ETH_ALL).index(self.protocol)
+        return PRIORITIES[0] + 10 * rank + (ETH_IPV4, ETH_IPV6, ETH_ARP, ETH_ALL).index(self.protocol)
 
 
 def of_source(hook: Hook, verdict: Verdict, prefix: IPNetwork, mac: str | None = None) -> Filter:
@@ -94,9 +107,19 @@ def of_source(hook: Hook, verdict: Verdict, prefix: IPNetwork, mac: str | None =
     return Filter(hook, verdict, source=prefix, protocol=_ethertype(prefix), mac=mac)
 
 
-def of_destination(hook: Hook, verdict: Verdict, prefix: IPNetwork, chain: int = 0) -> Filter:
+def of_destination(hook: Hook, verdict: Verdict, prefix: IPNetwork, chain: int = 0, device: int = 0) -> Filter:
     """Return a filter of packets to a prefix."""
-    return Filter(hook, verdict, destination=prefix, protocol=_ethertype(prefix), chain=chain)
+    return Filter(hook, verdict, destination=prefix, protocol=_ethertype(prefix), chain=chain, device=device)
+
+
+def hand_over(hook: Hook, prefix: IPNetwork, receiver: str) -> Filter:
+    """Return a filter of packets to a prefix that gives them this receiver's MAC address, and lets them pass."""
+    protocol = _ethertype(prefix)
+    return Filter(hook, Verdict.HAND_OVER, destination=prefix, protocol=protocol, receiver=receiver)
+
+
+CLOSED = frozenset(Filter(hook, Verdict.DROP) for hook in Hook)
+"""Filters of a wire that serves nobody."""
 
 
 def _ethertype(prefix: IPNetwork) -> int:
@@ -108,13 +131,13 @@ NEIGHBOUR_MESSAGES = ((0x84, 0xFC), (0x88, 0xFE))
 
 
 def own_alone(hook: Hook, addresses: frozenset[IPNetwork], mac: str) -> frozenset[Filter]:
-    """Return the filters that let packets from these addresses pass to somebody in particular, and nothing else.
+    """Return the filters that look on at packets from these addresses to somebody in particular, and drop all else.
 
-    Neighbour discovery least of all.
+    Neighbour discovery least of all gets on.
     """
     return frozenset(
         {
-            *(of_source(hook, Verdict.PASS, address, mac) for address in addresses),
+            *(of_source(hook, Verdict.LOOK_ON, address, mac) for address in addresses),
             Filter(hook, Verdict.DROP, group=True),
             *(Filter(hook, Verdict.DROP, protocol=ETH_IPV6, neighbours=types) for types in NEIGHBOUR_MESSAGES),
             Filter(hook, Verdict.DROP),
@@ -151,7 +174,7 @@ def add_filter(index: int, one: Filter) -> Request:
             _header(index, one, 0),
             attribute(_TCA_KIND, b"flower\0"),
             attribute(_TCA_CHAIN, number(one.chain)),
-            attribute(_TCA_OPTIONS, *_match(one), attribute(_ACTIONS, attribute(1, *_action(index, one.verdict)))),
+            attribute(_TCA_OPTIONS, *_match(one), attribute(_ACTIONS, attribute(1, *_action(one)))),
         ),
         f"add a filter to device {index}",
     )
@@ -206,11 +229,15 @@ def _prefix(key: int, prefix: IPNetwork) -> list[bytes]:
     return [attribute(key, prefix.network_address.packed), attribute(key + 1, prefix.netmask.packed)]
 
 
-def _action(index: int, verdict: Verdict) -> tuple[bytes, bytes]:
-    if verdict is Verdict.TURN:
-        kind, parameters = b"mirred\0", _MIRRED.pack(0, 0, _STOLEN, 0, 0, _INGRESS_REDIRECT, index)
+def _action(one: Filter) -> tuple[bytes, bytes]:
+    if one.receiver is not None:
+        parameters = attribute(_PARMS, _SKBMOD.pack(0, 0, _OK, 0, 0, _SET_RECEIVER))
+        receiver = attribute(_NEW_RECEIVER, bytes.fromhex(one.receiver.replace(":", "")))
+        return attribute(_ACT_KIND, b"skbmod\0"), attribute(_ACT_OPTIONS, parameters, receiver)
+    if one.verdict is Verdict.OUT:
+        kind, parameters = b"mirred\0", _MIRRED.pack(0, 0, _STOLEN, 0, 0, _EGRESS_REDIRECT, one.device)
     else:
-        does = {Verdict.PASS: _OK, Verdict.DROP: _SHOT, Verdict.LOOK_ON: _GOTO | CHAIN}[verdict]
+        does = {Verdict.PASS: _OK, Verdict.DROP: _SHOT, Verdict.LOOK_ON: _GOTO | CHAIN}[one.verdict]
         kind, parameters = b"gact\0", _GACT.pack(0, 0, does, 0, 0)
     return attribute(_ACT_KIND, kind), attribute(_ACT_OPTIONS, attribute(_PARMS, parameters))
 
@@ -220,14 +247,17 @@ def _action(index: int, verdict: Verdict) -> tuple[bytes, bytes]:
 
 def read(body: bytes) -> tuple[Filter, int] | None:
     """Return one of our filters and its handle, as an RTM_NEWTFILTER has it; None for what is not ours."""
-    _, index, handle, hook, info = _TCMSG.unpack_from(body, HEADER_SIZE)
+    _, _, handle, hook, info = _TCMSG.unpack_from(body, HEADER_SIZE)
     found = attributes(body, HEADER_SIZE + _TCMSG.size)
-    if info >> 16 < FIRST_PRIORITY or not handle or found.get(_TCA_KIND) != b"flower\0" or _TCA_OPTIONS not in found:
+    if info >> 16 not in PRIORITIES or not handle or found.get(_TCA_KIND) != b"flower\0" or _TCA_OPTIONS not in found:
         return None
     keys = attributes(found[_TCA_OPTIONS], 0)
+    verdict, device, receiver = _verdict(keys.get(_ACTIONS, b""))
     one = Filter(
         hook=Hook(hook),
-        verdict=_verdict(index, keys.get(_ACTIONS, b"")),
+        verdict=verdict,
+        device=device,
+        receiver=receiver,
         source=_network(keys, _ARP_SENDER, 10, 14),
         destination=_network(keys, 12, 16),
         protocol=int.from_bytes(keys.get(_TYPE, ETH_ALL.to_bytes(2, "big")), "big"),
@@ -248,17 +278,23 @@ def _network(keys: dict[int, bytes], *numbers: int) -> IPNetwork | None:
     return None
 
 
-def _verdict(index: int, actions: bytes) -> Verdict:
+def _verdict(actions: bytes) -> tuple[Verdict, int, str | None]:
+    """Return what a filter does, the other device's index (0 for one that has gone meanwhile), the new receiver."""
     each = list(attributes(actions, 0).values())
     if len(each) != 1:
-        return Verdict.OTHER
+        return Verdict.OTHER, 0, None
     action = attributes(each[0], 0)
-    parameters = attributes(action.get(_ACT_OPTIONS, b""), 0).get(_PARMS, b"")
-    if action.get(_ACT_KIND) == b"mirred\0" and len(parameters) >= _MIRRED.size:
+    options = attributes(action.get(_ACT_OPTIONS, b""), 0)
+    kind, parameters = action.get(_ACT_KIND), options.get(_PARMS, b"")
+    if kind == b"mirred\0" and len(parameters) >= _MIRRED.size:
         *_, does, device = _MIRRED.unpack_from(parameters)
-        return Verdict.TURN if (does, device) == (_INGRESS_REDIRECT, index) else Verdict.OTHER
-    if action.get(_ACT_KIND) != b"gact\0" or len(parameters) < _GACT.size:
-        return Verdict.OTHER
+        return Verdict.OUT if does == _EGRESS_REDIRECT else Verdict.OTHER, device, None
+    if kind == b"skbmod\0" and len(parameters) >= _SKBMOD.size:
+        _, _, does, *_, flags = _SKBMOD.unpack_from(parameters)
+        known = (does, flags) == (_OK, _SET_RECEIVER) and _NEW_RECEIVER in options
+        return (Verdict.HAND_OVER, 0, options[_NEW_RECEIVER].hex(":")) if known else (Verdict.OTHER, 0, None)
+    if kind != b"gact\0" or len(parameters) < _GACT.size:
+        return Verdict.OTHER, 0, None
     does = _GACT.unpack_from(parameters)[2]
-    known = {_OK: Verdict.PASS, _SHOT: Verdict.DROP, _GOTO | CHAIN: Verdict.LOOK_ON}
-    return known.get(does, Verdict.OTHER)
+    verdicts = {_OK: Verdict.PASS, _SHOT: Verdict.DROP, _GOTO | CHAIN: Verdict.LOOK_ON}
+    return verdicts.get(does, Verdict.OTHER), 0, None

@@ -8,20 +8,21 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
 from routed.attach import answers
 from routed.attach.answers import Device, Event, IPInterface, Neighbour, NicPort, Route
 from routed.attach.errors import KernelError, NotFound
-from routed.attach.filters import Filter, Hook, list_filters, read
+from routed.attach.filters import Filter, Hook, add_hooks, list_filters, read
 from routed.attach.rtnl import (
     Request,
     list_addresses,
     list_devices,
     list_neighbours,
+    list_qdiscs,
     list_routes,
-    list_shapers,
     look_up,
 )
 
@@ -83,14 +84,14 @@ class Rtnl:
 
     def devices(self, *, alias: str = "") -> list[Device]:
         """Return the devices whose alias begins so."""
-        bodies = self._dump(list_devices())
+        bodies = self.dump(list_devices())
         text = alias.encode()
         found = [answers.device(body) for body in bodies if text in body]
         return [device for device in found if device.alias.startswith(alias)]
 
     def nic_ports(self) -> list[NicPort]:
         """Return all devices, as ports of NICs and bonds."""
-        return [answers.nic_port(body) for body in self._dump(list_devices())]
+        return [answers.nic_port(body) for body in self.dump(list_devices())]
 
     def device(self, name: str) -> Device | None:
         """Return the device of this name."""
@@ -110,7 +111,7 @@ class Rtnl:
 
     def addresses(self, index: int) -> list[IPInterface]:
         """Return the addresses of a device, link-local ones left out."""
-        found = [answers.interface(body) for body in self._dump(list_addresses(index))]
+        found = [answers.interface(body) for body in self.dump(list_addresses(index))]
         return [address for address, scope in found if scope == RT_SCOPE_UNIVERSE]
 
     def routes(self, index: int) -> list[Route]:
@@ -118,7 +119,7 @@ class Rtnl:
         found: list[Route] = []
         for family in (socket.AF_INET, socket.AF_INET6):
             try:
-                bodies = self._dump(list_routes(index, family))
+                bodies = self.dump(list_routes(index, family))
             except NotFound:  # a family without a table has no routes
                 continue
             found += [answers.route(body) for body in bodies]
@@ -126,19 +127,25 @@ class Rtnl:
 
     def neighbours(self, index: int) -> list[Neighbour]:
         """Return the neighbour entries of a device."""
-        return [answers.neighbour(body) for body in self._dump(list_neighbours(index))]
+        return [answers.neighbour(body) for body in self.dump(list_neighbours(index))]
 
     def filters(self, index: int) -> dict[Filter, int]:
         """Return our filters on a device, and the handle of each."""
-        bodies = [body for hook in Hook for body in self._dump(list_filters(index, hook))]
+        bodies = [body for hook in Hook for body in self.dump(list_filters(index, hook))]
         return dict(found for body in bodies if (found := read(body)) is not None)
+
+    def make_room(self, index: int) -> None:
+        """Have a device with hooks, where filters can be; what comes next says why it has none."""
+        with suppress(KernelError):  # it has them
+            self.apply(add_hooks(index))
 
     def shapers(self, handle: int) -> dict[int, int]:
         """Return the token buckets of this handle: index of the device -> bytes a second."""
-        found = map(answers.shaper, self._dump(list_shapers()))
+        found = map(answers.shaper, self.dump(list_qdiscs()))
         return {one.index: one.bytes_s for one in found if one is not None and one.handle == handle}
 
-    def _dump(self, request: Request) -> list[bytes]:
+    def dump(self, request: Request) -> list[bytes]:
+        """Ask for all of something; return the messages of the answer."""
         for _ in range(_ATTEMPTS):
             found = self._dump_once(request)
             if found is not None:

@@ -66,6 +66,9 @@ class Way(Protocol):
     def release(self, slots: Rtnl, slot: Device) -> None:
         """Let the slot serve nobody any more, now that no pod has an interface on it; AttachError while one may."""
 
+    def abandon(self, slots: Rtnl, slot: Device) -> None:
+        """The same when nobody has seen that interface go: the next pod must not share the slot with it."""
+
 
 class Companion(Protocol):
     """What goes into the pod beside an interface, and out again before it."""
@@ -121,7 +124,9 @@ class Links:
         failures = await _each({slot.wire: partial(look, slot) for slot in slots})
         if failures:
             raise next(iter(failures.values()))
-        found.update({stale[wire].whose.id: _remains(stale[wire]) for wire in await self._release(stale)})
+        found.update(
+            {stale[wire].whose.id: _remains(stale[wire]) for wire in await self._release(stale, self._way.abandon)}
+        )
         return found
 
     async def upsert(self, items: Mapping[AttachmentId, Link]) -> Mapping[AttachmentId, Exception]:
@@ -132,8 +137,16 @@ class Links:
         """Make these interfaces not exist; a namespace that is gone took them along."""
         wanted = set(keys)
         slots = {slot.wire: slot for slot in await apart(self._marked) if slot.whose.id in wanted}
-        failures = await _each({wire: partial(self._unplug, slot) for wire, slot in slots.items()})
-        failures |= await self._release({wire: slot for wire, slot in slots.items() if wire not in failures})
+        unplugged: set[str] = set()
+
+        async def unplug(slot: Slot) -> None:
+            if await self._unplug(slot):
+                unplugged.add(slot.wire)
+
+        failures = await _each({wire: partial(unplug, slot) for wire, slot in slots.items()})
+        unseen = slots.keys() - failures.keys() - unplugged
+        failures |= await self._release({wire: slots[wire] for wire in unplugged}, self._way.release)
+        failures |= await self._release({wire: slots[wire] for wire in unseen}, self._way.abandon)
         return {slots[wire].whose.id: failure for wire, failure in failures.items()}
 
     async def _plug(self, key: AttachmentId, link: Link) -> None:
@@ -173,16 +186,20 @@ class Links:
                 return
         raise InterfaceExists(f"{found.name} exists already in the pod of {key}, and is not ours")
 
-    async def _unplug(self, slot: Slot) -> None:
-        with suppress(InvalidNetns, NotFound):  # gone with its pod
-            await self._removers.visit(slot.whose.netns, partial(self._detach, slot=slot))
+    async def _unplug(self, slot: Slot) -> bool:
+        try:
+            return await self._removers.visit(slot.whose.netns, partial(self._detach, slot=slot))
+        except (InvalidNetns, NotFound):  # gone with its pod
+            return False
 
-    def _detach(self, inside: Visit, slot: Slot) -> None:
+    def _detach(self, inside: Visit, slot: Slot) -> bool:
+        """Take the interface away; False when there is none."""
         named = inside.pod.device(slot.whose.id.ifname)
         if named is None or not self._way.holds(slot.device, named):  # a pod may have renamed it
             named = next((found for found in inside.pod.devices() if self._way.holds(slot.device, found)), None)
         if named is not None:
             self._take_away(inside, slot.device, named)
+        return named is not None
 
     def _take_away(self, inside: Visit, slot: Device, found: Device) -> None:
         if self._companion is not None:
@@ -193,7 +210,7 @@ class Links:
         """Free a slot whose mark names an interface that no longer exists; False when it does exist."""
         for slot in await apart(self._marked):
             if slot.wire == wire and await self._look(slot) is None:
-                for failure in (await self._release({wire: slot})).values():
+                for failure in (await self._release({wire: slot}, self._way.abandon)).values():
                     raise failure
                 return True
         return False
@@ -220,7 +237,9 @@ class Links:
             if (wire := self._way.wire(device)) is not None and (whose := mark.parse(device.alias)) is not None
         ]
 
-    async def _release(self, stale: Mapping[str, Slot]) -> dict[str, Exception]:
+    async def _release(
+        self, stale: Mapping[str, Slot], release: Callable[[Rtnl, Device], None]
+    ) -> dict[str, Exception]:
         """Let slots be free again; returns by wire what failed."""
         failures: dict[str, Exception] = {}
 
@@ -229,7 +248,7 @@ class Links:
                 for wire, slot in stale.items():
                     try:
                         with suppress(NotFound):  # the wire went, and its mark with it
-                            self._way.release(slots, slot.device)
+                            release(slots, slot.device)
                     except AttachError as error:
                         failures[wire] = error
 

@@ -1,9 +1,12 @@
-"""Watches the uplink's devices, one to each ToR: carrier, and whether the gateway answers through that very device.
+"""Watches the uplink's devices, one to each ToR: carrier, bond, whether the gateway answers through that very device.
 
-Carrier is not enough: a link may carry light and lose packets, in one direction or both. So the common gateway is
-asked out of every member by itself, several times a second, and the answer has to come in by the same one. A member
-changes its standing after three outcomes in a row that say otherwise; a round in which nobody answers says nothing of
-any of them (this server may have been too busy to hear). What follows from it is not decided here.
+Carrier is not enough. A bond of the kernel leaves out a member whose ToR does not speak LACP, or speaks for another
+system: it drops what comes in by it, while the gateway answers all the same. The kernel tells of that as of carrier.
+
+And a link may carry light and lose packets, in one direction or both. So the common gateway is asked out of every
+member by itself, several times a second, and the answer has to come in by the same one. A member changes its standing
+after three outcomes in a row that say otherwise; a round in which nobody answers says nothing of any of them (this
+server may have been too busy to hear). What follows from it is not decided here.
 """
 
 from __future__ import annotations
@@ -39,6 +42,8 @@ class _Member:
 
     index: int | None = None
     carrier: bool = False
+    left_out: bool = False
+    """By its bond."""
     ear: socket.socket | None = None
     silent: bool | None = None
     """Whether the gateway does not answer through it; None while that is not known."""
@@ -79,8 +84,9 @@ class Members:
         vlan: int | None = None,
         probe_s: float | None = 0.2,
     ) -> None:
-        """`wake` is called when `faults` may answer otherwise. Without `probe_s` nothing but carrier is watched."""
+        """`wake` is called when `faults` may answer otherwise. Without `probe_s` the gateway is not asked."""
         self._bridge = bridge
+        self._names = (bridge, *names)
         self._members = {name: _Member() for name in names}
         self._asker = asker
         self._vlan = vlan
@@ -88,6 +94,8 @@ class Members:
         self._wake = wake
         self._mac: str | None = None
         self._stale = True
+        self._told: set[str] = set()
+        """Devices, of these, of which events have told since the last look began."""
         monitor.subscribe(self._notice)
 
     def faults(self, name: str) -> tuple[str, ...]:
@@ -95,9 +103,10 @@ class Members:
         member = self._members[name]
         if not member.carrier:
             return ("no carrier",)
+        faults = ("its bond leaves it out",) if member.left_out else ()
         if self._probe_s is None or member.silent is False:
-            return ()
-        return (f"{self._asker.gateway} does not answer",)
+            return faults
+        return (*faults, f"{self._asker.gateway} does not answer")
 
     async def first_look(self) -> None:
         """Look at every member, and let the gateway answer through those that have carrier."""
@@ -124,27 +133,30 @@ class Members:
             for name in self._members:
                 self._close(name)
 
-    # ---- carrier
+    # ---- carrier and bond
 
     async def _look(self) -> None:
+        """Look at every device; events that came meanwhile know better."""
         self._stale = False
+        self._told.clear()
         try:
             devices = await asyncio.to_thread(self._devices)
         except KernelError as error:
             _log.warning("members.look_failed", error=str(error))
             self._stale = True
             return
-        for name, device in devices.items():
-            self._see(name, device)
+        for name in devices.keys() - self._told:
+            self._see(name, devices[name])
 
     def _devices(self) -> dict[str, Device | None]:
         with Rtnl() as home:
-            return {name: home.device(name) for name in (self._bridge, *self._members)}
+            return {name: home.device(name) for name in self._names}
 
     def _notice(self, event: Event | None) -> None:
         if event is None:
             self._stale = True
-        elif isinstance(event, DeviceEvent):
+        elif isinstance(event, DeviceEvent) and event.device.name in self._names:
+            self._told.add(event.device.name)
             self._see(event.device.name, None if event.gone else event.device)
 
     def _see(self, name: str, device: Device | None) -> None:
@@ -157,9 +169,11 @@ class Members:
         if member.index != index:
             self._close(name)
             member.index = index
+        left_out = device is not None and device.left_out
         if member.carrier != carrier:
-            member.carrier = carrier
             member.forget()
+        if (member.carrier, member.left_out) != (carrier, left_out):
+            member.carrier, member.left_out = carrier, left_out
             self._wake()
 
     # ---- the gateway

@@ -1,9 +1,9 @@
 """The passages plane: what an uplink that pods share lets pass, in filters of the kernel's traffic control.
 
-All that pods send leaves through the uplink (`routed.attach.ipvlan`), so here it is decided, out of their reach: what
-comes from an address of a pool has to come from one that a pod of this server has. What is for a pod of this server is
-turned around at once, where it would otherwise go to a ToR and back. And what a ToR sends here by mistake, for an
-address of a pool that no pod has, is dropped before this server's own stack would send it back.
+What is for a pod of this server goes into its wire, whether it comes in from a ToR or is on its way out, from another
+pod, where it would otherwise go to a ToR and back. What comes from an address of a pool has to come from one that a pod
+of this server has; which of them sent it, its door has seen to (`routed.attach.doors`). And what a ToR sends here by
+mistake, for an address of a pool that no pod has, is dropped before this server's own stack would send it back.
 
 The server's own packets pass; so does everything that is no IP packet and no ARP.
 """
@@ -24,24 +24,28 @@ from routed.attach.filters import (
     Hook,
     Verdict,
     add_filter,
-    add_hooks,
     changes,
     of_destination,
     of_source,
 )
 from routed.attach.kernel import Rtnl
-from routed.domain.wiring import Passage
+from routed.attach.veth import outer_index, wire_of
+from routed.domain.wiring import FENCED, Passage
 from routed.domain.workload import IPNetwork
+
+BROKEN = Passage("")
+"""What is observed of a prefix that has some other filters of ours; nobody wants that."""
 
 
 def filters(prefix: IPNetwork, passage: Passage, mac: str) -> frozenset[Filter]:
-    """Return what makes a passage; ``mac`` is the uplink's, and so that of all its children."""
-    if passage is Passage.LOCAL:
+    """Return what makes a passage; ``mac`` is the uplink's, and so that of all pods."""
+    if passage.wire is not None:
+        into = outer_index(passage.wire)
         return frozenset(
             {
                 of_source(Hook.EGRESS, Verdict.LOOK_ON, prefix, mac),
-                of_destination(Hook.EGRESS, Verdict.TURN, prefix, CHAIN),
-                of_destination(Hook.INGRESS, Verdict.PASS, prefix),
+                of_destination(Hook.EGRESS, Verdict.OUT, prefix, CHAIN, into),
+                of_destination(Hook.INGRESS, Verdict.OUT, prefix, device=into),
             }
         )
     fence = {of_source(Hook.EGRESS, Verdict.DROP, prefix), of_destination(Hook.INGRESS, Verdict.DROP, prefix)}
@@ -90,8 +94,7 @@ class _Uplink:
 
     def __init__(self, home: Rtnl, device: Device) -> None:
         self._home, self._index, self._mac = home, device.index, device.mac
-        with suppress(KernelError):  # it has hooks, or what comes next says why not
-            home.apply(add_hooks(device.index))
+        home.make_room(device.index)
 
     def set(self, prefix: IPNetwork, passage: Passage) -> None:
         requests = [add_filter(self._index, one) for one in filters(prefix, passage, self._mac)]
@@ -126,5 +129,6 @@ def _by_prefix(found: Mapping[Filter, int]) -> dict[IPNetwork, dict[Filter, int]
 
 
 def _passage(prefix: IPNetwork, found: frozenset[Filter], mac: str) -> Passage:
-    whole = (passage for passage in (Passage.LOCAL, Passage.FENCED) if found == filters(prefix, passage, mac))
-    return next(whole, Passage.BROKEN)
+    wires = {wire for one in found if one.device and (wire := wire_of(one.device)) is not None}
+    whole = (passage for passage in (FENCED, *map(Passage, wires)) if found == filters(prefix, passage, mac))
+    return next(whole, BROKEN)

@@ -3,6 +3,7 @@
 A pod's address is a /32 (/128): it has no neighbours. Its gateway is reached by a link-scope host route, everything
 else by a default route through it, and the gateway's MAC is a permanent neighbour entry, so no ARP or ND is ever asked.
 Routes that the pod asked for besides lead through the gateway, too, and carry our mark; anybody else's are left alone.
+Of several interfaces the one with the lowest number in its name is the way out: routes of net2 have a metric 2 higher.
 
 No gratuitous ARP and no unsolicited NA are sent for a new pod, because nobody outside has anything to forget: a pod's
 MAC never leaves the server (the bridge rewrites the source of all that leaves), the ToR routes the pod's /32 to the
@@ -29,7 +30,7 @@ from routed.attach.rtnl import (
     set_device,
     set_neighbour,
 )
-from routed.domain.wiring import Link
+from routed.domain.wiring import Link, turn
 from routed.domain.workload import IPAddress
 
 _ANYWHERE = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
@@ -44,10 +45,13 @@ def look(pod: Rtnl, device: Device, wire: str, netns: str) -> Link:
     permanent neighbour entry.
     """
     routes = pod.routes(device.index)
+    later = turn(device.name)
     gateways = tuple(
         route.gateway
         for route in routes
-        if route.gateway is not None and route.destination.prefixlen == 0 and _to_gateway(route.gateway) in routes
+        if route.gateway is not None
+        and route.destination.prefixlen == 0
+        and _to_gateway(route.gateway, later) in routes
     )
     entries = {entry.address: entry.mac for entry in pod.neighbours(device.index) if entry.permanent}
     macs = {entries.get(gateway) or "" for gateway in gateways}
@@ -98,20 +102,21 @@ def prepare_ipv6(ifname: str, *, wanted: bool) -> bool:
 
 
 @cache  # a server has a handful of gateways, and hashing a new network takes longer than to look it up
-def _to_gateway(gateway: IPAddress) -> Route:
-    return Route(ip_network(gateway), None, METRIC[gateway.version])
+def _to_gateway(gateway: IPAddress, later: int) -> Route:
+    return Route(ip_network(gateway), None, METRIC[gateway.version] + later)
 
 
 @cache
-def _through(gateway: IPAddress) -> Route:
-    return Route(_ANYWHERE[gateway.version], gateway, METRIC[gateway.version])
+def _through(gateway: IPAddress, later: int) -> Route:
+    return Route(_ANYWHERE[gateway.version], gateway, METRIC[gateway.version] + later)
 
 
 def _routes(link: Link) -> list[Route]:
     """Return the wanted routes, each after those that it depends on."""
-    basic = [route for gateway in link.gateways for route in (_to_gateway(gateway), _through(gateway))]
+    later = turn(link.ifname)
+    basic = [route for gateway in link.gateways for route in (_to_gateway(gateway, later), _through(gateway, later))]
     return basic + [
-        Route(destination, gateway, METRIC[gateway.version], mark.ORIGIN)
+        Route(destination, gateway, METRIC[gateway.version] + later, mark.ORIGIN)
         for gateway in link.gateways
         for destination in link.routes
         if destination.version == gateway.version

@@ -47,7 +47,7 @@ NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE, NLM_F_DUMP = 0x100, 0x200, 0x400, 0x300
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
-RTM_NEWNEIGH, RTM_GETNEIGH = 28, 30
+RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
 RTM_NEWQDISC, RTM_DELQDISC, RTM_GETQDISC = 36, 37, 38
 IFF_UP, IFF_NOARP = 0x1, 0x80
 RTEXT_FILTER_SKIP_STATS = 8
@@ -167,13 +167,17 @@ def _request(kind: int, flags: int, message: Any, doing: str) -> Request:
     return Request(bytes(message.data), doing)
 
 
-def add_veth(name: str, peer: str, mtu: int, *, index: int = 0, peer_netns: int | None = None) -> Request:
-    """Create a pair, with this index (0: any) and with its peer in another namespace; both ends are born down."""
-    other: dict[str, list[tuple[str, object]]] = {"attrs": [("IFLA_IFNAME", peer), ("IFLA_MTU", mtu)]}
+def add_veth(
+    name: str, peer: str, mtu: int, *, indices: tuple[int, int] = (0, 0), peer_netns: int | None = None
+) -> Request:
+    """Create a pair, with these indices (0: any) and with its peer in another namespace; both ends are born down."""
+    other: dict[str, object] = {"index": indices[1]}
+    attributes: list[tuple[str, object]] = [("IFLA_IFNAME", peer), ("IFLA_MTU", mtu)]
     if peer_netns is not None:
-        other["attrs"].append(("IFLA_NET_NS_FD", peer_netns))
+        attributes.append(("IFLA_NET_NS_FD", peer_netns))
+    other["attrs"] = attributes
     message = ifinfmsg()
-    message["index"] = index
+    message["index"] = indices[0]
     message["attrs"] = [
         ("IFLA_IFNAME", name),
         ("IFLA_MTU", mtu),
@@ -229,8 +233,7 @@ def _macvlan_template(name: str) -> _Template:
 def add_ipvlan(name: str, parent: int, netns: int) -> Request:
     """Create an ipvlan on ``parent``, directly in another namespace; it is born down.
 
-    In mode L2, with the flag VEPA: whatever it sends leaves through the parent, and what it sends to others on the same
-    parent does, too.
+    In mode L2, with the flag VEPA: whatever it sends leaves through the parent, also what is for itself.
     """
     frame = packing.message(
         RTM_NEWLINK,
@@ -282,14 +285,6 @@ def no_link_local(index: int) -> Request:
     mode = {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", IN6_ADDR_GEN_MODE_NONE)]}
     message["attrs"] = [("IFLA_AF_SPEC", {"attrs": [("AF_INET6", mode)]})]
     return _request(RTM_NEWLINK, NLM_F_ACK, message, f"have no address made for device {index}")
-
-
-def rename(index: int, name: str) -> Request:
-    """Give a device that is down another name."""
-    message = ifinfmsg()
-    message["index"] = index
-    message["attrs"] = [("IFLA_IFNAME", name)]
-    return _request(RTM_NEWLINK, NLM_F_ACK, message, f"call a device {name}")
 
 
 def set_alias(index: int, alias: str) -> Request:
@@ -400,8 +395,13 @@ def set_neighbour(index: int, address: IPAddress, mac: str) -> Request:
     return _request(RTM_NEWNEIGH, flags, message, f"set neighbour {address}")
 
 
+def delete_neighbour(index: int, address: IPAddress) -> Request:
+    """Delete a neighbour entry."""
+    return _request(RTM_DELNEIGH, NLM_F_ACK, _neighbour_message(index, address), f"delete neighbour {address}")
+
+
 @_kept
-def list_shapers() -> Request:
+def list_qdiscs() -> Request:
     """Ask for the queueing disciplines of all devices."""
     return _request(RTM_GETQDISC, NLM_F_DUMP, tcmsg(), "list queueing disciplines")
 

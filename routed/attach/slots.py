@@ -18,7 +18,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from routed.attach import sysctl
 from routed.attach.errors import InvalidNetns, KernelError
@@ -29,28 +29,6 @@ T = TypeVar("T")
 
 MS_BIND, MNT_DETACH = 0x1000, 2
 """mount(2), umount(2)."""
-
-
-class Space(Protocol):
-    """Where the slots are."""
-
-    def enter(self) -> Rtnl:
-        """Go there for good, in a thread that ends soon; returns a socket there."""
-
-    def run(self, call: Callable[[], T]) -> T:
-        """Run ``call`` in there, and wait for it."""
-
-
-class Home:
-    """The server's own namespace, for slots whose inner ends nobody listens to anyway."""
-
-    def enter(self) -> Rtnl:
-        """Stay, and return a socket."""
-        return Rtnl()
-
-    def run(self, call: Callable[[], T]) -> T:
-        """Run ``call`` here."""
-        return call()
 
 
 class SlotSpace:
@@ -115,9 +93,10 @@ class SlotSpace:
 
 
 def _make() -> int:
-    """Move the calling thread into a new namespace without IPv6, and return its descriptor."""
+    """Move the calling thread into a new namespace that routes nothing, without IPv6; return its descriptor."""
     if libc.unshare(CLONE_NEWNET) != 0:
         raise KernelError(ctypes.get_errno(), "make a network namespace")
     for scope in ("all", "default"):
         sysctl.write(f"ipv6/conf/{scope}/disable_ipv6", 1)
+        sysctl.write(f"ipv4/conf/{scope}/forwarding", 0)  # a new namespace has the server's settings
     return os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)

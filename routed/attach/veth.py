@@ -17,8 +17,8 @@ from routed.attach.answers import Device
 from routed.attach.errors import KernelError, SlotMissing, SlotTaken
 from routed.attach.kernel import Rtnl
 from routed.attach.netns import Visit
-from routed.attach.rtnl import Request, add_macvlan, delete_device, set_alias, set_mac_and_alias
-from routed.attach.slots import Space
+from routed.attach.rtnl import add_macvlan, delete_device, set_alias, set_mac_and_alias
+from routed.attach.slots import SlotSpace
 from routed.domain.wiring import Link, wire_name
 
 _DYING_S = 1.0
@@ -27,6 +27,8 @@ _PAUSE_S = 0.01
 _WIRE = re.compile(r"rt(0|[1-9]\d*)")
 _FIRST_INDEX = 0x5250_0000
 """Interface index of rp0. A macvlan names its parent by index alone, so these are numbers that nothing else has."""
+_FIRST_OUTER_INDEX = 0x5254_0000
+"""And of rt0, where it belongs to the server's own stack: filters name other devices by index alone."""
 
 
 def inner_name(wire: str) -> str:
@@ -37,6 +39,23 @@ def inner_name(wire: str) -> str:
 def inner_index(wire: str) -> int:
     """Interface index of the end that waits for a pod."""
     return _FIRST_INDEX + _slot_number(wire)
+
+
+def outer_name(index: int) -> str | None:
+    """Name of the other end, by the interface index of the one that waits for a pod; None when it is no slot's."""
+    wire = wire_name(index - _FIRST_INDEX)
+    return wire if is_wire(wire) else None
+
+
+def outer_index(wire: str) -> int:
+    """Interface index of the server's end, where there is no bridge that it is plugged into."""
+    return _FIRST_OUTER_INDEX + _slot_number(wire)
+
+
+def wire_of(outer: int) -> str | None:
+    """Name of the server's end by its interface index; None when it is no slot's."""
+    wire = wire_name(outer - _FIRST_OUTER_INDEX)
+    return wire if is_wire(wire) else None
 
 
 def is_wire(name: str) -> bool:
@@ -54,7 +73,7 @@ def _slot_number(wire: str) -> int:
 class MacvlanWay:
     """Puts macvlans into pods."""
 
-    def __init__(self, space: Space) -> None:
+    def __init__(self, space: SlotSpace) -> None:
         self.enter = space.enter
 
     def slot(self, slots: Rtnl, wire: str) -> Device:
@@ -66,8 +85,8 @@ class MacvlanWay:
 
     def wire(self, device: Device) -> str | None:
         """Return the name of the bridge's end, None when this is no slot's inner end."""
-        wire = wire_name(device.index - _FIRST_INDEX)
-        return wire if is_wire(wire) and inner_name(wire) == device.name else None
+        wire = outer_name(device.index)
+        return wire if wire is not None and inner_name(wire) == device.name else None
 
     def holds(self, slot: Device, found: Device) -> bool:
         """Whether this device inside a pod hangs on the slot."""
@@ -79,16 +98,12 @@ class MacvlanWay:
         SlotTaken when something keeps the parent. The mark and the MAC go onto the parent first: the macvlan inherits
         the MAC, and nothing can exist that the kernel cannot attribute to us.
         """
-        self._hang(visit, slot, link.ifname, set_mac_and_alias(slot.index, link.mac, alias))
-
-    def _hang(self, visit: Visit, slot: Device, ifname: str, *first: Request) -> None:
-        """Create a macvlan on the slot, down, in the pod, after what has to be there before."""
         deadline = time.monotonic() + _DYING_S
         while True:
             try:
                 visit.slots.apply(
-                    *first,
-                    add_macvlan(ifname, slot.index, visit.netns),
+                    set_mac_and_alias(slot.index, link.mac, alias),
+                    add_macvlan(link.ifname, slot.index, visit.netns),
                 )
             except KernelError as error:
                 if error.code not in (errno.EINVAL, errno.EBUSY):
@@ -116,6 +131,10 @@ class MacvlanWay:
     def release(self, slots: Rtnl, slot: Device) -> None:
         """Take the mark off."""
         slots.apply(set_alias(slot.index, mark.OURS))
+
+    def abandon(self, slots: Rtnl, slot: Device) -> None:
+        """Take the mark off: the next pod's macvlan meets what may hang there still."""
+        self.release(slots, slot)
 
     def _replace(self, slots: Rtnl, slot: Device, error: KernelError) -> None:
         """Delete a wire that a namespace without a path keeps busy: the wires and ports planes bring a new one."""

@@ -197,6 +197,9 @@ class VfWay:
             raise VfAway(f"VF {address} is not back from the pod's namespace yet")
         slots.apply(set_alias(slot.index, mark.OURS))
 
+    abandon = release
+    """Whatever was seen of it, it is looked for."""
+
     def _may_come_back(self, address: str) -> bool:
         driver = driver_of(self._tree, address)
         return driver != "" and not driver.startswith(_ELSEWHERE)

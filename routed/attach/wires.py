@@ -2,7 +2,7 @@
 
 Slot n is the pair rt<n>, which the bridge plugs in, and rp<n>, which waits for a pod in the slots' own namespace. Both
 ends are up and silent: no ARP, no IPv6, so that the server's own stack takes no part in what passes. Without a bridge
-the server's stack is at rt<n>, with IPv6, and slots may have no namespace of their own.
+the server's stack is at rt<n>, with IPv6: it lets nothing through from its birth on (`routed.attach.doors` opens it).
 
 Never touches a device of the server's namespace without our mark, and never plugs anything into a bridge.
 """
@@ -18,12 +18,13 @@ from functools import partial
 from routed.attach import mark, sysctl
 from routed.attach.answers import Device, DeviceEvent, Event
 from routed.attach.errors import ForeignDevice, NotFound, failures
+from routed.attach.filters import CLOSED, add_filter
 from routed.attach.kernel import Rtnl
 from routed.attach.monitor import Monitor
 from routed.attach.netns import OWN
 from routed.attach.rtnl import add_veth, delete_device, set_device, tx_checksums_off
-from routed.attach.slots import Space
-from routed.attach.veth import inner_index, inner_name, is_wire
+from routed.attach.slots import SlotSpace
+from routed.attach.veth import inner_index, inner_name, is_wire, outer_index
 from routed.domain.wiring import Wire
 
 BROKEN = Wire(mtu=0)
@@ -40,7 +41,7 @@ class Wires:
         self,
         wake: Callable[[], None],
         monitor: Monitor,
-        space: Space,
+        space: SlotSpace,
         *,
         userspace_datapath: bool = False,
         to_server: bool = False,
@@ -71,7 +72,14 @@ class Wires:
         with Rtnl() as home, self._space.run(Rtnl) as slots:
             inner = {device.index: device for device in slots.devices()}
             outer = [device for device in home.devices(alias=mark.OURS) if mark.is_ours(device.alias)]
-        return {end.name: _wire(end, inner.get(inner_index(end.name))) for end in outer if is_wire(end.name)}
+        wires = [end for end in outer if is_wire(end.name)]
+        return {
+            end.name: BROKEN if self._misnumbered(end) else _wire(end, inner.get(inner_index(end.name)))
+            for end in wires
+        }
+
+    def _misnumbered(self, outer: Device) -> bool:
+        return self._to_server and outer.index != outer_index(outer.name)
 
     def _each(self, names: Iterable[str], call: Callable[[_Ends, str], None]) -> Mapping[str, Exception]:
         with Rtnl() as home, self._space.run(Rtnl) as slots, OWN.open("rb") as server:
@@ -80,11 +88,14 @@ class Wires:
 
     def _make(self, ends: _Ends, name: str, wire: Wire) -> None:
         outer, inner = ends.look(name)
-        fresh = outer is None or inner is None or not _joined(outer, inner)
+        fresh = outer is None or inner is None or not _joined(outer, inner) or self._misnumbered(outer)
         if fresh:
             ends.delete(outer, inner)
-            born = add_veth(inner_name(name), name, wire.mtu, index=inner_index(name), peer_netns=ends.server)
+            numbers = inner_index(name), outer_index(name) if self._to_server else 0
+            born = add_veth(inner_name(name), name, wire.mtu, indices=numbers, peer_netns=ends.server)
             ends.slots.apply(born, set_device(inner_index(name), alias=mark.OURS))
+        if self._to_server:
+            _close(ends.home, outer_index(name))
         ends.home.apply(set_device(name, up=True, silent=True, mtu=wire.mtu, alias=mark.OURS))
         ends.slots.apply(set_device(inner_index(name), up=True, silent=True, mtu=wire.mtu))
         if fresh or not self._to_server:  # else it may lead to a pod (routed.attach.doors)
@@ -129,6 +140,13 @@ class _Ends:
 
 def _remove(ends: _Ends, name: str) -> None:
     ends.delete(*ends.look(name))
+
+
+def _close(home: Rtnl, index: int) -> None:
+    """Have a device drop what no other filter of ours lets through."""
+    home.make_room(index)
+    found = home.filters(index)
+    home.apply(*(add_filter(index, one) for one in CLOSED if one not in found))
 
 
 def _joined(outer: Device, inner: Device) -> bool:

@@ -93,7 +93,7 @@ LateConfig = Annotated[
 Baseline = Annotated[
     Path | None, typer.Option(help="Accept the findings that this file lists.", show_default="none is accepted")
 ]
-app = typer.Typer(help=HELP)
+app = typer.Typer(add_completion=False, help=HELP)
 app.command(help=export.HELP)(export.export)
 
 
@@ -144,7 +144,7 @@ def explain(
 
     Exit status: 0 nothing is wrong with it, 1 something is, 2 usage, 3 something could not be observed.
     """
-    from routed.audit.report.story import story  # noqa: PLC0415 - slow to import, and other commands need none of it
+    from routed.audit.report.story import story  # noqa: PLC0415 - other commands need none of it
 
     told = asked(_subject(what), _file(context, config))
     for number, one in enumerate(told):

@@ -6,27 +6,26 @@ import asyncio
 import json
 import socket
 import sys
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from routed.cli import nic
 from routed.cli.client import AgentUnreachableError, request
+from routed.cli.findings import summary, table
 from routed.cli.options import DEFAULT_CONFIG, Config, Server
 from routed.cli.show import Output, OutputOption
+from routed.doctor.checks import judge
 from routed.doctor.facts import Unseen
-from routed.doctor.findings import Finding, Level, exit_status
+from routed.doctor.findings import exit_status
+from routed.doctor.gather import RuntimeFolders, gather
 from routed.logs import keep_silent
 from routed.settings import load
 
-_COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.UNKNOWN: "magenta", Level.ERROR: "bold red"}
 HELP = """\
 Say what is wrong with this server and what to do about it; change nothing.
 
@@ -52,7 +51,7 @@ _FILE_WIDTH = 200
 """Columns when nobody looks."""
 
 
-app = typer.Typer(invoke_without_command=True)
+app = typer.Typer(add_completion=False, invoke_without_command=True)
 app.command("nic", help=nic.DOCTOR_HELP)(nic.nic)
 
 
@@ -72,9 +71,6 @@ def doctor(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     """Print the findings and exit with their status."""
     if context.invoked_subcommand is not None:
         return
-    from routed.doctor.checks import judge  # noqa: PLC0415 - slow to import, and other commands need none of it
-    from routed.doctor.gather import RuntimeFolders, gather  # noqa: PLC0415 - see above
-
     keep_silent()
     settings = load(config)
     me = settings.domain_server(server or socket.gethostname())
@@ -94,28 +90,3 @@ def _sessions(config: Path) -> tuple[Mapping[str, Any], ...] | Unseen:
         return tuple(request("GET", "neighbors", config, timeout_s=_PATIENCE_S))
     except AgentUnreachableError:
         return Unseen(f"no agent answers on {load(config).control_socket}")
-
-
-def table(findings: Sequence[Finding]) -> Table:
-    """Return findings as a table, advice below what was found."""
-    grid = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("level", "check", "found"):
-        grid.add_column(column, overflow="fold")
-    for finding in findings:
-        colour = _COLOURS[finding.level]
-        grid.add_row(f"[{colour}]{finding.level}[/]", escape(finding.check), escape(finding.found))
-        if finding.advice:
-            grid.add_row("", "", f"[bold]->[/] {escape(finding.advice)}")
-    return grid
-
-
-def summary(findings: Sequence[Finding]) -> str:
-    """Return ``2 errors, 1 warning, 20 ok``."""
-    counts = Counter(finding.level for finding in findings)
-    words = {Level.ERROR: "error", Level.UNKNOWN: "unknown", Level.WARNING: "warning"}
-    bad = [f"{counts[level]} {word}{_plural(level, counts[level])}" for level, word in words.items() if counts[level]]
-    return ", ".join((*bad, f"{counts[Level.OK]} ok"))
-
-
-def _plural(level: Level, count: int) -> str:
-    return "s" if count > 1 and level is not Level.UNKNOWN else ""

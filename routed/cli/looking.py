@@ -32,7 +32,7 @@ _ENDS = (signal.SIGTERM, signal.SIGHUP)
 
 def audited(file: Path) -> Audit:
     """Audit once; exit status 3 when not even the racks are known."""
-    from routed.audit.run import run  # noqa: PLC0415 - slow to import, and other commands need none of it
+    from routed.audit.run import run  # noqa: PLC0415 - slow to import, and an export needs none of it
 
     settings = load(file)
     with _waiting() as progress:

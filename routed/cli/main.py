@@ -1,105 +1,89 @@
-"""The `routed` command."""
+"""The `routed` command: what it can be told to do, and in which module that is. Imports none of them by itself."""
 
 from __future__ import annotations
 
-import asyncio
-import socket
 import sys
-from pathlib import Path
-from typing import Annotated
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
-from routed import __version__
-from routed.cli import audit, doctor, mirror, nic, offload, prepare, show, torconfig
-from routed.cli.client import AgentUnreachableError, request
-from routed.cli.options import DEFAULT_CONFIG, Config, Server
-from routed.settings import SettingsError, is_local, local, read, validated
+from routed.cli.later import Later
+from routed.errors import MendableError
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="BGP underlay routing for a flat L3 container network: pods' addresses, ports, flows and host routes.",
+COMMANDS = (
+    Later(
+        "prepare",
+        "routed.cli.prepare",
+        "Prepare this server for an agent in a container: its file, the slots' namespace, the CNI plugin.",
+    ),
+    Later(
+        "tor-config",
+        "routed.cli.torconfig",
+        "Write what the ToRs of a rack need: gateway, sessions with servers and spines, what they accept and what they "
+        "export.",
+    ),
+    Later(
+        "agent",
+        "routed.cli.agent",
+        "Run the agent of this server until SIGTERM; pods, flows and routes stay when it ends.",
+    ),
+    Later(
+        "drain",
+        "routed.cli.drain",
+        "Withdraw every route, wait until both ToRs were told, then stop the agent and its sessions.",
+    ),
+    Later(
+        "undrain",
+        "routed.cli.undrain",
+        "Announce the routes of this server's pods again, after `routed drain`; the agent has to run.",
+    ),
+    Later("version", "routed.cli.version", "Print the version."),
+    Later("show", "routed.cli.show", "Show what the agent of this server holds and does."),
+    Later(
+        "audit",
+        "routed.cli.audit",
+        "Is every pod's route on both ToRs of its rack, with the right next hop, and nothing else?",
+    ),
+    Later(
+        "doctor",
+        "routed.cli.doctor",
+        "Say what is wrong with this server and what to do about it; change nothing.",
+    ),
+    Later("nic", "routed.cli.nic", "Set up NICs with SR-IOV and hardware offload."),
+    Later(
+        "offload",
+        "routed.cli.offload",
+        "Where are pods' packets forwarded: in the NIC, in TC software, in Open vSwitch's slow path?",
+    ),
+    Later(
+        "mirror",
+        "routed.cli.mirror",
+        "Copy a pod's packets to a device of this server: `routed mirror POD --to PORT`.",
+    ),
 )
-app.add_typer(show.app, name="show")
-app.add_typer(audit.app, name="audit")
-app.add_typer(doctor.app, name="doctor")
-app.add_typer(nic.app, name="nic")
-app.add_typer(offload.app, name="offload")
-app.add_typer(mirror.app, name="mirror")
-app.command(help=prepare.HELP)(prepare.prepare)
-app.command("tor-config", help=torconfig.HELP)(torconfig.tor_config)
+"""In the overview's order; the summary is the first paragraph of the command's own help."""
 
 
-@app.command()
-def agent(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
-    config: Config = DEFAULT_CONFIG,
-    server: Server = "",
-    cni_conf_dir: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="ROUTED_CNI_CONF_DIR",
-            help="Write the CNI configuration into this folder once pods can be attached.",
-            show_default="none is written",
-        ),
-    ] = None,
-    cni_bin_dir: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="ROUTED_CNI_BIN_DIR",
-            help="The runtime's folder of plugins: pods' host ports are mapped if portmap is in it, else refused.",
-            show_default="they are ignored",
-        ),
-    ] = None,
-    bgp_user: Annotated[str, typer.Option(envvar="ROUTED_BGP_USER", help="The user that ExaBGP runs as.")] = "root",
-    debug: Annotated[bool, typer.Option(help="Log more.")] = False,
-) -> None:
-    """Run the agent of this server until SIGTERM; pods, flows and routes stay when it ends.
-
-    With a file that has the section `kubernetes` and no rack, the agent follows the Rack object that selects this
-    server's Node.
-    """
-    # These take most of a second to import, and other commands need none of them.
-    from routed import recompose  # noqa: PLC0415
-    from routed.agent import EXPECTED, Agent, Container, reasons  # noqa: PLC0415
-    from routed.logs import configure  # noqa: PLC0415
-
-    configure(debug=debug, readable=sys.stderr.isatty())
-    document, name = read(config), server or socket.gethostname()
-    container = Container(cni_conf_dir, cni_bin_dir, bgp_user)
-    if is_local(document):
-        work = recompose.run(local(document, str(config)), name, container)
-    else:
-        settings = validated(document, str(config))
-        if settings.kubernetes is not None:
-            raise SettingsError(f"{config}: `kubernetes` is for a server's own file, whose rack is a Rack object")
-        work = Agent(settings, settings.domain_server(name), container=container).run()
-    try:
-        asyncio.run(work)
-    except* EXPECTED as errors:
-        for reason in reasons(errors):
-            typer.echo(f"routed: {reason}", err=True)
-        raise typer.Exit(1) from None
+class _Commands(TyperGroup):
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        for command in COMMANDS:
+            self.add_command(command)
 
 
-@app.command()
-def drain(config: Config = DEFAULT_CONFIG) -> None:
-    """Withdraw every route, wait until both ToRs were told, then stop the agent and its sessions."""
-    request("POST", "drain", config, timeout_s=60.0)
-    typer.echo("drained: no ToR sends to this server's pods any more; the agent has stopped")
+app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
-@app.command()
-def version() -> None:
-    """Print the version."""
-    typer.echo(__version__)
+@app.callback()
+def routed() -> None:
+    """BGP underlay routing for a flat L3 container network: pods' addresses, ports, flows and host routes."""
 
 
 def main() -> None:
     """Run the command line; errors that a user can mend are one line, exit status 2."""
     try:
         app()
-    except (SettingsError, AgentUnreachableError) as error:
+    except MendableError as error:
         typer.echo(f"routed: {error}", err=True)
         sys.exit(2)

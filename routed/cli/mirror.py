@@ -46,7 +46,7 @@ class _StartsByDefault(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-app = typer.Typer(no_args_is_help=True, help=HELP, cls=_StartsByDefault)
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=HELP, cls=_StartsByDefault)
 
 
 @app.command()

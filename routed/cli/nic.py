@@ -8,24 +8,35 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ovs_flows.errors import OvsError
+from routed.attach.errors import KernelError
+from routed.attach.sysfs import NoAnswer
+from routed.cli.findings import summary, table
 from routed.cli.options import DEFAULT_CONFIG, Config
 from routed.cli.show import Output, OutputOption
+from routed.doctor.database import database
+from routed.doctor.facts import Unseen
+from routed.doctor.findings import exit_status
+from routed.doctor.nic import judge, pfs
+from routed.doctor.rdma import judge as judge_rdma
 from routed.logs import keep_silent
+from routed.nic.found import Found, Wanted
+from routed.nic.look import look
+from routed.nic.machine import Host, NoEffectError, carry_out
+from routed.nic.plan import Plan, plan
+from routed.nic.rdma import look as look_rdma
+from routed.nic.steps import needs_restart
 from routed.settings import BridgeSettings, PathSettings, checked, is_local, local, read, validated
 
-if TYPE_CHECKING:
-    from routed.doctor.findings import Finding
-    from routed.nic.found import Found, Wanted
-    from routed.nic.plan import Plan
-
-app = typer.Typer(no_args_is_help=True, help="Set up NICs with SR-IOV and hardware offload.")
+_EXPECTED = (KernelError, OvsError, NoEffectError)
+app = typer.Typer(add_completion=False, no_args_is_help=True)
 Tree = Annotated[
     Path, typer.Option("--sysfs", envvar="ROUTED_SYSFS", help="Where sysfs is mounted; in a container, the server's.")
 ]
@@ -54,6 +65,11 @@ routed nic setup --vfs 32 --mtu 9000
 """
 
 
+@app.callback()  # one command alone would not be a group
+def nics() -> None:
+    """Set up NICs with SR-IOV and hardware offload."""
+
+
 @app.command(help=SETUP_HELP)
 def setup(  # noqa: PLR0913, PLR0917 - one option per thing that can be wanted
     vfs: Annotated[int, typer.Option(min=0, envvar="ROUTED_NIC_VFS", help="VFs of each port.", show_default=False)],
@@ -72,15 +88,13 @@ def setup(  # noqa: PLR0913, PLR0917 - one option per thing that can be wanted
     sysfs: Tree = DEFAULT_TREE,
 ) -> None:
     """Plan, then print or do."""
-    from routed.nic.found import Wanted  # noqa: PLC0415 - slow to import, and other commands need none of it
-
     keep_silent()
     bridge, paths = read_bridge(config)
     members = bridge.members or (bridge.uplink,)
     wanted = Wanted(bridge.name, bridge.uplink, members, vfs, mtu, hardware_only)
     try:
         plan = asyncio.run(_set_up(wanted, bridge, paths, sysfs, dry_run=dry_run))
-    except _expected() as error:
+    except _EXPECTED as error:
         typer.echo(f"routed: {error}", err=True)
         raise typer.Exit(0 if best_effort else 1) from None
     for line in told(plan, dry_run=dry_run):
@@ -95,20 +109,16 @@ def nic(
     rdma: Annotated[bool, typer.Option("--rdma", help="Look as well for what pods with RDMA (RoCE) need.")] = False,
 ) -> None:
     """Print what there is and the findings; exit with their status."""
-    from routed.cli.doctor import summary, table  # noqa: PLC0415 - it imports this module
-    from routed.doctor.findings import exit_status  # noqa: PLC0415 - see above
-    from routed.doctor.nic import judge  # noqa: PLC0415 - slow to import
-
     keep_silent()
     bridge, paths = read_bridge(config)
     try:
         found = asyncio.run(_look(bridge, paths, sysfs))
-    except _expected() as error:
+    except _EXPECTED as error:
         typer.echo(f"routed: {error}", err=True)
         raise typer.Exit(3) from None
     findings = judge(found, bridge)
     if rdma:
-        findings += _judge_rdma(found, bridge, sysfs)
+        findings += judge_rdma(found, look_rdma(sysfs, Path("/proc"), pfs(found, bridge)), bridge)
     if output is Output.JSON:
         document = {"nics": inventory(found), "findings": [asdict(finding) for finding in findings]}
         typer.echo(json.dumps(document, indent=2))
@@ -116,14 +126,6 @@ def nic(
         console = Console(width=None if sys.stdout.isatty() else 200)
         console.print(nic_table(inventory(found)), "", table(findings), summary(findings), sep="\n", highlight=False)
     raise typer.Exit(exit_status(findings))
-
-
-def _judge_rdma(found: Found, bridge: BridgeSettings, sysfs: Path) -> tuple[Finding, ...]:
-    from routed.doctor import rdma  # noqa: PLC0415 - slow to import
-    from routed.doctor.nic import pfs  # noqa: PLC0415 - see above
-    from routed.nic.rdma import look  # noqa: PLC0415 - see above
-
-    return rdma.judge(found, look(sysfs, Path("/proc"), pfs(found, bridge)), bridge)
 
 
 def read_bridge(config: Path) -> tuple[BridgeSettings, PathSettings]:
@@ -138,8 +140,6 @@ def read_bridge(config: Path) -> tuple[BridgeSettings, PathSettings]:
 
 def told(plan: Plan, *, dry_run: bool) -> Iterator[str]:
     """Return what there is to say after a run, or instead of one."""
-    from routed.nic.steps import needs_restart  # noqa: PLC0415 - see above
-
     yield from (f"obstacle: {obstacle}" for obstacle in plan.obstacles)
     if plan.obstacles:
         yield "nothing was done"
@@ -153,9 +153,6 @@ def told(plan: Plan, *, dry_run: bool) -> Iterator[str]:
 
 def inventory(found: Found) -> list[dict[str, Any]]:
     """Return every PF with its VFs and representors, as JSON has it."""
-    from routed.attach.sysfs import NoAnswer  # noqa: PLC0415 - see above
-    from routed.doctor.facts import Unseen  # noqa: PLC0415 - see above
-
     bonds = {port.index: name for name, port in found.ports.items()}
     rows = []
     for pf in found.pfs:
@@ -207,29 +204,13 @@ def nic_table(rows: Iterable[Mapping[str, Any]]) -> Table:
 
 
 async def _look(bridge: BridgeSettings, paths: PathSettings, sysfs: Path) -> Found:
-    from routed.doctor.database import database  # noqa: PLC0415 - see above
-    from routed.nic.look import look  # noqa: PLC0415 - see above
-
     async with database(paths.ovs / "db.sock", bridge.name, bridge.uplink) as ovsdb:
         return await look(sysfs, bridge, ovsdb)
 
 
 async def _set_up(wanted: Wanted, bridge: BridgeSettings, paths: PathSettings, sysfs: Path, *, dry_run: bool) -> Plan:
-    from routed.doctor.database import database  # noqa: PLC0415 - see above
-    from routed.nic.look import look  # noqa: PLC0415 - see above
-    from routed.nic.machine import Host, carry_out  # noqa: PLC0415 - see above
-    from routed.nic.plan import plan  # noqa: PLC0415 - see above
-
     async with database(paths.ovs / "db.sock", bridge.name, bridge.uplink) as ovsdb:
         if dry_run:
             return plan(await look(sysfs, bridge, ovsdb), wanted)
         host = Host(sysfs, ovsdb)
         return await carry_out(host, lambda: look(sysfs, bridge, ovsdb), wanted, lambda step: typer.echo(step.command))
-
-
-def _expected() -> tuple[type[Exception], ...]:
-    from ovs_flows.errors import OvsError  # noqa: PLC0415 - see above
-    from routed.attach.errors import KernelError  # noqa: PLC0415 - see above
-    from routed.nic.machine import NoEffectError  # noqa: PLC0415 - see above
-
-    return (KernelError, OvsError, NoEffectError)

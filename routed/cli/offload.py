@@ -27,7 +27,7 @@ A look at the datapath's flows by now. Flows that carry nothing are gone after t
 idle, and `routed offload verify POD` makes some. docs/offload.md says what the reasons mean.
 """
 _BLIND = 3
-app = typer.Typer(help=HELP)
+app = typer.Typer(add_completion=False, help=HELP)
 
 
 @app.callback(invoke_without_command=True)
@@ -61,7 +61,7 @@ def verify(
 
 
 async def _verify(settings: Settings, row: dict[str, Any]) -> Verdict:
-    from routed.offload import verify as prove  # noqa: PLC0415 - slow to import, and other commands need none of it
+    from routed.offload import verify as prove  # noqa: PLC0415 - slow to import, and only this needs it
 
     rack = settings.domain_rack()
     gateways = [rack.gateway(ip_address(address)) for address in row["addresses"]]

@@ -8,12 +8,14 @@ from typing import Annotated
 
 import typer
 
+from routed.attach.errors import KernelError
+from routed.attach.slots import SlotSpace
 from routed.cli.options import Server
 from routed.cni.install import install_plugin
 from routed.files import put
-from routed.settings import Settings, SettingsError, load, local, read
+from routed.settings import Settings, SettingsError, is_local, local, read, validated
 
-LOCAL = "agent.yaml"
+SHARED, OWN = "agent.yaml", "agent-{server}.yaml"
 HELP = """\
 Prepare this server for an agent in a container: its file, the slots' namespace, the CNI plugin.
 
@@ -22,11 +24,13 @@ use: the namespace is made only when there is none, the plugin is replaced as a 
 
 Exit status: 0 prepared, 2 no rack file lists this server, or a file cannot be used.
 """
+app = typer.Typer(add_completion=False)
 
 
+@app.command(help=HELP)
 def prepare(
     racks: Annotated[
-        Path, typer.Option(envvar="ROUTED_RACKS", help="A folder of rack files, or of agent.yaml: Racks are objects.")
+        Path, typer.Option(envvar="ROUTED_RACKS", help="A folder of rack files, or agent.yaml and agent-SERVER.yaml.")
     ],
     plugin: Annotated[Path, typer.Option(envvar="ROUTED_PLUGIN", help="The CNI plugin's program.")],
     bin_dir: Annotated[Path, typer.Option(envvar="ROUTED_CNI_BIN_DIR", help="The runtime's folder of plugins.")],
@@ -36,9 +40,6 @@ def prepare(
     server: Server = "",
 ) -> None:
     """Choose the file, mount the namespace, install the plugin."""
-    from routed.attach.errors import KernelError  # noqa: PLC0415 - other commands need none of it
-    from routed.attach.slots import SlotSpace  # noqa: PLC0415 - see above
-
     server = server or socket.gethostname()
     file, run = own_file(racks, server)
     try:
@@ -53,17 +54,18 @@ def prepare(
 
 
 def own_file(folder: Path, server: str) -> tuple[Path, Path]:
-    """Return a server's file, and its `paths.run`; where Racks are objects, all servers have the same file."""
-    shared = folder / LOCAL
-    if shared.exists():
-        return shared, local(read(shared), str(shared)).paths.run
+    """Return a server's file, and its `paths.run`; where Racks are objects, its own one, else what all others share."""
+    for file in (folder / OWN.format(server=server), folder / SHARED):
+        if file.exists():
+            return file, local(read(file), str(file)).paths.run
     file, settings = own_rack(folder, server)
     return file, settings.paths.run
 
 
 def own_rack(folder: Path, server: str) -> tuple[Path, Settings]:
     """Return the one rack file of a folder that lists the server; SettingsError when none does, or two do."""
-    files = {file: load(file) for file in sorted(folder.glob("*.yaml"))}
+    documents = {file: read(file) for file in sorted(folder.glob("*.yaml"))}
+    files = {file: validated(one, str(file)) for file, one in documents.items() if not is_local(one)}
     found = [(file, settings) for file, settings in files.items() if server in settings.servers]
     if not found:
         raise SettingsError(f"server {server!r} is in none of the {len(files)} rack files in {folder}")

@@ -17,7 +17,7 @@ from rich.text import Text
 from routed.cli.client import request
 from routed.cli.options import DEFAULT_CONFIG, Config
 
-app = typer.Typer(no_args_is_help=True, help="Show what the agent of this server holds and does.")
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Show what the agent of this server holds and does.")
 
 
 class Output(StrEnum):

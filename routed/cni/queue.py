@@ -49,19 +49,24 @@ class DeletionQueue:
         return self._directory / f"{attachment.container_id}:{attachment.ifname}"
 
     def _read(self, name: str) -> AttachmentRequest | None:
-        """Return the request in a file; None when it is gone again, was moved aside, or cannot be read just now."""
+        """Return the request in a file; None when it is gone again, was moved aside, or can be neither just now."""
         path = self._directory / name
+        try:
+            return self._understood(path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            log.error("cni.queue.unreadable", file=str(path), reason=error.strerror)  # noqa: TRY400 - the reason says it
+        return None
+
+    def _understood(self, path: Path) -> AttachmentRequest | None:
+        """Return the request in a file; None when there is none in it, and it was moved aside."""
         try:
             request = parse(_contents(path))
             if not isinstance(request, AttachmentRequest) or request.command is not Command.DEL:
                 raise DecodeError(f"{request.command} is no deletion")
             if self._file(request.attachment) != path:
                 raise DecodeError(f"it deletes {request.attachment}")
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            log.error("cni.queue.unreadable", file=str(path), reason=error.strerror)  # noqa: TRY400 - the reason says it
-            return None
         except CniError as error:
             log.error("cni.queue.corrupt", file=self._move_aside(path), reason=str(error))  # noqa: TRY400 - see above
             return None

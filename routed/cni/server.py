@@ -174,18 +174,22 @@ class Server:
     async def _keep_replaying(self) -> None:
         while True:
             await asyncio.sleep(self._limits.replay_s)
-            await self._replay()
+            try:
+                await self._replay()
+            except OSError as error:  # of the folder itself, which may be well again at the next look
+                log.error("cni.queue.unreadable", file=error.filename, reason=error.strerror)  # noqa: TRY400 - says it
 
     async def _replay(self, only: AttachmentId | None = None) -> None:
         """Make queued deletions good, one round at a time: an ADD must not overtake what is queued for its attachment.
 
         One that fails stays queued, and fails the ADD that waits for it.
         """
-        async with self._replaying, asyncio.TaskGroup() as group:
-            slots = asyncio.Semaphore(self._limits.replayed)
-            for request in self._queue.pending():
-                if only is None or request.attachment == only:
-                    group.create_task(self._make_good(request, slots))
+        async with self._replaying:
+            pending, slots = self._queue.pending(), asyncio.Semaphore(self._limits.replayed)
+            async with asyncio.TaskGroup() as group:
+                for request in pending:
+                    if only is None or request.attachment == only:
+                        group.create_task(self._make_good(request, slots))
         if only is not None and self._queue.holds(only):
             raise TimeoutError(f"an earlier deletion of {only} is not done yet")
 

@@ -28,6 +28,7 @@ CHECKS: tuple[Check, ...] = (
     presence.check_ledger,
     presence.check_password,
     presence.check_agent,
+    presence.check_drain,
     presence.check_cni_socket,
     presence.check_host_ports,
     fabric.check_addresses,

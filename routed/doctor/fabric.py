@@ -152,7 +152,7 @@ def _session_finding(facts: Facts, tor: TorSettings, state: str | None, reason: 
     if isinstance(facts.agent, Unseen):
         return unknown(check, "only a running agent knows its sessions", "see `agent` above")
     if state is None:
-        return error(check, "the agent runs with another rack file", "`systemctl restart routed`")
+        return error(check, "the agent runs with another rack file", facts.keeper.restart)
     if state != "established":
         return error(
             check,

@@ -86,6 +86,8 @@ class Files:
     """The plugins of the network's configuration, in order; None when there is none."""
     portmap: bool | Unseen | None = None
     """Whether the runtime's `portmap` knows `masqAll`; None when there is none."""
+    drained: bool | Unseen = False
+    """Whether the mark of a drained server is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,30 @@ class Agent:
     sessions: tuple[Mapping[str, Any], ...]
     """Rows of ``routed show neighbors``."""
     ailment: str | Unseen | None
-    """Why it could not attach a pod now (/readyz); None when it could."""
+    """Why it cannot do its work now (/readyz); None when it can."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keeper:
+    """Who starts the agent, in commands to type."""
+
+    explain: str
+    """Says why it does not run."""
+    restart: str
+    log: str
+
+
+SYSTEMD = Keeper(
+    explain="`systemctl start routed`; `journalctl -u routed` says why it ended",
+    restart="`systemctl restart routed`",
+    log="`journalctl -u routed`",
+)
+KUBELET = Keeper(
+    explain="`kubectl --namespace routed logs POD --container agent --previous` says why it ended",
+    restart="`kubectl --namespace routed delete pod POD`",
+    log="`kubectl --namespace routed logs POD --container agent`",
+)
+"""POD is the one that this is typed in; Kubernetes makes another in its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +157,7 @@ class Facts:
     """By ToR and gateway, as far as this server has an address to ask from."""
     pfs: int = 0
     """PFs whose VFs pods can have; 0 where they are to be left alone."""
+    keeper: Keeper = SYSTEMD
 
     @property
     def uplink(self) -> PortSight | None:

@@ -31,16 +31,30 @@ from routed.attach.kernel import Rtnl
 from routed.attach.sysfs import discover
 from routed.cni.install import CONFIGURATION, can_map
 from routed.doctor.database import database
-from routed.doctor.facts import Agent, Bond, Echo, Facts, File, Files, Network, Unseen, ledger_path, members
+from routed.doctor.facts import (
+    KUBELET,
+    SYSTEMD,
+    Agent,
+    Bond,
+    Echo,
+    Facts,
+    File,
+    Files,
+    Keeper,
+    Network,
+    Unseen,
+    ledger_path,
+    members,
+)
 from routed.domain.rack import Server
 from routed.domain.workload import IPAddress
 from routed.settings import Settings, VfPolicy
 
 DRIVERS = ("macvlan", "veth")
 """Kernel drivers that slots are made of."""
-SHARED_DRIVERS = (*DRIVERS, "ipvlan", "cls_flower", "act_mirred")
-"""And what pods need that share an uplink."""
-_NETWORKING = {"cls_flower": "NET_CLS_FLOWER", "act_mirred": "NET_ACT_MIRRED"}
+SHARED_DRIVERS = ("ipvlan", "veth", "sch_ingress", "cls_flower", "act_gact", "act_mirred", "act_skbmod")
+"""And on a server whose pods share its uplink."""
+_NETWORKING = {driver: f"NET_{driver.upper()}" for driver in SHARED_DRIVERS[2:]}
 """Options of the kernel that are not called as their modules are."""
 _PATIENCE_S = 3.0
 """Longest wait for the agent's health page."""
@@ -85,7 +99,13 @@ async def gather(
         files=_files(settings, runtime),
         echoes=echoes.result(),
         pfs=0 if settings.bridge.vfs is VfPolicy.NEVER else len(discover(settings.paths.sysfs, ())),
+        keeper=keeper(os.environ),
     )
+
+
+def keeper(environment: Mapping[str, str]) -> Keeper:
+    """Return who starts the agent; a container's image says in `container` that it is one."""
+    return KUBELET if environment.get("container") else SYSTEMD
 
 
 # --- the kernel ------------------------------------------------------------------------------------------------------
@@ -212,6 +232,7 @@ def _files(settings: Settings, runtime: RuntimeFolders) -> Files:
         iptables=has_iptables(os.environ),
         chain=_chain(runtime.configurations / CONFIGURATION),
         portmap=_portmap(runtime.plugins),
+        drained=_is_there(settings.drain_mark),
     )
 
 
@@ -234,10 +255,20 @@ def _portmap(folder: Path) -> bool | Unseen | None:
 
 
 def has_iptables(environment: Mapping[str, str]) -> bool | Unseen:
-    """Tell whether the server has the program; a container, whose image says so in `container`, has others."""
-    if environment.get("container"):
+    """Tell whether the server has the program; a container has others."""
+    if keeper(environment) is KUBELET:
         return Unseen("mapped by `iptables`, if the server has it: a container does not show that")
     return shutil.which("iptables", path=environment.get("PATH")) is not None
+
+
+def _is_there(path: Path) -> bool | Unseen:
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        return Unseen(f"{path}: {error.strerror}")
+    return True
 
 
 def _file(path: Path) -> File | None:

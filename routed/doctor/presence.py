@@ -11,39 +11,59 @@ from ipam.model import Pool
 from routed.cni.install import CONFIGURATION, PORTMAP
 from routed.doctor.facts import Facts, File, Unseen, ledger_path, permissions
 from routed.doctor.findings import Finding, error, ok, unknown, warning
+from routed.domain.snapshot import DRAINED
 
 
 def check_pools(facts: Facts) -> Iterator[Finding]:
-    """No address can be handed out twice."""
+    """No address can be handed out twice, and each can be announced by this server."""
     settings = facts.settings
     try:
         pools = [Pool(pool.prefix, pool.gateway, pool.reserved) for pool in settings.pools]
         check_shares(pools, {name: server.owns for name, server in settings.servers.items()})
     except PoolError as mistake:
         yield error("pools", str(mistake), "correct pools, or servers.*.owns, in the rack file; the agent refuses it")
+        return
+    unreachable = settings.unreachable_pools(facts.server.name)
+    if unreachable:
+        yield error(
+            "pools",
+            f"{', '.join(map(str, unreachable))}: this server has no address of that family, by which the ToRs would "
+            "reach pods there: they get addresses that answer nobody",
+            f"add one to servers.{facts.server.name}.addresses (where Racks are objects: to the Node, as InternalIP or "
+            "in the annotation routed.dev/addresses), or leave the pools out",
+        )
     else:
         yield ok("pools", f"{len(pools)} pools, {len(settings.servers)} servers, no overlap")
 
 
 def check_agent(facts: Facts) -> Iterator[Finding]:
-    """The agent answers and could attach a pod now."""
+    """The agent answers and can do its work."""
     if isinstance(facts.agent, Unseen):
         level = error if facts.root else unknown
-        yield level("agent", facts.agent.why, "`systemctl start routed`; `journalctl -u routed` says why it ended")
+        yield level("agent", facts.agent.why, facts.keeper.explain)
     elif isinstance(facts.agent.ailment, Unseen):
         yield unknown(
             "agent",
             f"answers, but does not say whether it is ready: {facts.agent.ailment.why}",
-            "correct metrics.port in the rack file, then `systemctl restart routed`",
+            f"correct metrics.port in the rack file, then {facts.keeper.restart}",
         )
     elif facts.agent.ailment is not None:
         yield error(
             "agent",
-            f"cannot attach pods: {facts.agent.ailment}",
-            "look for the cause below and in `journalctl -u routed`",
+            f"cannot do its work: {facts.agent.ailment}",
+            f"look for the cause below and in {facts.keeper.log}",
         )
     else:
-        yield ok("agent", "runs, and can attach pods")
+        yield ok("agent", "runs" if facts.files.drained else "runs, and can attach pods")
+
+
+def check_drain(facts: Facts) -> Iterator[Finding]:
+    """The server is in the fabric."""
+    drained = facts.files.drained
+    if isinstance(drained, Unseen):
+        yield unknown("drain", drained.why, "run as root")
+    elif drained:
+        yield warning("drain", DRAINED, "when it is to come back, `routed undrain`, with the agent running")
 
 
 def check_cni_socket(facts: Facts) -> Iterator[Finding]:
@@ -53,9 +73,9 @@ def check_cni_socket(facts: Facts) -> Iterator[Finding]:
         if isinstance(facts.agent, Unseen):
             yield unknown("cni socket", f"{path} is not there, and no agent runs to make it", "see `agent` above")
         else:
-            yield error("cni socket", f"{path} is not there", "`journalctl -u routed`, then `systemctl restart routed`")
+            yield error("cni socket", f"{path} is not there", f"{facts.keeper.log}, then {facts.keeper.restart}")
     elif not stat.S_ISSOCK(socket.mode):
-        yield error("cni socket", f"{path} is no socket", f"`rm {path}`, then `systemctl restart routed`")
+        yield error("cni socket", f"{path} is no socket", f"`rm {path}`, then {facts.keeper.restart}")
     elif not socket.root_only:
         yield error(
             "cni socket",
@@ -129,7 +149,7 @@ def _future_state(facts: Facts) -> Finding:
     path, parent = facts.settings.paths.state, facts.files.state_parent
     if not isinstance(facts.agent, Unseen):
         return error(
-            "state", f"{path} is gone under a running agent", f"`mkdir -m 0700 {path}; systemctl restart routed`"
+            "state", f"{path} is gone under a running agent", f"`mkdir -m 0700 {path}`, then {facts.keeper.restart}"
         )
     if parent is not None and parent.writable:
         return ok("state", f"{path} is not there yet; the agent makes it")
@@ -148,7 +168,7 @@ def check_ledger(facts: Facts) -> Iterator[Finding]:
         yield error(
             "ledger",
             f"{path} is no ledger",
-            f"keep it (`mv {path} {path}.broken`), drain this node's pods, then `systemctl restart routed`",
+            f"keep it (`mv {path} {path}.broken`), drain this node's pods, then {facts.keeper.restart}",
         )
     elif isinstance(facts.agent, Unseen):
         yield ok("ledger", "none yet; the agent makes it when it first starts")
@@ -156,7 +176,7 @@ def check_ledger(facts: Facts) -> Iterator[Finding]:
         yield error(
             "ledger",
             f"{path} is gone under a running agent: what it writes is lost when it ends",
-            "drain this node's pods, then `systemctl restart routed`",
+            f"drain this node's pods, then {facts.keeper.restart}",
         )
 
 

@@ -24,7 +24,7 @@ def check_uplink(facts: Facts) -> Iterator[Finding]:
         return
     yield from (*_tag(facts.settings.vlan, device), *_members(facts, name)) or (_redundancy(facts, name),)
     if facts.bond is not None:
-        yield kernel_lacp(name, facts.bond)
+        yield kernel_lacp(name, facts.bond, facts.network)
 
 
 def _tag(vlan: int | None, device: Device) -> Iterator[Finding]:
@@ -43,7 +43,7 @@ def _members(facts: Facts, name: str) -> Iterator[Finding]:
         yield error(
             "uplink",
             f"{name} has {', '.join(sorted(real))}; the rack file says {', '.join(sorted(named)) or 'nothing of it'}",
-            f"set ipvlan.members: [{', '.join(sorted(real))}] in the rack file, then `systemctl restart routed`",
+            f"set ipvlan.members: [{', '.join(sorted(real))}] in the rack file, then {facts.keeper.restart}",
         )
 
 

@@ -31,7 +31,7 @@ def check_strangers(facts: Facts) -> Iterator[Finding]:
     if settings.legacy is None:
         yield _uninvited(strangers, settings.name)
     else:
-        yield from _flat(strangers, settings.legacy)
+        yield from _flat(strangers, settings.legacy, facts.keeper.restart)
 
 
 def _uninvited(strangers: Mapping[str, PortSight], bridge: str) -> Finding:
@@ -44,7 +44,7 @@ def _uninvited(strangers: Mapping[str, PortSight], bridge: str) -> Finding:
     )
 
 
-def _flat(strangers: Mapping[str, PortSight], legacy: LegacySettings) -> Iterator[Finding]:
+def _flat(strangers: Mapping[str, PortSight], legacy: LegacySettings, restart: str) -> Iterator[Finding]:
     vlans = ", ".join(map(str, legacy.vlans))
     invited = [(name, port) for name, port in strangers.items() if port.tag is None or port.tag in legacy.vlans]
     others = [(name, port) for name, port in strangers.items() if (name, port) not in invited]
@@ -60,7 +60,7 @@ def _flat(strangers: Mapping[str, PortSight], legacy: LegacySettings) -> Iterato
         yield warning(
             "strangers",
             f"no port is in the flat network of VLAN {vlans} any more",
-            f"when no server has one, take bridge.legacy out of the rack file, `systemctl restart routed` ({_PAGE})",
+            f"when no server has one, take bridge.legacy out of the rack file, {restart} ({_PAGE})",
         )
 
 

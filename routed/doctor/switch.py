@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ovs_flows.rows import MARK, version
 from ovs_flows.sight import BridgeSight, PortSight
-from routed.doctor.facts import Bond, Facts, Unseen
+from routed.doctor.facts import Bond, Facts, Network, Unseen
 from routed.doctor.findings import Finding, error, ok, unknown, warning
 
 _OLDEST_OVS = (3, 1)
@@ -104,7 +104,10 @@ def check_uplink(facts: Facts) -> Iterator[Finding]:
         )
         return
     yield from (*_plugging(port), *_membership(facts, port)) or (_redundancy(facts),)
-    yield from _lacp(name, port, facts.bond)
+    if facts.bond is not None:
+        yield kernel_lacp(name, facts.bond, facts.network)
+    elif len(port.interfaces) > 1:
+        yield _ovs_lacp(name, port)
 
 
 def _plugging(port: PortSight) -> Iterator[Finding]:
@@ -126,7 +129,7 @@ def _membership(facts: Facts, port: PortSight) -> Iterator[Finding]:
         yield error(
             "uplink",
             f"the rack file does not name the members of {name}: only one ToR hears of this server",
-            f"set bridge.members: [{', '.join(sorted(real))}] in the rack file, then `systemctl restart routed`",
+            f"set bridge.members: [{', '.join(sorted(real))}] in the rack file, then {facts.keeper.restart}",
         )
     elif named and named != real:
         yield error(
@@ -149,21 +152,25 @@ def _redundancy(facts: Facts) -> Finding:
     )
 
 
-def _lacp(name: str, port: PortSight, bond: Bond | None) -> Iterator[Finding]:
-    """Judge LACP of a bond, Open vSwitch's or the kernel's; a single link has none."""
-    if bond is not None:
-        yield kernel_lacp(name, bond)
-    elif len(port.interfaces) > 1:
-        yield _ovs_lacp(name, port)
-
-
-def kernel_lacp(name: str, bond: Bond) -> Finding:
+def kernel_lacp(name: str, bond: Bond, network: Network | Unseen) -> Finding:
     """Judge LACP of a bond of the kernel's."""
     if bond.mode != _LACP_MODE:
         return _no_lacp(name, f"{name} is a bond of mode {bond.mode}, without LACP")
+    look = f"`cat /proc/net/bonding/{name}`"
     if bond.partner in ("", _NO_PARTNER):
-        return error("lacp", f"{name} has no LACP partner", _lacp_advice(f"`cat /proc/net/bonding/{name}`"))
+        return error("lacp", f"{name} has no LACP partner", _lacp_advice(look))
+    if left_out := _left_out(bond, network):
+        found = f"{name} leaves {', '.join(left_out)} out: no LACP partner there, or another one than {bond.partner}"
+        return error("lacp", found, _lacp_advice(look))
     return ok("lacp", f"{name}: partner {bond.partner}")
+
+
+def _left_out(bond: Bond, network: Network | Unseen) -> list[str]:
+    """Return the members that have carrier and are not used all the same."""
+    if isinstance(network, Unseen):
+        return []
+    devices = ((member, network.devices.get(member)) for member in bond.members)
+    return [member for member, device in devices if device is not None and device.carrier and device.left_out]
 
 
 def _ovs_lacp(name: str, port: PortSight) -> Finding:

@@ -21,7 +21,7 @@ from ovs_flows.model import Entry, Mirror, Port
 from ovs_flows.pipeline import BridgeView, Endpoint, Flat, base, endpoint
 from routed.domain.sides import Health
 from routed.domain.snapshot import Place, Snapshot
-from routed.domain.wiring import VF_SLOTS, Bypass, Door, Limit, Link, Passage, Wire, ofport, wire_name
+from routed.domain.wiring import FENCED, VF_SLOTS, Door, Limit, Link, Passage, Wire, ofport, wire_name
 from routed.domain.workload import (
     Attachment,
     AttachmentId,
@@ -137,7 +137,7 @@ def _pod(snapshot: Snapshot, attachment: Attachment) -> Intent:
 def _host(place: Place) -> Intent:
     rack, server, uplink = place.rack, place.server, place.uplink
     if uplink.shared:
-        return Intent(passages={pool.prefix: Passage.FENCED for pool in rack.pools})
+        return Intent(passages={pool.prefix: FENCED for pool in rack.pools})
     view = BridgeView(
         uplinks=uplink.ofports,
         host_mac=uplink.mac,
@@ -216,7 +216,7 @@ def _attachment(attachment: Attachment, place: Place) -> Intent:
         advertisements={key: told.get((key.neighbor, key.prefix.version)) for key in _routes(attachment, place)}
     )
     if uplink.shared:
-        return _beside(common, link, attachment, place)
+        return _sharing(common, link, attachment, place)
     polices = uplink.polices or slot >= VF_SLOTS  # a NIC that forwards by itself passes no queue of the server's
     pod = Endpoint(ofport=ofport(slot), mac=mac, addresses=attachment.addresses, gateways=gateways)
     plugged = replace(
@@ -231,22 +231,29 @@ def _attachment(attachment: Attachment, place: Place) -> Intent:
     return replace(plugged, wires={name: Wire(uplink.mtu)}, limits=limits, links={attachment.id: link})
 
 
-def _beside(common: Intent, link: Link, attachment: Attachment, place: Place) -> Intent:
-    """Add what a pod needs whose interface shares the uplink: a bypass to its server, and that the uplink lets it pass.
+def _sharing(common: Intent, link: Link, attachment: Attachment, place: Place) -> Intent:
+    """Add what a pod needs that shares the uplink: a door to it and to its server, and that the uplink lets it pass.
 
     While the gateway's MAC address is not known, the uplink's own stands for it: pods of one server hear each other.
     """
     versions = {address.version for address in attachment.addresses}
     own = frozenset(address for address in place.server.addresses if address.version in versions)
     served = {to for to in place.rack.services if to.version in versions}
-    bypass = Bypass(attachment.mac, frozenset(served.union(map(host_network, own))))
     gateway_mac = place.uplink.gateway_mac or place.uplink.mac
     return replace(
         common,
         wires={link.wire: Wire(place.uplink.mtu)},
-        links={attachment.id: replace(link, gateway_mac=gateway_mac, bypass=bypass, guarded=True)},
-        doors={link.wire: Door(attachment.mac, frozenset(attachment.addresses), own)},
-        passages={host_network(address): Passage.LOCAL for address in attachment.addresses},
+        links={attachment.id: replace(link, gateway_mac=gateway_mac)},
+        doors={
+            link.wire: Door(
+                mac=gateway_mac,
+                pod_mac=link.mac,
+                addresses=frozenset(attachment.addresses),
+                sources=own,
+                served=frozenset(served.union(map(host_network, own))),
+            )
+        },
+        passages={host_network(address): Passage(link.wire) for address in attachment.addresses},
     )
 
 

@@ -91,6 +91,6 @@ class Uplink:
     strangers: tuple[Stranger, ...] = ()
     """Ports on the bridge that are not ours."""
     shared: bool = False
-    """Pods' interfaces are children of it and have its MAC address; there is no bridge."""
+    """What pods send leaves by it, with its MAC address; there is no bridge."""
     polices: bool = False
     """Whether pods' limits are policed by flows: a NIC that forwards by itself passes no queue of the kernel."""

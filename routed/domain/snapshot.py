@@ -12,7 +12,7 @@ from routed.domain.sides import Side
 from routed.domain.wiring import Vf, wire_name
 from routed.domain.workload import Attachment, AttachmentId, IPAddress
 
-DRAINED = "this server is drained: it announces no routes; restart the agent to end that"
+DRAINED = "this server is drained: it announces no routes until `routed undrain`"
 """Why nothing can be attached while `Snapshot.draining`."""
 
 
@@ -52,7 +52,7 @@ class Snapshot:
     """Slots 0 to ``slots - 1`` are kept plugged, whether a pod uses them or not."""
     attachments: Mapping[AttachmentId, Attachment] = field(default_factory=lambda: MappingProxyType({}))
     draining: bool = False
-    """The server leaves the fabric: nothing is announced any more, everything else stays."""
+    """The server is out of the fabric: nothing is announced, everything else stays."""
 
     mirrors: Mapping[AttachmentId, Mirror] = field(default_factory=lambda: MappingProxyType({}))
     """Pods whose packets are copied to somebody who looks for trouble; attachments all of them."""

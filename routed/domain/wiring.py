@@ -1,4 +1,4 @@
-"""What a pod is plugged into, as values: the wire of a slot the link inside the pod, what its uplink lets pass.
+"""What a pod is plugged into, as values: the wire of a slot, the link inside the pod, what its uplink lets pass.
 
 A slot is a port of the bridge with a number of its own. Behind most of them is a veth pair that any pod may have;
 behind those from `VF_SLOTS` on is one VF each, of which the port is the representor (docs/adr/0007-vfs-are-slots.md).
@@ -6,8 +6,9 @@ behind those from `VF_SLOTS` on is one VF each, of which the port is the represe
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from enum import Enum
+from functools import cache
 from ipaddress import IPv4Interface, IPv6Interface
 
 from routed.domain.workload import IPAddress, IPNetwork
@@ -22,6 +23,7 @@ VFS_OF_A_PF = 256
 """Slots that each PF has, used or not: what is added or removed elsewhere changes no number."""
 MOST_PFS = 235
 """More would need port numbers that Open vSwitch keeps for itself: from 65280 on (ovs-fields(7), "Ports")."""
+_NUMBER = re.compile(r"[0-9]{1,4}$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,13 @@ def vf_slot(pf: int, index: int) -> int:
     if not (0 <= pf < MOST_PFS and 0 <= index < VFS_OF_A_PF):
         raise ValueError(f"there is no slot for VF {index} of PF {pf}")
     return VF_SLOTS + pf * VFS_OF_A_PF + index
+
+
+@cache
+def turn(ifname: str) -> int:
+    """Return the number at the end of a name: of a pod's interfaces the one with the lowest is its way out."""
+    number = _NUMBER.search(ifname)
+    return 0 if number is None else int(number[0])
 
 
 def wire_name(slot: int) -> str:
@@ -67,35 +76,37 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True)
-class Bypass:
-    """A second interface inside a pod, past the uplink to its own server, where the first one shares the uplink."""
-
-    mac: str
-    """Of both ends: neither of them asks for the other."""
-    destinations: frozenset[IPNetwork]
-    """What the server's own stack serves: its addresses, Services."""
-
-
-@dataclass(frozen=True, slots=True)
 class Door:
-    """The server's end of a bypass; only packets from the pod's own addresses come in."""
+    """Where a pod leaves its wire: to its server what is for it, by the uplink that it shares what is for others.
+
+    Only packets from the pod's own addresses get that far.
+    """
 
     mac: str
+    """Of the server's end: the gateway's, whom all that the pod sends is addressed to."""
+    pod_mac: str
+    """Of the pod's interface (`Link.mac`), and so of the end that it hangs on: the uplink's."""
     addresses: frozenset[IPAddress]
     """The pod's."""
     sources: frozenset[IPAddress]
     """The server's own, which it speaks to the pod from."""
+    served: frozenset[IPNetwork]
+    """What the server's own stack serves: its addresses, Services."""
 
 
-class Passage(Enum):
-    """What a shared uplink does about a prefix."""
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """What a shared uplink does about a prefix.
 
-    BROKEN = "broken"
-    """Some other filters of ours; nobody wants that."""
-    LOCAL = "local"
-    """A pod's address: it may send, and what is for it is handed over, whether from a ToR or from another pod."""
-    FENCED = "fenced"
-    """A pool: what is from or to an address of it that no pod of this server has is dropped."""
+    A pod's address: it may send, and what is for it is handed over, whether from a ToR or from another pod. A pool:
+    what is from or to an address of it that no pod of this server has is dropped.
+    """
+
+    wire: str | None
+    """The pod's; None for a pool."""
+
+
+FENCED = Passage(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +129,3 @@ class Link:
     """Where else than everywhere a route leads, through the gateway of its family."""
     rdma: bool = False
     """Whether the RDMA device that goes with it is in the pod, too."""
-    bypass: Bypass | None = None
-    """Where the interface shares the uplink, by which a pod cannot reach its own server."""
-    guarded: bool = False
-    """Whether nothing leaves it but packets from its own addresses; where the server's end cannot see to that."""

@@ -70,6 +70,8 @@ class Wishes:
     routes: tuple[StaticRoute, ...] = ()
     device: str | None = None
     """PCI address of the VF that is to be its interface; None for the slot of a veth pair."""
+    network: str = ""
+    """Name of the CNI configuration that asked; empty in rows of before that was noted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,6 +75,7 @@ def check(asked: Wishes, rack: Rack, mtu: int) -> None:
 
 
 def _addresses(text: str) -> tuple[IPAddress, ...]:
+    _refuse_zones(IP, text)
     try:
         addresses = tuple(ip_address(part.strip()) for part in text.split(","))
     except ValueError as error:
@@ -82,6 +83,12 @@ def _addresses(text: str) -> tuple[IPAddress, ...]:
     if len({address.version for address in addresses}) < len(addresses):
         raise _wrong(IP, text, "a pod gets one address of each family")
     return tuple(sorted(addresses, key=lambda address: address.version))
+
+
+def _refuse_zones(key: str, text: str) -> None:
+    """Raise Malformed when addresses have zones (RFC 4007 11): `ipaddress` takes those for addresses of their own."""
+    if "%" in text:
+        raise _wrong(key, text, "an address of the network is the same everywhere; write it without %ZONE")
 
 
 def _sticky(text: str, metadata: Document, addresses: tuple[IPAddress, ...]) -> bool:
@@ -101,7 +108,7 @@ def _flag(key: str, text: str) -> bool:
 
 
 def _mtu(text: str) -> int:
-    if not text.isdecimal() or int(text) not in _MTU:
+    if not text.isdecimal() or len(text) > len(str(_MTU[-1])) or int(text) not in _MTU:
         raise _wrong(MTU, text, f"write a number of bytes from {_MTU[0]} to {_MTU[-1]}")
     return int(text)
 
@@ -124,6 +131,7 @@ def _bandwidth(key: str, text: str) -> int:
 
 def _routes(text: str) -> tuple[StaticRoute, ...]:
     form = 'write a list such as [{"dst": "10.50.0.0/16"}, {"dst": "fd00:50::/48", "gw": "fd00:101::1"}]'
+    _refuse_zones(ROUTES, text)
     try:
         entries = json.loads(text)
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):

@@ -11,11 +11,13 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from os import pathsep
 from pathlib import Path
 from random import uniform
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
+from yaml import YAMLError
 
 from routed import __version__
 from routed.kube.api import Api, Document
@@ -37,13 +39,16 @@ _ATTEMPTS = 4
 async def connect(kubeconfig: Path | None = None, context: str | None = None) -> AsyncIterator[Api]:
     """Yield the API server that a kubeconfig names, or that of the cluster which this pod is in; raises NoAccess.
 
-    ``context`` is one of the kubeconfig's; None for its current one.
+    ``kubeconfig`` may be several, as in the environment variable KUBECONFIG; ``context`` is one of its, None for its
+    current one.
     """
     try:
         from kubernetes.aio.client import ApiClient, Configuration  # noqa: PLC0415 - see above
         from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config  # noqa: PLC0415
     except ImportError as error:
         raise NoAccess("the Python package kubernetes is not installed; install routed[kubernetes]") from error
+    if kubeconfig is not None and not any(Path(one).expanduser().exists() for one in str(kubeconfig).split(pathsep)):
+        raise NoAccess(f"no API server can be reached: there is no {kubeconfig}")
     configuration = Configuration()
     configuration.connection_pool_maxsize = _CONNECTIONS
     try:
@@ -55,7 +60,7 @@ async def connect(kubeconfig: Path | None = None, context: str | None = None) ->
             )
         client = ApiClient(configuration)
         client.user_agent = f"routed/{__version__}"
-    except (ConfigException, OSError, ValueError) as error:
+    except (ConfigException, OSError, ValueError, TypeError, YAMLError) as error:  # it reads what is no kubeconfig, too
         where = "inside a cluster" if kubeconfig is None else str(kubeconfig)
         raise NoAccess(f"no API server can be reached ({where}): {error}") from error
     async with client:

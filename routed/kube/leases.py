@@ -56,6 +56,8 @@ class LeaseState:
     """How many have leases in this rack, this one included."""
     idle: Mapping[IPNetwork, int] = field(default_factory=dict)
     """By pool: addresses of the rack that serve no pod, leased or not."""
+    capacity: Mapping[IPNetwork, int] = field(default_factory=dict)
+    """By pool: addresses of the rack that pods can have."""
     taken: Mapping[IPAddress, str] = field(default_factory=dict)
     """Addresses in use here whose lease is another server's, and that server."""
 
@@ -118,7 +120,7 @@ class KubeLeases:
 
     def state(self) -> LeaseState:
         """Return how the leases are."""
-        return LeaseState(self._reachable, self._view.servers, self._view.idle(), self._taken)
+        return LeaseState(self._reachable, self._view.servers, self._view.idle(), self._view.capacity(), self._taken)
 
     def nudge(self) -> None:
         """Say that the ledger has changed; soon the stock follows and the API server learns who uses what."""

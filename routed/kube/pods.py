@@ -17,6 +17,7 @@ from random import Random
 
 import structlog
 
+from ipam.errors import LedgerError
 from routed.domain.workload import Attachment, AttachmentId, PodRef, Wishes
 from routed.kube.annotations import wishes
 from routed.kube.api import PODS, Api, Document
@@ -85,7 +86,10 @@ class Pods:
         grace_s: float = GRACE_S,
         rng: Random,
     ) -> None:
-        """``discard`` lets an attachment leave, by its id and sequence; whatever it raises ends `run`."""
+        """``discard`` lets an attachment leave, by its id and sequence.
+
+        A LedgerError of it puts that off until the next sweep, whatever else it raises ends `run`.
+        """
         self._api, self._selector = api, f"spec.nodeName={node}"
         self._attachments, self._discard, self._is_alive = attachments, discard, is_alive
         self._memory, self._grace_s, self._rng = memory, grace_s, rng
@@ -135,7 +139,10 @@ class Pods:
         self._missed, gone = vanished(self._missed, homeless, uids(listing.items), now, self._grace_s)
         for attachment in gone:
             log.warning("pod.vanished", pod=str(attachment.pod), uid=attachment.pod.uid, attachment=str(attachment.id))
-            await self._discard(attachment)
+            try:
+                await self._discard(attachment)
+            except LedgerError as error:  # a full disk, say: it stays missed
+                log.warning("pod.kept", attachment=str(attachment.id), error=str(error))
 
     async def _follow(self) -> None:
         async for pods in followed(self._api, PODS, fields=self._selector):

@@ -41,9 +41,8 @@ def own_rack(node: Document, racks: Collection[Document]) -> Document:
 
 def selects(rack: Document, node: Document) -> bool:
     """Whether a Node has the labels that a Rack asks for; by default, the rack's name."""
-    wanted = rack["spec"].get("nodeSelector", {RACK_LABEL: rack["metadata"]["name"]})
     labels = node["metadata"].get("labels") or {}
-    return all(labels.get(key) == value for key, value in wanted.items())
+    return all(labels.get(key) == value for key, value in _selector(rack).items())
 
 
 def check(rack: Document, racks: Iterable[Document]) -> tuple[Pool, ...]:
@@ -84,7 +83,8 @@ def whole_rack(rack: Document, nodes: Iterable[Document]) -> Settings:
     """
     own = [node for node in nodes if selects(rack, node)]
     if not own:
-        raise NoRack(f"{_title(rack)} selects no Node")
+        wanted = " ".join(f"{key}={value}" for key, value in _selector(rack).items())
+        raise NoRack(f"{_title(rack)} selects no Node; label its servers' Nodes: kubectl label node NODE {wanted}")
     hosts = _hosts(rack)
     servers = {
         node["metadata"]["name"]: {"addresses": [str(address) for address in server_addresses(node, hosts)]}
@@ -103,6 +103,9 @@ def server_addresses(node: Document, hosts: Collection[IPNetwork]) -> tuple[IPAd
         where = "InternalIP"
         entries = (node.get("status") or {}).get("addresses") or ()
         texts = [entry["address"] for entry in entries if entry["type"] == "InternalIP"]
+    zoned = [text for text in texts if "%" in text]
+    if zoned:
+        raise Malformed(f"Node {metadata['name']}: {where}: {zoned[0]} has a zone, which means nothing to others")
     try:
         addresses = sorted({ip_address(text) for text in texts}, key=lambda address: (address.version, int(address)))
     except ValueError as error:
@@ -144,6 +147,11 @@ def _settings(rack: Document, servers: Mapping[str, Any], local: Mapping[str, An
     except PoolError as error:
         raise Malformed(f"{_title(rack)}: spec.pools: {error}") from error
     return settings
+
+
+def _selector(rack: Document) -> Mapping[str, str]:
+    selector: Mapping[str, str] = rack["spec"].get("nodeSelector", {RACK_LABEL: rack["metadata"]["name"]})
+    return selector
 
 
 def _title(rack: Document) -> str:

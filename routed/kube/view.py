@@ -75,6 +75,10 @@ class View:
             for share in family
         }
 
+    def capacity(self) -> dict[IPNetwork, int]:
+        """Return by pool how many addresses of the rack pods can have."""
+        return {share.prefix: share.capacity for family in self.families.values() for share in family}
+
     def marks(self, version: int, marks: Marks) -> Marks:
         """Return the marks that hold now for one family."""
         idle = sum(count for prefix, count in self.idle().items() if prefix.version == version)

@@ -116,6 +116,18 @@ class Lane:
                 if key in failures:
                     raise failures[key]
 
+    async def end(self, patience_s: float) -> None:
+        """Return when nothing changes the plane any more; nobody waits for it.
+
+        A call that uses a thread cannot be cancelled, so what has begun may end by itself. What has not by then is
+        cancelled: the next look finds how far it came.
+        """
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=patience_s)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
     async def _in_batch(self, differing: Mapping[Hashable, Any]) -> Failures:
         batch = self._collecting
         if batch is None:

@@ -37,14 +37,17 @@ def plan(settings: Settings, tor: str, *, md5: str | None = None) -> Plan:
     _check(settings, fabric)
     names = [entry.name for entry in settings.tors]
     if tor not in names:
-        raise PlanError(f"tor {tor!r} is not in the rack file; it lists {', '.join(names)}")
+        raise PlanError(f"there is no ToR {tor!r} in this rack; there are {', '.join(names)}")
     index = names.index(tor)
     me, mine = settings.tors[index], fabric.tors.get(tor, TorFabricSettings())
     versions: list[int] = sorted({entry.prefix.version for entry in (*settings.hosts, *settings.pools)})
     if settings.bgp.password_file and md5 is None:
         md5 = Placeholder("md5-key")
     elif md5 is not None and not settings.bgp.password_file:
-        raise PlanError("an MD5 key was given, but the rack file names no bgp.password_file: the agents would use none")
+        raise PlanError(
+            "an MD5 key was given, but the rack has none (bgp.password_file, a Rack's bgp.password_secret): "
+            "the agents would use none"
+        )
     pools = tuple(Pool(pool.prefix, pool.gateway, _barred(pool, pool.reserved)) for pool in settings.pools)
     return Plan(
         rack=settings.rack,

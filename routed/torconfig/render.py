@@ -46,7 +46,7 @@ def render(plan: Plan, name: VendorName) -> tuple[Rendered, ...]:
     found = list(problems(plan, vendor))
     if found:
         lines = "\n".join(f"  {problem}" for problem in found)
-        raise VendorError(f"{vendor.title} cannot be configured from this rack file:\n{lines}")
+        raise VendorError(f"{vendor.title} cannot be configured for this rack:\n{lines}")
     return tuple(_document(plan, name, vendor, document) for document in vendor.documents)
 
 

@@ -1,4 +1,4 @@
-"""The rack file's `fabric:` section: what only the ToRs' configuration needs to know.
+"""The `fabric:` section, of the rack file or of a file of its own: what only the ToRs' configuration needs to know.
 
 Agents ignore it. Everything in it is optional: what is missing becomes a marked placeholder in the rendered text.
 """
@@ -124,3 +124,9 @@ class FabricSettings(_Section):
     """How long the way to the spines must be back before server ports come up."""
     bfd_interval_ms: int = Field(default=300, ge=50, le=5000)
     """Between ToR and spine; three misses are a failure."""
+
+
+class FabricFile(_Section):
+    """A file with this section alone, for a rack whose other settings are objects of the Kubernetes API."""
+
+    fabric: FabricSettings

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from routed.kube.leases import LeaseState
 from tests.deploy.tools import TOOLS
 from tests.fakes.node import Node
 from tests.manifests import DEPLOY, MONITORING, Object, found
@@ -69,6 +70,24 @@ def test_promtool_notices_what_the_cases_do_not_say(rules: Path) -> None:
         promtool("test", "rules", rules.parent / CASES.name)
 
 
+@pytest.mark.parametrize(
+    ("guard", "alert"),
+    [
+        ("unless on (instance) routed_leases_current == 1", "RoutedAddressesExhausted"),
+        ("unless on (instance) routed_leases_current\n", "RoutedAddressesLow"),
+        ("unless on (instance) routed_leases_current == 0", "RoutedRackExhausted"),
+    ],
+)
+def test_without_its_guard_an_alert_fires_for_a_server_that_leases(rules: Path, guard: str, alert: str) -> None:
+    """Negative control of what the cases say about leases."""
+    text = yaml.safe_dump(yaml.safe_load(rules.read_text()), width=10_000)
+    assert guard in text
+    rules.write_text(text.replace(guard, "\n" if guard.endswith("\n") else ""))
+    shutil.copy(CASES, rules.parent)
+    with pytest.raises(AssertionError, match=alert):
+        promtool("test", "rules", rules.parent / CASES.name)
+
+
 def test_the_dashboard_asks_what_prometheus_understands(tmp_path: Path) -> None:
     recorded = [{"record": f"panel:{n}", "expr": text.replace("$instance", ".*")} for n, text in enumerate(queries())]
     path = tmp_path / "queries.yaml"
@@ -80,6 +99,7 @@ async def test_alerts_and_dashboard_ask_for_what_the_agent_tells(tmp_path: Path)
     texts = "\n".join([*(rule["expr"] for rule in alerts().values()), *queries()])
     asked = set(re.findall(r"\brouted_\w+", texts))
     async with Node(tmp_path).running() as node:
+        node.leases = LeaseState()
         told = node.metric_names()
     assert asked
     assert asked - told == set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,14 +10,16 @@ from pathlib import Path
 import pytest
 import yaml
 
+from routed.cli.prepare import own_file
 from routed.kube.racks import own_rack, settings_of
-from routed.settings import load
+from routed.settings import load, read
 from tests.deploy.render import CHART, VALUES, helm, kustomize, rendered
 from tests.deploy.tools import TOOLS
 from tests.manifests import DEPLOY, Object, container, parse, pod_spec
 
 pytestmark = pytest.mark.timeout(900)  # the tools may have to be built first
 
+RESOURCES = DEPLOY.parent / "docs/custom-resources.md"
 MONITORING = ("--set", "monitoring.serviceMonitor=true,monitoring.rules=true,monitoring.dashboard=true")
 
 
@@ -83,7 +86,8 @@ def test_helm_finds_nothing_to_say_against_the_chart() -> None:
 def test_the_agent_has_no_privilege_but_its_capabilities() -> None:
     spec, agent = pod_spec(), container("agent")["securityContext"]
     assert [key for key in ("hostPID", "hostIPC", "shareProcessNamespace") if key in spec] == []
-    assert agent.keys() == {"allowPrivilegeEscalation", "readOnlyRootFilesystem", "capabilities"}
+    assert agent.keys() == {"allowPrivilegeEscalation", "readOnlyRootFilesystem", "seccompProfile", "capabilities"}
+    assert agent["seccompProfile"] == {"type": "RuntimeDefault"}
     assert (agent["allowPrivilegeEscalation"], agent["readOnlyRootFilesystem"]) == (False, True)
     assert agent["capabilities"]["drop"] == ["ALL"]
     assert "DAC_OVERRIDE" not in agent["capabilities"]["add"]
@@ -137,6 +141,37 @@ def test_racks_become_files_and_a_changed_rack_replaces_the_agents(tmp_path: Pat
         assert load(tmp_path / "r1.yaml").metrics.port == port
         pods.append(daemon_set("--values", values)["spec"]["template"]["metadata"])
     assert pods[0] != pods[1]
+
+
+def test_reclaiming_is_not_checked_where_somebody_does_without(tmp_path: Path) -> None:
+    """By the chart's option, and by the patch that docs/custom-resources.md has for kustomize."""
+    everything = named(parse(helm("--values", VALUES))).keys()
+    chart = named(parse(helm("--values", VALUES, "--set", "access.reclaimPolicy=false"))).keys()
+    reclaiming = {("ValidatingAdmissionPolicy" + kind, "routed-reclaim") for kind in ("", "Binding")}
+    assert {(kind, name) for kind, _, name in everything - chart} == reclaiming
+    (patch,) = re.findall(r"```yaml\n(patches:\n.*?)```", RESOURCES.read_text(), re.DOTALL)
+    example = shutil.copytree(DEPLOY / "kustomize", tmp_path / "kustomize") / "example"
+    with (example / "kustomization.yaml").open("a") as file:
+        file.write(patch)
+    before, after = (named(parse(kustomize(folder))).keys() for folder in (DEPLOY / "kustomize/example", example))
+    assert {(kind, name) for kind, _, name in before - after} == reclaiming
+
+
+def test_a_server_without_open_vswitch_gets_its_pod_and_one_that_differs_its_own_file(tmp_path: Path) -> None:
+    shared = {"kubernetes": {}, "bridge": {"name": "br0", "uplink": "bond0", "members": ["etha", "ethb"]}}
+    own = {"kubernetes": {}, "ipvlan": {"uplink": "bond0", "members": ["ens1", "ens2"]}}
+    values = tmp_path / "values.yaml"
+    values.write_text(yaml.safe_dump({"racks": {"agent": shared, "agent-node-7": own}}))
+    objects = parse(helm("--values", values))
+    (config,) = (one for one in objects if one["kind"] == "ConfigMap")
+    for name, text in config["data"].items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "values.yaml").unlink()
+    for node, expected in (("node-7", own), ("node-8", shared)):
+        assert read(own_file(tmp_path, node)[0]) == expected
+    (daemon,) = (one for one in objects if one["kind"] == "DaemonSet")
+    volumes = {one["name"]: one.get("hostPath") for one in daemon["spec"]["template"]["spec"]["volumes"]}
+    assert volumes["openvswitch"]["type"] == "DirectoryOrCreate", "a kubelet starts no pod beside a missing folder"
 
 
 @pytest.mark.parametrize(

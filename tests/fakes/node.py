@@ -20,6 +20,7 @@ from routed.devices import Devices
 from routed.domain.intent import PLANES, Owner, owners, plan
 from routed.domain.rack import Rack, Server, Subnet, Tor, Uplink
 from routed.domain.workload import Attachment, AttachmentId, PodRef, Wishes
+from routed.kube.leases import LeaseState
 from routed.kube.podresources import Kubelet
 from routed.reconcile.loop import Loop
 from routed.residents import devices_of
@@ -71,6 +72,8 @@ class Node:
             resync_s=3600,
         )
         self.telemetry = Telemetry()
+        self.leases: LeaseState | None = None
+        """What the API server grants; None: this server has its share without it."""
         self.verbs = Verbs(
             self.store,
             self.loop,
@@ -145,7 +148,15 @@ class Node:
     ) -> list[str]:
         snapshot, usage = self.store.snapshot, self.store.usage()
         text = self.telemetry.render(
-            snapshot, self.loop, usage, {}, {}, offload=offload, wanted=wanted, findings=findings
+            snapshot,
+            self.loop,
+            usage,
+            {},
+            {},
+            state=self.leases,
+            offload=offload,
+            wanted=wanted,
+            findings=findings,
         )
         return text.decode().splitlines()
 

@@ -15,10 +15,11 @@ from tests.fabric import eventually
 from tests.fakes.veths import VethNic
 from tests.kernel.machine import Machine, missing
 from tests.kernel.relay import FOLDER, Inside, Outside
-from tests.kernel.server import NIC, KernelServer
+from tests.kernel.server import NIC, SHARED, KernelServer
 from tests.servers import Pod
 
 TOPOLOGY = Path("containerlab/kernel.clab.yml")
+POOLS = {"10.101.0.0/24", "10.101.1.0/24"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -62,8 +63,28 @@ def pods(s11: KernelServer) -> tuple[Pod, Pod]:
 
 
 @pytest.fixture(scope="session")
+def s12(lab: Lab) -> KernelServer:
+    """The server without Open vSwitch, with its agent."""
+    server = KernelServer(lab, "s12")
+    eventually(server.bonded, "both members in one aggregator")
+    server.start(server.copy_of_rack_file(SHARED))
+    eventually(server.at_rest, "s12 at rest")
+    return server
+
+
+@pytest.fixture(scope="session")
+def shared(s12: KernelServer) -> tuple[Pod, Pod]:
+    """Two pods of that server, which share its bond."""
+    one, two = s12.add(2)
+    for pod in (one, two):  # no plane undoes what another one has made
+        s12.check(pod)
+    s12.await_routes([one, two])
+    return one, two
+
+
+@pytest.fixture(scope="session")
 def outside(lab: Lab) -> Place:
     """The spine: both ways to a pod lead through either ToR."""
     spine = Place("sp1", lab.node("sp1").netns_path, (ip_address("10.254.1.2"), ip_address("fd00:254:1::2")))
-    eventually(lambda: "10.101.0.0/24" in lab.kernel_routes("sp1"), "the pool on the spine", 60)
+    eventually(lambda: POOLS & lab.kernel_routes("sp1").keys(), "a pool on the spine", 60)
     return spine

@@ -23,9 +23,9 @@ PACKAGE = Path("/usr/lib/uml/modules")
 """Where Debian's package has the kernel's modules."""
 MODULES = (
     *("iptable_nat", "ip6table_nat", "xt_nat", "xt_MASQUERADE", "xt_conntrack", "xt_tcpudp"),
-    *("openvswitch", "bonding", "bridge", "veth", "macvlan", "ipvlan", "dummy", "tun", "overlay"),
+    *("openvswitch", "bonding", "bridge", "veth", "macvlan", "ipvlan", "8021q", "dummy", "tun", "overlay"),
     *("sch_ingress", "sch_tbf", "cls_flower", "cls_matchall", "act_mirred", "act_gact", "act_pedit", "act_csum"),
-    *("act_skbedit", "act_vlan", "act_tunnel_key", "act_police"),
+    *("act_skbedit", "act_skbmod", "act_vlan", "act_tunnel_key", "act_police"),
 )
 """All that the tests need: the kernel's own loader looks where there are none."""
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -2,7 +2,7 @@
 
 Outside, every test with the machines' mark is handed to one, and the reports that come back are passed on as if the
 test had run here. Inside, each report is written down where those outside read it. A machine has one CPU: tests whose
-mark names another (``kernel(machine="...")``) run in that one, at the same time.
+mark names another (``kernel(machine="...")``) run in that one, at the same time where there are CPUs enough.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ FOLDER = "KERNEL_LAB"
 REPORTS = "reports"
 PATIENCE_S = 240.0
 """Longest time between two reports, the machine's boot and the fabric's included."""
-UNIT = Path(__file__).parents[1] / "unit"
-"""Tests that the machine may run beside."""
+AT_ONCE = max(1, len(os.sched_getaffinity(0)) * 3 // 2 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+"""Machines that run: three on two CPUs, one where these are shared with the rest of the suite; else timers run out."""
 
 
 class _Running:
@@ -52,24 +52,24 @@ class Outside:
     ) -> None:
         self._config = config
         self._mark, self._kind, self._missing = mark, kind, missing
+        self._tests: dict[str, list[str]] = {}
+        """By machine, in the order in which they are asked for."""
         self._running: dict[str, _Running] = {}
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Ask for its tests last; how long each may take is decided inside, here only how long nothing may be heard."""
-        items.sort(key=self._is_ours)
+        """Ask for its tests last, for one machine's after the other's.
+
+        How long each may take is decided inside, here only how long nothing may be heard.
+        """
+        items.sort(key=lambda item: (self._is_ours(item), self._whose(item)))
         for item in filter(self._is_ours, items):
             item.add_marker(pytest.mark.timeout(0), append=False)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
-        """Report what becomes of a test inside; not of others.
-
-        Machines run meanwhile: with the unit tests, to which it makes no difference.
-        """
+        """Report what becomes of a test inside; not of others."""
         if not self._is_ours(item):
-            if UNIT in item.path.parents and not self._running and self._missing() is None:
-                self._boot(item.session)
             return None
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         for report in self._outcome(item):
@@ -86,18 +86,22 @@ class Outside:
         if (reason := self._missing()) is not None:
             yield _own(item, "skipped", (str(item.path), item.location[1] or 0, f"Skipped: {reason}"))
             return
-        if not self._running:
-            self._boot(item.session)
+        self._boot(item)
         try:
             yield from self._reports(item)
         except MachineError as error:
             yield _own(item, "failed", str(error))
 
-    def _boot(self, session: pytest.Session) -> None:
-        tests: dict[str, list[str]] = {}
-        for item in filter(self._is_ours, session.items):
-            tests.setdefault(self._whose(item), []).append(item.nodeid)
-        self._running = {name: _Running(self._kind, own) for name, own in tests.items()}
+    def _boot(self, item: pytest.Item) -> None:
+        """Let the test's machine run, and the next ones: those before it have ended."""
+        if not self._tests:
+            for other in filter(self._is_ours, item.session.items):
+                self._tests.setdefault(self._whose(other), []).append(other.nodeid)
+        names = [*self._tests]
+        first = names.index(self._whose(item))
+        for name in names[first : first + AT_ONCE]:
+            if name not in self._running:
+                self._running[name] = _Running(self._kind, self._tests[name])
 
     def _reports(self, item: pytest.Item) -> Iterator[pytest.TestReport]:
         hook, config, running = self._config.hook, self._config, self._running[self._whose(item)]

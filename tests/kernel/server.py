@@ -21,6 +21,13 @@ NIC = Path("/run/nic")
 """A tree like /sys, of VFs that are veth pairs (tests/fakes/veths.py)."""
 WITH_NIC = {"  run: /run/routed\n": f"  run: /run/routed\n  sysfs: {NIC}\n"}
 """The change of the rack file with which an agent knows of them."""
+SHARED = {
+    "bridge:\n  name: br0\n  uplink: bond0 # an OVS port: a NIC, a kernel bond or an OVS bond\n  members:": (
+        "resync_s: 3\nipvlan:\n  uplink: bond0\n  members:"
+    ),
+    "services: []": 'services: [10.96.0.0/16, "fd00:96::/112"]',
+}
+"""The changes of the rack file that make it one of a server without a bridge."""
 PORT = 7777
 BURST, SIZE, HEADERS = 20, 1400, 42
 """Few enough to wait in a socket's buffer."""
@@ -66,16 +73,15 @@ class KernelServer(Server):
         self.kill_daemon("ovs-vswitchd")
         self.node.run([f"{IMAGES}/daemon.sh", "ovs-vswitchd"], env={"DATAPATH": "kernel"})
 
-    def filters_of_the_bond(self) -> set[str]:
-        """Return the cookies of the filters that TC has for what comes in by the bond."""
-        shown = self.node.run(["tc", "filter", "show", "dev", "bond0", "ingress"]).stdout
+    def filters(self, device: str = "bond0") -> set[str]:
+        """Return the megaflows that TC has for what comes in by a device, by number, whose-ever they are."""
+        shown = self.node.run(["tc", "filter", "show", "dev", device, "ingress"]).stdout
         return set(re.findall(r"cookie (\w+)", shown))
 
-    def forget_filters_of_the_bond(self) -> None:
-        """Do what docs/offload.md says after a restart of ovs-vswitchd."""
-        [block] = re.findall(r"ingress_block (\d+)", self.node.run(["tc", "qdisc", "show", "dev", "bond0"]).stdout)
-        self.node.run(["tc", "filter", "delete", "block", block])
-        self.node.run(["ovs-appctl", "revalidator/purge"])
+    def ways_to(self, pod: Pod) -> list[str]:
+        """Return the receivers' addresses that TC has, of a pod, for what comes in by the bond."""
+        shown = self.node.run(["tc", "filter", "show", "dev", "bond0", "ingress"]).stdout
+        return re.findall(rf"dst_ip ({re.escape(pod.address(4))}|{re.escape(pod.address(6))})\n", shown)
 
     # ---- limits
 

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from containerlab.lab import Lab
-from containerlab.probe import Place
+from containerlab.ping import ping
+from containerlab.probe import Place, both_ways
 from tests.fabric import eventually
 from tests.kernel.server import KernelServer, assert_in_tc, of
 from tests.servers import Pod, failure
 
-pytestmark = [pytest.mark.kernel(machine="other-uplinks"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.kernel(machine="other-switches"), pytest.mark.timeout(240)]
 
 VLAN = "108"
 EXPECTING = {"bridge:\n": "bridge:\n  offload: tc-software\n"}
@@ -63,6 +64,7 @@ def test_a_bond_of_ovs_keeps_pods_out_of_tc(
     s11.node.run(["/bin/sh", "-e", "-c", BOND])
     eventually(lambda: "group_id=1" in "".join(s11.all_flows()), "a group over both members", 60)
     eventually(s11.at_rest, "s11 at rest", 60)
+    eventually(lambda: not ping(both_ways([(pod.place, outside) for pod in pods])), "LACP is settled on the ToRs, too")
     flows = s11.exercise(pods, outside)
     [row] = [row for row in s11.look("offload") if row["port"] == pods[0].port]
     record_property("megaflows", "\n".join(flows))

@@ -27,8 +27,8 @@ from tests.fabric import eventually
 from tests.kube.binaries import program
 from tests.kube.control_plane import ControlPlane
 from tests.kube.images import agent, workload
-from tests.kube.installation import IMAGE, NEXT_IMAGE, write
-from tests.kube.installed import ADDRESSES
+from tests.kube.installation import IMAGE, NEXT_IMAGE, renew, write
+from tests.kube.installed import ADDRESSES, RACKS
 from tests.kube.objects import Object
 from tests.kube.pages import HERE, INSTALL, OPERATIONS, commands, script
 from tests.kube.testimony import testimony
@@ -67,7 +67,9 @@ class Cluster:
         with contextlib.ExitStack() as stack:
             stack.callback(clean_up, name)
             lab = stack.enter_context(Lab.up(name=name))
-            control = ControlPlane(folder, address, netns=lab.node(CONTROL).netns_path)
+            node = lab.node(CONTROL)
+            eventually(lambda: f" {address}/" in node.run(["ip", "address"]).stdout, f"the address of {CONTROL}")
+            control = ControlPlane(folder, address, netns=node.netns_path)
             stack.enter_context(control)
             control.start_controllers()
             lab.wait_ready()  # meanwhile it has become so
@@ -85,6 +87,17 @@ class Cluster:
     def install(self) -> None:
         """Install the project with kustomize."""
         self.follow("3b. With kustomize", INSTALL, FOLDER=str(self._installation), **DEFINITIONS)
+
+    def next_installation(self) -> dict[str, str]:
+        """Name the next image in the copy, bring in what was patched; return what pages call all of it."""
+        renew(self._installation, NEXT_IMAGE, self.admin.get(RACKS).granted()["items"])
+        return {"FOLDER": str(self._installation), **DEFINITIONS}
+
+    def exported(self, node: str) -> str:
+        """Return what the agent on a node exports, as an audit asks for it from outside."""
+        path = f"{program('kubectl').parent}:{os.environ['PATH']}"
+        environment = {**os.environ, "PATH": path, "KUBECONFIG": str(self._kubeconfig)}
+        return self.lab.node(CONTROL).run([DEPLOY / "audit/routed-export", node], env=environment).stdout
 
     def uninstall(self, nodes: Iterable[str]) -> None:
         """Remove the project, and what remains of it on these nodes."""

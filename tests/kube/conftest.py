@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.kube.control_plane import ControlPlane
 from tests.kube.installed import install
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run these after the fabric's tests where one process has both (tests/sharing.py)."""
+    items.sort(key=lambda item: Path(__file__).parent in item.path.parents)
 
 
 @pytest.fixture(scope="session")

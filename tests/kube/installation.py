@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import yaml
@@ -36,6 +36,17 @@ def write(folder: Path) -> Path:
     kustomization["patches"] = [{"path": "borrowed.yaml"}]
     (copy / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
     return copy
+
+
+def renew(folder: Path, image: str, patched: Iterable[Object]) -> None:
+    """Name another image in the copy, and bring in these Racks as they are by now."""
+    for rack in patched:
+        head = named(rack["apiVersion"], rack["kind"], rack["metadata"]["name"])
+        (folder / f"{rack['metadata']['name']}.yaml").write_text(yaml.safe_dump({**head, "spec": rack["spec"]}))
+    kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    (named_there,) = kustomization["images"]
+    named_there["newName"], _, named_there["newTag"] = image.rpartition(":")
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
 
 
 def racks() -> Iterator[Object]:

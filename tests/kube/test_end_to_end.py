@@ -22,6 +22,7 @@ from containerlab.errors import CommandError
 from containerlab.pods import CONF_DIR
 from containerlab.probe import Probe, both_ways
 from containerlab.runtime import Sandbox
+from routed.audit.sources.agent import read
 from tests.fabric import ADDRESSES, IPV6, TORS, eventually
 from tests.kube.binaries import KUBERNETES
 from tests.kube.cluster import AGENTS, CONTROL, Cluster, ready
@@ -30,6 +31,7 @@ from tests.kube.images import PORT
 from tests.kube.installation import NEXT_IMAGE, RACK_FILES
 from tests.kube.installed import RACKS
 from tests.kube.objects import HOST_PORT, NODE_PORT, bare_pod, deployment, service
+from tests.kube.pages import OPERATIONS
 from tests.kube.web import answer, fetch
 from tests.kube.worker import MANIFESTS, PLUGINS, STATE
 from tests.servers import Server, losses
@@ -113,6 +115,13 @@ def listed(cluster: Cluster) -> dict[IPv4Address | IPv6Address, list[str]]:
             with contextlib.suppress(ValueError):
                 found[ip_address(word)] = line
     return found
+
+
+def test_an_audit_asks_agents_in_their_pods(cluster: Cluster) -> None:
+    for node in cluster.workers:
+        view = read(cluster.exported(node), "routed-export", node)
+        running = {f"default/{pod['metadata']['name']}" for pod in cluster.pods("app=web", node)}
+        assert {one.pod for one in view.holdings if one.announce} == running
 
 
 def test_a_pod_that_does_not_answer_its_probe_is_not_ready(cluster: Cluster) -> None:
@@ -282,7 +291,7 @@ def test_a_rolling_upgrade_loses_nothing(cluster: Cluster) -> None:
     pairs = [(first[0], first[1]), (first[0], second[0]), (first[1], third[0]), (second[1], third[1])]
     before = {pod["metadata"]["uid"] for pod in cluster.pods(AGENTS)}
     with Probe(both_ways(pairs), rate_hz=25) as probe:  # the fabric's switches are software on the same cores
-        cluster.follow("Upgrade the agents", IMAGE=NEXT_IMAGE)
+        cluster.follow("Upgrade the agents", OPERATIONS, **cluster.next_installation())
         cluster.eventually(lambda: renewed(cluster, before), "the new agents")
         assert losses(probe.stop()) == []
     pods = cluster.pods("app=web")

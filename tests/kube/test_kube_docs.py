@@ -24,7 +24,7 @@ from tests.kube.installed import ADDRESSES, RACKS, address, clear, rack
 from tests.kube.pages import OPERATIONS, headings
 
 PAGE = (Path(__file__).parents[2] / "docs" / "custom-resources.md").read_text()
-(MANIFEST,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+(MANIFEST,) = re.findall(r"```yaml\n(apiVersion: .*?)```", PAGE, re.DOTALL)
 CONSOLE = re.findall(r"```console\n\$ (kubectl [^\n]+)\n(.*?)```", PAGE, re.DOTALL)
 POD = {"namespace": "shop", "name": "web-0", "uid": "0f6a3f0e-3d0f-4b8e-9d5c-5d7f0a1c2b3d"}
 

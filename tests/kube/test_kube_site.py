@@ -59,6 +59,7 @@ def cluster(cluster: ControlPlane) -> Iterator[ControlPlane]:
     cluster.admin.patch(f"{NODES}/{NODE}", said).granted()
     yield cluster
     clear(cluster, RACKS, ADDRESSES)
+    cluster.admin.delete(f"{NODES}/{NODE}")  # which a test may have done
 
 
 @asynccontextmanager

@@ -22,9 +22,11 @@ LAST_LINES = 25
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run what needs agents last: a server whose bridge an agent has taken over is not the bare fabric any more.
 
+    Of that, what cuts links under dense traffic comes late: beside it only light tests run by then (tests/sharing.py).
     Last of all what has an agent follow an API server for a while: it is another one then, with another rack.
     """
-    items.sort(key=lambda item: [name in getattr(item, "fixturenames", ()) for name in ("tenants", "servers")])
+    late = ("tenants", "link_a", "servers")
+    items.sort(key=lambda item: [name in getattr(item, "fixturenames", ()) for name in late])
 
 
 @pytest.hookimpl(wrapper=True)

@@ -9,11 +9,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from containerlab.agents import Agent
 from containerlab.lab import Lab
 from containerlab.ping import ping
 from containerlab.probe import Probe, Report, both_ways
 from tests.fabric import eventually
-from tests.servers import Residents, RouteWatch, Server, losses
+from tests.lab import succession
+from tests.servers import RACK, Residents, RouteWatch, Server, losses
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
@@ -103,6 +105,15 @@ def test_a_pod_can_be_added_and_deleted_after_an_agent_was_killed(s11: Server) -
     assert s11.sessions() == before
 
 
+@pytest.mark.netns_only("the node runs a script of this checkout, which an image does not have")
+def test_an_agent_that_gives_way_leaves_nothing_of_itself_in_the_process(s11: Server) -> None:
+    s11.agent.stop()
+    try:
+        s11.node.run([sys.executable, succession.__file__, str(RACK), s11.name])
+    finally:
+        s11.start()
+
+
 # ---- its ExaBGP
 
 
@@ -148,6 +159,28 @@ def test_an_exabgp_that_hangs_is_replaced_before_its_sessions_expire(
     s11.await_routes([residents.one, residents.two])
     assert traffic.deleted() == {}
     assert traffic.lost() == []
+
+
+def test_an_agent_that_has_lost_its_speaker_to_a_mistake_ends(s11: Server, residents: Residents) -> None:
+    """Else nobody looks after ExaBGP, and no service manager can tell. The mistake: its user is not there any more."""
+    sessions, users = s11.sessions(), s11.node.path("/etc/passwd")
+    before = users.read_text()
+    users.write_text(f"{before}brief:x:64999:64999::/:/bin/false\n")
+    s11.agent.stop()
+    try:
+        s11.agent = Agent.start(s11.node, env={"ROUTED_BGP_USER": "brief"})
+        s11.agent.wait_ready()
+        users.write_text(before)
+        s11.agent.kill_speaker()
+        eventually(lambda: not s11.agent.alive(), "its end")
+        assert "LookupError: no such user: 'brief'" in s11.agent.last_words(60)
+    finally:
+        users.write_text(before)
+        if s11.agent.alive():
+            s11.agent.stop()
+        s11.start()
+    await_new_sessions(s11, sessions)
+    s11.await_routes([residents.one, residents.two])
 
 
 def has_end_of_rib(s11: Server) -> bool:

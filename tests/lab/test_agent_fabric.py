@@ -12,8 +12,9 @@ from containerlab.agents import LOG, ROUTED
 from containerlab.lab import Lab
 from containerlab.ping import ping
 from containerlab.probe import Probe, both_ways
+from routed.domain.snapshot import DRAINED
 from tests.fabric import ADDRESSES, eventually
-from tests.servers import Residents, RouteWatch, Server, losses
+from tests.servers import Residents, RouteWatch, Server, failure, losses
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
@@ -43,9 +44,21 @@ def in_foreground(s11: Server) -> Iterator[subprocess.Popen[bytes]]:
         s11.start()
 
 
+@contextlib.contextmanager
+def undrained_at_last(s11: Server) -> Iterator[None]:
+    """Bring the server back at the end, with an agent that runs."""
+    try:
+        yield
+    finally:
+        if not s11.agent.alive():
+            s11.start()
+        s11.node.run([ROUTED, "undrain"])
+
+
 def test_a_drained_server_attracts_nothing_any_more(lab: Lab, s11: Server, residents: Residents) -> None:
     own = residents.one.prefixes | residents.two.prefixes
     with (
+        undrained_at_last(s11),
         contextlib.ExitStack() as stack,
         in_foreground(s11) as agent,
     ):
@@ -67,7 +80,52 @@ def test_a_drained_server_attracts_nothing_any_more(lab: Lab, s11: Server, resid
         assert len(s11.flows()) == 10, "local pods still reach each other"
         assert not ping(both_ways([(residents.one.place, residents.two.place)]))
     s11.await_routes([residents.one, residents.two])
-    eventually(lambda: talk(residents), "traffic after the agent's return")
+    eventually(lambda: talk(residents), "traffic after the server's return")
+
+
+def drain(s11: Server) -> None:
+    s11.node.run([ROUTED, "drain"])
+    eventually(lambda: not s11.agent.alive(), "the end of the agent")
+    s11.await_routes([])
+
+
+def test_the_next_agent_of_a_drained_server_announces_nothing(s11: Server, residents: Residents) -> None:
+    with undrained_at_last(s11):
+        drain(s11)
+        for _ in range(2):
+            s11.start()
+            s11.await_last_word()
+            assert [s11.announced(tor) for tor in s11.tors] == [set(), set()]
+            assert s11.agent.show("routes") == []
+            assert {row["error"] for row in s11.attachments().values()} == {DRAINED}
+            assert failure(s11.plugin.status).code == 50
+            refused = failure(s11.add, 1)
+            assert (refused.code, refused.msg) == (11, DRAINED)
+            assert not ping(both_ways([(residents.one.place, residents.two.place)])), "local pods reach each other"
+            s11.agent.stop()
+    s11.await_routes([residents.one, residents.two])
+    eventually(lambda: talk(residents), "traffic after the server's return")
+
+
+def test_without_the_mark_the_next_agent_announces_everything(s11: Server, residents: Residents) -> None:
+    """Negative control of the one before."""
+    with undrained_at_last(s11):
+        drain(s11)
+        s11.node.path(s11.rack.drain_mark).unlink()
+        s11.start()
+        s11.await_last_word()
+        s11.await_routes([residents.one, residents.two])
+
+
+def test_an_agent_that_dies_as_it_drains_is_followed_by_one_that_goes_on(s11: Server, residents: Residents) -> None:
+    """The control is in test_agent_death.py: of an agent that dies, every route stays."""
+    with undrained_at_last(s11):
+        s11.agent.kill()
+        assert all(s11.announced(tor) for tor in s11.tors), "ExaBGP announces on"
+        s11.node.path(s11.rack.drain_mark).touch()
+        s11.start()
+        s11.await_routes([])
+    s11.await_routes([residents.one, residents.two])
 
 
 # ---- a new gateway MAC address

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
 import pytest
 
+from containerlab.driver import DEBIAN_PLUGINS, Chain, CniError
 from containerlab.lab import Lab
 from containerlab.ping import ping
-from containerlab.probe import Flow, Place
+from containerlab.probe import Flow, Place, both_ways
 from tests.fabric import eventually
 from tests.forging import GATEWAY_MAC, forgeries
-from tests.servers import Pod, Residents, Server, Sniffer
+from tests.servers import Pod, Residents, Server, Sniffer, with_version
 from tests.system.frames import arp, udp
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
@@ -55,6 +56,35 @@ def test_a_pod_has_its_addresses_alone_and_a_gateway_that_it_need_not_ask_for(
     assert all(line.split()[-1] == "PERMANENT" for line in neighbours)
     assert "default via 10.101.0.1" in s11.inside(pod, "ip", "-4", "route")
     assert "default via fd00:101::1" in s11.inside(pod, "ip", "-6", "route")
+
+
+@pytest.mark.parametrize("by_source", [True, False])
+def test_a_second_interface_is_answered_by_where_routes_go_by_source(
+    s11: Server, residents: Residents, *, by_source: bool
+) -> None:
+    """Else its answers leave by the first one, which may not send from these addresses (docs/sriov.md)."""
+    pod, far = residents.one, residents.far.place
+    ours = with_version(s11.plugin, "1.0.0")  # of the other one, too
+    sbr = replace(ours, binary=DEBIAN_PLUGINS / "sbr", conf={**ours.conf, "type": "sbr"})
+    network = Chain((ours, sbr) if by_source else (ours,))
+    result = network.add(pod.id, pod.netns, "net1")
+    second = Place("net1", pod.place.netns, tuple(address.ip for address in result.addresses))
+
+    def whole() -> bool:
+        with contextlib.suppress(CniError):
+            ours.after(result).check(pod.id, pod.netns, "net1")
+            return True
+        return False
+
+    try:
+        eventually(whole, "its routes, also those that the other plugin has moved")
+        eventually(lambda: not ping(both_ways([(pod.place, far)])), "the first one's traffic")
+        silent = ping([Flow(far, second, version) for version in (4, 6)])
+        assert len(silent) == (0 if by_source else 2)
+        s11.check(pod)
+    finally:
+        network.delete(pod.id, pod.netns, "net1")
+    assert s11.devices(pod.netns) == {"lo", "eth0"}
 
 
 # ---- what a pod cannot send

@@ -106,6 +106,7 @@ def drained(auditor: Auditor) -> Iterator[Caused]:
         yield caused("", (Kind.UNOBSERVED, "s12", ("s12",)))
     finally:
         start(server)
+        server.node.run(["routed", "undrain"])
 
 
 @contextlib.contextmanager

@@ -117,6 +117,7 @@ def test_a_pod_reaches_the_other_rack_through_the_installed_plugin(
         s22.await_routes([pod])
         assert ping(both_ways([(pod.place, residents.one.place)])) == []
         assert user_of_speaker(daemon_pod) == IMAGE.speaker
+        assert "Seccomp:\t2" in daemon_pod.inside("cat", "/proc/1/status"), "a filter, as the manifest asks for"
         assert "good" in daemon_pod.inside("routed", "show", "neighbors")
         assert " error" not in daemon_pod.inside("routed", "doctor").splitlines()[-1]
         s22.delete([pod])
@@ -148,9 +149,12 @@ def test_without_portmap_a_pod_that_wants_host_ports_is_refused(s22: Server, dae
 
 def host_ports(daemon_pod: DaemonPod) -> str:
     """Return what the doctor says of them in the agent's container."""
-    return next(
-        line for line in daemon_pod.inside("sh", "-c", "routed doctor || true").splitlines() if "host ports" in line
-    )
+    return doctor(daemon_pod, "host ports")
+
+
+def doctor(daemon_pod: DaemonPod, check: str) -> str:
+    """Return what a check of the doctor says in the agent's container."""
+    return next(line for line in daemon_pod.inside("sh", "-c", "routed doctor || true").splitlines() if check in line)
 
 
 def user_of_speaker(daemon_pod: DaemonPod) -> str:
@@ -220,6 +224,40 @@ def test_without_graceful_restart_an_upgrade_loses_packets(
     assert len(deleted) == 4, "two pods, two families"
 
 
+def test_a_drain_outlives_its_containers(s22: Server, daemon_pod: DaemonPod) -> None:
+    """The next container comes at once, as the kubelet has it, and one more with an upgrade."""
+    daemon_pod.prepare()
+    try:
+        with daemon_pod.agent() as s22.agent:
+            serve(s22)
+            pods = s22.add(2)
+            s22.await_routes(pods)
+            # A machine that is too slow kills the command, too, when its container ends.
+            assert "drained" in daemon_pod.inside("routed", "drain", check=False)
+            eventually(lambda: not s22.agent.alive(), "the container's end")
+            s22.await_routes([])
+        with daemon_pod.agent() as s22.agent:
+            await_silence(s22)
+            daemon_pod.stop(s22.agent)
+        daemon_pod.prepare()
+        with daemon_pod.agent() as s22.agent:
+            await_silence(s22)
+            assert "this server is drained" in doctor(daemon_pod, "drain")
+            daemon_pod.inside("routed", "undrain")
+            s22.await_routes(pods)
+            s22.delete(pods)
+    finally:
+        s22.node.path(s22.rack.drain_mark).unlink(missing_ok=True)
+
+
+def await_silence(server: Server) -> None:
+    """Wait until the agent of a drained server has said all that it has to say: nothing. No rollout stops there."""
+    serve(server)
+    server.await_last_word()
+    assert [server.announced(tor) for tor in server.tors] == [set(), set()]
+    assert server.agent.ailment("/startupz") is None
+
+
 def test_a_rollout_stops_at_a_server_that_no_tor_listens_to(s22: Server, racks: Path, tmp_path: Path) -> None:
     file = shutil.copytree(racks, tmp_path / "racks") / "rack-of-s22.yaml"
     file.write_text(file.read_text().replace("asn: 65500", "asn: 65501"))
@@ -247,7 +285,7 @@ SYMPTOMS = {
     "SETUID": f"could not drop privileges to '{IMAGE.speaker}'",
     "SETGID": f"could not drop privileges to '{IMAGE.speaker}'",
     "CHOWN": r"Operation not permitted: '/run/routed/bgp/relay\.sock'",
-    "KILL": r"PermissionError.*speaker\.ended",
+    "KILL": r"Operation not permitted.*exabgp\.stays",
 }
 """Of an agent, or of its ExaBGP, that lacks a capability."""
 

@@ -12,6 +12,7 @@ from containerlab.lab import Lab
 from containerlab.ping import ping
 from containerlab.probe import Flow
 from tests.fabric import eventually
+from tests.manifests import container
 from tests.servers import AT_ONCE, Pod, Server, each, failure
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
@@ -24,6 +25,12 @@ RACK_ADDRESSES = 506
 def report(what: str, begin: float) -> None:
     """Say how long it took, where the test run shows what tests print."""
     sys.stdout.write(f"{what}: {time.monotonic() - begin:.2f} s\n")
+
+
+def memory_mib(server: Server) -> float:
+    """Return what the agent, its ExaBGP and their helpers have in memory, pages that they share counted for each."""
+    sessions = f"{server.agent.pid},{server.agent.speaker_pid()}"
+    return sum(map(int, server.node.run(["ps", "-o", "rss=", "--sid", sessions]).stdout.split())) / 1024
 
 
 def reaches_all(source: Server, pods: list[Pod]) -> bool:
@@ -97,6 +104,10 @@ def test_every_address_of_the_rack_is_handed_out_and_not_one_more(landlord: Serv
     for word in ("10.102.0.0/24, 10.102.1.0/24", f"may use {RACK_ADDRESSES}", "free when a pod ends"):
         assert word in refused.msg
     assert len(landlord.attachments()) == RACK_ADDRESSES, "the refused one left no trace"
+
+    taken, limit = memory_mib(landlord), container("agent")["resources"]["limits"]["memory"]
+    sys.stdout.write(f"memory of the agent and ExaBGP with {RACK_ADDRESSES} pods: {taken:.0f} MiB\n")
+    assert 0 < taken < int(limit.removesuffix("Mi")), "out of memory, ExaBGP would end with the agent"
 
     begin = time.monotonic()
     landlord.delete(pods)

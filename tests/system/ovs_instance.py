@@ -105,7 +105,11 @@ class Ovs:
     def start_database(self) -> None:
         """Start ovsdb-server and wait until it answers."""
         self._spawn("ovsdb-server", str(self.directory / "conf.db"), f"--remote=punix:{self.database}")
-        until(self.database.exists, "database socket")
+        until(self._listens, "database socket")
+
+    def _listens(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as connection:  # the socket is there a moment before anybody listens
+            return connection.connect_ex(str(self.database)) == 0
 
     def start_switch(self) -> None:
         """Start ovs-vswitchd and wait until it has applied the configuration."""

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 from routed.attach.announce import Asker
+from routed.attach.answers import DeviceEvent, Event
 from routed.attach.members import Members
 from routed.attach.monitor import Monitor
 from tests.fixtures.pods import Pod, run
@@ -138,3 +142,49 @@ async def test_a_member_may_go_and_come_back(answering: Rack, monitor: Monitor) 
         tor.run("ip", "link", "set", "eth0", "up")
         answer(tor)
         await watch.until((), ())
+
+
+class Late(ThreadPoolExecutor):
+    """Hands over no result before it may."""
+
+    def __init__(self) -> None:
+        super().__init__(max_workers=1)
+        self.done = asyncio.Event()
+        self.may = threading.Event()
+
+    def submit(self, call: Callable[..., Any], /, *args: Any, **named: Any) -> Future[Any]:
+        loop = asyncio.get_running_loop()
+
+        def late() -> Any:
+            result = call(*args, **named)
+            loop.call_soon_threadsafe(self.done.set)
+            assert self.may.wait(20)
+            return result
+
+        return super().submit(late)
+
+
+@pytest.mark.parametrize("told", [True, False])
+async def test_a_look_overtaken_by_an_event_counts_only_for_what_it_did_not_tell_of(
+    rack: Rack, monitor: Monitor, *, told: bool
+) -> None:
+    asyncio.get_running_loop().set_default_executor(late := Late())
+    watch = Watch(monitor, ASKERS[0], probe_s=None)
+    dark = asyncio.Event()
+
+    def notice(event: Event | None) -> None:
+        if isinstance(event, DeviceEvent) and event.device.name == "etha" and not event.device.carrier:
+            dark.set()
+
+    monitor.subscribe(notice)
+    looking = asyncio.create_task(watch.members.first_look())
+    try:
+        async with asyncio.timeout(10):
+            await late.done.wait()
+            if told:
+                rack.tors[0].run("ip", "link", "set", "eth0", "down")
+                await dark.wait()
+    finally:
+        late.may.set()
+        await looking
+    assert watch.faults() == [DARK if told else (), ()]

@@ -219,6 +219,21 @@ async def test_calls_wait_until_the_queue_is_replayed(path: Path, handler: FakeH
     assert [request.command for request in handler.requests] == [Command.DEL, Command.ADD]
 
 
+async def test_a_queue_that_cannot_be_looked_at_for_a_while_ends_nothing(
+    path: Path, handler: FakeHandler, queue: Path, logs: list[Any]
+) -> None:
+    async with serving(path, handler, queue, Limits(replay_s=0.02)):
+        queue.rmdir()
+        queue.touch()
+        await until(lambda: len(logs) > 1)
+        assert {(line["event"], line["file"]) for line in logs} == {("cni.queue.unreadable", str(queue))}
+        assert (await ask(path, call("STATUS")))[0] == 0
+        queue.unlink()
+        queue.mkdir()
+        (queue / "one:eth0").write_bytes(call("DEL"))
+        await until(lambda: handler.deleted == [AttachmentId("one", "eth0")])
+
+
 async def test_an_agent_that_stops_leaves_its_callers_without_an_answer(
     path: Path, handler: FakeHandler, queue: Path
 ) -> None:

@@ -22,8 +22,7 @@ for server in $SERVERS; do
         ip link set "spare$number-$server" master "$lag"
     done
     wait_for_interfaces "$server"
-    ip link set "$server" down
-    ip link set "$server" master "$lag"
+    enslave "$server" "$lag"
     ip link set "$lag" master gw
     bridge vlan add dev "$lag" vid "$VLAN" pvid untagged
     bridge link set dev "$lag" isolated on # servers reach each other through the router alone

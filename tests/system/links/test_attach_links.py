@@ -343,15 +343,24 @@ async def test_a_path_never_means_the_pod_that_was_visited_before(links: Links, 
     assert await links.observe() == others
 
 
-async def test_two_interfaces_of_one_pod_are_made_one_after_the_other(links: Links, pods: Pods) -> None:
+@pytest.mark.parametrize("names", [("eth0", "net1", "net2"), ("net2", "net1", "eth0")])
+async def test_of_several_interfaces_of_a_pod_the_first_is_its_way_out(
+    links: Links, pods: Pods, names: tuple[str, ...]
+) -> None:
     pod = pods.make()
     wanted = {
-        AttachmentId("c" * 64, name): replace(link_of(number, pod), ifname=name, gateways=())
-        for number, name in enumerate(("eth0", "net1", "net2"), start=1)
+        AttachmentId("c" * 64, name): replace(link_of(number, pod), ifname=name)
+        for number, name in enumerate(names, start=1)
     }
+    for one, link in wanted.items():
+        assert await links.upsert({one: link}) == {}
 
-    assert await links.upsert(wanted) == {}
-    assert {name.ifname for name in await links.observe()} == {"eth0", "net1", "net2"}
+    assert await links.observe() == wanted
+    for family, outside in (("-4", "192.0.2.1"), ("-6", "2001:db8::1")):
+        assert pod.ip(family, "route", "get", outside)[0]["dev"] == "eth0"
+        assert pod.ip(family, "route", "get", outside, "oif", "net2")[0]["dev"] == "net2"
+    assert await links.remove([AttachmentId("c" * 64, "net1")]) == {}
+    assert {name.ifname for name in await links.observe()} == {"eth0", "net2"}
 
 
 async def test_the_bridges_namespace_hears_nothing_of_pods(links: Links, pods: Pods) -> None:
@@ -402,13 +411,13 @@ async def test_thirty_pods_at_once(links: Links, wires: Wires, pods: Pods) -> No
 
 
 async def test_visits_leave_the_process_where_it_was(links: Links, pods: Pods) -> None:
-    (home,) = threads_in()
+    home = threads_in()
 
     await links.upsert({key(number): link_of(number, pods.make()) for number in (1, 2, 3)})
     await links.observe()
 
     async with asyncio.timeout(5):
-        while threads_in() != {home}:  # a visitor reports first and ends then
+        while threads_in() != home:  # a visitor reports first and ends then
             await asyncio.sleep(0.01)
 
 

@@ -6,6 +6,7 @@ import errno
 import struct
 from ipaddress import ip_address, ip_interface, ip_network
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -55,6 +56,21 @@ def test_a_device_with_all_that_matters() -> None:
     assert (device.index, device.name, device.kind, device.mtu) == (9, "rp7", "macvlan", 1450)
     assert (device.mac, device.alias) == ("0a:58:0a:65:00:01", "routed")
     assert (device.up, device.carrier, device.parent, device.parent_elsewhere) == (True, True, 4, True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "left_out"),
+    [
+        (b"bond\0", attribute(1, b"\1"), True),
+        (b"bond\0", attribute(1, b"\0"), False),
+        (b"bond\0", b"", False),
+        (b"bridge\0", attribute(1, b"\1"), False),  # its state of a port, listening
+    ],
+)
+def test_a_bond_leaves_a_member_out_or_not(kind: bytes, data: bytes, left_out: bool) -> None:
+    member = attribute(4, kind) + attribute(5, data + attribute(2, b"\0"))
+    assert answers.device(link(16, UNSPEC, attribute(18, member))).left_out is left_out
+    assert answers.device(link()).left_out is False
 
 
 def test_a_representor_is_a_port_of_its_nic() -> None:

@@ -17,7 +17,7 @@ TEXT = PAGE.read_text(encoding="utf-8")
 FILES = re.findall(r"^```yaml\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("text", FILES, ids=["first", "whole"])
+@pytest.mark.parametrize("text", FILES, ids=["first", "whole", "cluster"])
 def test_audit_files_are_taken(text: str) -> None:
     AuditSettings.model_validate(yaml.safe_load(text))
 

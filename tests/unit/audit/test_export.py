@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
@@ -27,7 +27,7 @@ NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 POD = ip_address("10.101.0.2")
 STATUSES = {
     tor.address: NeighborStatus(
-        tor.name, tor.asn, state, NOW - timedelta(hours=1), 1, reason, 1, {4: 1, 6: 0}, frozenset({4}), end_of_rib=True
+        tor.name, tor.asn, state, 3600.0, 1, reason, 1, {4: 1, 6: 0}, frozenset({4}), end_of_rib=True
     )
     for tor, state, reason in zip(
         RACK.tors, (SessionState.UP, SessionState.DOWN), ("", "hold timer expired"), strict=True

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TYPE_CHECKING
 
@@ -114,6 +116,59 @@ async def test_an_exabgp_that_ends_at_once_is_replaced_at_once(tmp_path: Path) -
     finally:
         await speaker.stop()
         await speaker._process.kill()
+
+
+async def test_an_exabgp_that_cannot_be_ended_gets_no_other_beside_it_until_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "START_S", 0.1)
+    monkeypatch.setattr(module, "LONGEST_PAUSE_S", 0.01)
+    slow, run = tmp_path / "exabgp", tmp_path / "run"
+    slow.write_text(SLOW)
+    slow.chmod(0o755)
+    refused = 0
+
+    def refuse(_pid: int, _flags: int = 0) -> int:
+        nonlocal refused
+        refused += 1
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    speaker = Speaker(SpeakerConfig(65001, HOP, HOP, (TOR,)), run, lambda: None, exabgp=str(slow))
+    try:
+        async with asyncio.timeout(30):
+            with monkeypatch.context() as full:
+                full.setattr(os, "pidfd_open", refuse)
+                await speaker.start()
+                while refused < 4 or not (run / "ready").exists():
+                    await asyncio.sleep(0.05)  # between two looks
+            first = _lines(run / "starts")
+            while len(_lines(run / "starts")) < 2:
+                await asyncio.sleep(0.05)  # between two looks
+    finally:
+        await speaker.stop()
+        await speaker._process.kill()
+    assert len(first) == 1
+
+
+async def test_a_mistake_of_ours_ends_the_speaker_and_whoever_waits_for_it(tmp_path: Path) -> None:
+    def wake() -> None:
+        raise ZeroDivisionError
+
+    speaker = Speaker(SpeakerConfig(65001, HOP, HOP, (TOR,)), tmp_path / "run", wake, exabgp="/bin/false")
+    await speaker.start()
+    async with asyncio.timeout(30):
+        with pytest.raises(ZeroDivisionError):
+            await speaker.ended()
+    await speaker.stop()  # has nothing to add
+
+
+async def test_a_speaker_that_is_stopped_has_ended_well(speaker: Speaker) -> None:
+    ended = asyncio.create_task(speaker.ended())
+    await asyncio.sleep(0)
+    assert not ended.done()
+    await speaker.stop()
+    async with asyncio.timeout(30):
+        await ended
 
 
 def _lines(path: Path) -> list[str]:

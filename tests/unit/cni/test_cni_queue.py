@@ -88,3 +88,14 @@ def test_links_pipes_and_folders_move_aside(tmp_path: Path) -> None:
     assert len(logs) == 3
     aside = {path.name.split(":")[0] for path in (tmp_path / ".corrupt").iterdir()}
     assert aside == {"one", "two", "three"}
+
+
+def test_what_cannot_move_aside_stays_is_reported_and_does_not_block(tmp_path: Path) -> None:
+    (tmp_path / "one:eth0").write_bytes(b"junk")
+    (tmp_path / "two:eth0").write_bytes(deletion("two"))
+    (tmp_path / ".corrupt").touch()  # like a full disk: no folder can be made
+    with structlog.testing.capture_logs() as logs:
+        found = DeletionQueue(tmp_path).pending()
+    assert [request.attachment.container_id for request in found] == ["two"]
+    assert (tmp_path / "one:eth0").read_bytes() == b"junk"
+    assert [(line["event"], line["file"]) for line in logs] == [("cni.queue.unreadable", str(tmp_path / "one:eth0"))]

@@ -19,10 +19,10 @@ from routed.domain.rack import FlatNetwork, Rack, Server, Subnet, Tor, Uplink
 from routed.domain.sides import Health, Side
 from routed.domain.snapshot import Place, Snapshot
 from routed.domain.wiring import (
+    FENCED,
     MOST_PFS,
     VF_SLOTS,
     VFS_OF_A_PF,
-    Bypass,
     Door,
     Limit,
     Link,
@@ -398,17 +398,24 @@ SHARED = replace(
 SHARED_PLANES = ("wires", "doors", "links", "passages", "advertisements")
 
 
-def test_a_pod_that_shares_the_uplink_has_its_mac_a_bypass_and_a_passage() -> None:
+def test_a_pod_that_shares_the_uplink_has_its_mac_a_door_and_a_passage() -> None:
     intent = plan(SHARED, POD.id)
     link = intent.links[POD.id]
     assert link is not None
-    assert (link.mac, link.gateway_mac, link.guarded) == ("02:10:00:00:01:0b", "02:00:00:00:01:01", True)
+    assert (link.mac, link.gateway_mac) == ("02:10:00:00:01:0b", "02:00:00:00:01:01")
     server = {ip_network("10.1.0.11/32"), ip_network("fd00:1::11/128")}
-    assert link.bypass == Bypass(POD.mac, frozenset(server.union(SHARED.rack.services)))
-    assert intent.doors == {"rt3": Door(POD.mac, frozenset(POD.addresses), frozenset(SHARED.server.addresses))}
+    assert intent.doors == {
+        "rt3": Door(
+            mac=link.gateway_mac,
+            pod_mac=link.mac,
+            addresses=frozenset(POD.addresses),
+            sources=frozenset(SHARED.server.addresses),
+            served=frozenset(server.union(SHARED.rack.services)),
+        )
+    }
     assert intent.passages == {
-        ip_network("10.101.0.7/32"): Passage.LOCAL,
-        ip_network("fd00:101::7/128"): Passage.LOCAL,
+        ip_network("10.101.0.7/32"): Passage("rt3"),
+        ip_network("fd00:101::7/128"): Passage("rt3"),
     }
     assert intent.wires == {"rt3": Wire(9000)}
     assert not intent.ports
@@ -416,23 +423,24 @@ def test_a_pod_that_shares_the_uplink_has_its_mac_a_bypass_and_a_passage() -> No
     assert intent.advertisements == plan(SNAPSHOT, POD.id).advertisements
 
 
-def test_a_bypass_leads_nowhere_that_the_pod_has_no_address_for() -> None:
+def test_a_door_leads_nowhere_that_the_pod_has_no_address_for() -> None:
     pod = replace(POD, addresses=(ip_address("10.101.0.7"),))
-    link = plan(replace(SHARED, attachments=MappingProxyType({pod.id: pod})), pod.id).links[pod.id]
-    assert link is not None
-    assert link.bypass is not None
-    assert {to.version for to in link.bypass.destinations} == {4}
+    door = plan(replace(SHARED, attachments=MappingProxyType({pod.id: pod})), pod.id).doors["rt3"]
+    assert door is not None
+    assert {to.version for to in (*door.served, *door.sources)} == {4}
 
 
 def test_without_a_gateway_the_uplink_stands_for_it() -> None:
     place = replace(SHARED.place, uplink=replace(SHARED.uplink, gateway_mac=None))
-    link = plan(replace(SHARED, place=place), POD.id).links[POD.id]
+    intent = plan(replace(SHARED, place=place), POD.id)
+    link, door = intent.links[POD.id], intent.doors["rt3"]
     assert link is not None
-    assert link.gateway_mac == SHARED.uplink.mac
+    assert door is not None
+    assert link.gateway_mac == door.mac == SHARED.uplink.mac
 
 
 def test_a_shared_uplink_is_fenced_and_its_stock_is_on_no_bridge() -> None:
-    assert plan(SHARED, Standing.HOST).passages == {pool.prefix: Passage.FENCED for pool in RACK.pools}
+    assert plan(SHARED, Standing.HOST).passages == {pool.prefix: FENCED for pool in RACK.pools}
     stock = plan(SHARED, Standing.STOCK)
     assert len(stock.wires) == 8
     assert not stock.ports

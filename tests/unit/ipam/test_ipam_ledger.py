@@ -193,6 +193,13 @@ def test_a_fixed_address_is_honoured_and_the_other_family_completed(path: Path) 
         assert addresses(put(ledger, "d", "10.101.0.77", now=NOW + 60))[0] == "10.101.0.77"
 
 
+def test_an_address_with_a_zone_is_the_address(path: Path) -> None:
+    with open_ledger(path, [V4, V6]) as ledger:
+        assert addresses(put(ledger, "a", "fd00:101::4:5%1"))[1] == "fd00:101::4:5"
+        with pytest.raises(AddressRefused, match="a/eth0 holds it"):
+            put(ledger, "b", "fd00:101::4:5")
+
+
 def test_leaving_keeps_addresses_and_slot_until_forgotten(ledger: Ledger) -> None:
     record = put(ledger, "a")
     leaving = ledger.discard(record.holder)
@@ -250,12 +257,6 @@ def test_batches_of_discards_and_forgets(ledger: Ledger) -> None:
     gone = ledger.forget_many([(record.holder, record.sequence) for record in [*records, records[0]]], NOW)
     assert [record.holder for record in gone] == [record.holder for record in records]
     assert ledger.records() == ()
-
-
-def test_stale_attachments_are_those_nobody_names(ledger: Ledger) -> None:
-    a, b, c = (put(ledger, name) for name in "abc")
-    ledger.discard(c.holder)
-    assert [record.holder for record in ledger.stale({b.holder, Holder("new", "eth0")})] == [a.holder, c.holder]
 
 
 def test_a_clock_that_is_set_back_delays_once_and_not_for_ever(path: Path) -> None:

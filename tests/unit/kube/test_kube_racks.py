@@ -123,6 +123,7 @@ def test_a_server_s_addresses_are_those_in_the_rack_s_subnets(given: dict[str, A
         (node("10.1.0.11", annotation="10.1.0.300"), "annotation routed.dev/addresses: '10.1.0.300' does not appear"),
         (node("10.1.0.11", annotation=""), "annotation routed.dev/addresses: '' does not appear"),
         (node(annotation="10.1.0.11,192.0.2.7"), "10.1.0.11,192.0.2.7 is not all inside"),
+        (node("10.1.0.11", "fd00:1::11%eth0"), "InternalIP: fd00:1::11%eth0 has a zone"),
     ],
 )
 def test_addresses_that_cannot_be_the_server_s_are_told_of(given: dict[str, Any], complaint: str) -> None:

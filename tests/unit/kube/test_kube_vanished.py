@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 
+from ipam.errors import LedgerUnavailableError
 from routed.domain.workload import Attachment, AttachmentId, PodRef
-from routed.kube.pods import namespace_exists, uids, vanished
+from routed.kube.api import Api, Document
+from routed.kube.memory import Memory
+from routed.kube.pods import Pods, namespace_exists, uids, vanished
 from tests.fixtures.attachments import attachment
 
 GRACE_S = 100.0
@@ -68,3 +73,45 @@ def test_a_sandbox_lives_while_its_namespace_does(tmp_path: Path) -> None:
     assert namespace_exists(one)
     assert not namespace_exists(replace(one, netns=str(tmp_path / "none")))
     assert not namespace_exists(replace(one, netns=""))
+
+
+class NoPods:
+    """An API server that knows of no pod."""
+
+    async def request(
+        self, method: str, path: str, *, body: Document | None = None, content_type: str = "application/json"
+    ) -> Document:
+        assert (method, body, content_type) == ("GET", None, "application/json")
+        assert path.startswith("/api/v1/pods")
+        return {"items": [], "metadata": {"resourceVersion": "1"}}
+
+    def stream(self, path: str, *, timeout_s: float) -> AsyncIterator[Document]:
+        raise NotImplementedError(f"{path} for {timeout_s} s: a sweep watches nothing")
+
+
+async def test_who_cannot_be_discarded_yet_stays_missed_and_keeps_nobody_else(tmp_path: Path) -> None:
+    first, second = attachment("a"), attachment("b")
+    attached = [first, second]
+    full = {first}
+
+    async def discard(one: Attachment) -> None:
+        if one in full:
+            raise LedgerUnavailableError("ledger.db: database or disk is full")
+        attached.remove(one)
+
+    pods = Pods(
+        Api(NoPods()),
+        "s11",
+        attachments=lambda: attached,
+        discard=discard,
+        memory=Memory(tmp_path / "pods.json"),
+        grace_s=0,
+        rng=Random(1),  # noqa: S311 - the same in each run
+    )
+    await pods.sweep()
+    assert attached == [first, second], "seen once"
+    await pods.sweep()
+    assert attached == [first]
+    full.clear()
+    await pods.sweep()
+    assert attached == []

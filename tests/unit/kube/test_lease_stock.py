@@ -128,6 +128,7 @@ def test_the_view_counts_what_serves_no_pod_whoever_has_it() -> None:
     view.hear(lease("10.9.0.4", "s3"), exists=False)
     view.won([ip_address("10.9.0.3")])
     assert view.idle()[SMALL.prefix] == 5 - 1
+    assert view.capacity()[SMALL.prefix] == 5, "whoever uses them"
     assert set(view.draw(4, [ip_address("10.9.0.2")], 9, RNG)) == set(
         map(ip_address, ("10.9.0.3", "10.9.0.4", "10.9.0.5", "10.9.0.6"))
     )

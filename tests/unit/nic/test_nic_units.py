@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-SYSTEMD = Path(__file__).parents[3] / "deploy/systemd"
+from tests.manifests import DEPLOY, container
+
+SYSTEMD = DEPLOY / "systemd"
 FILE = "kubernetes: {}\nbridge: {name: nobridge, uplink: nobond, members: [nodeva, nodevb]}\n"
 
 
@@ -51,3 +53,23 @@ def test_the_agent_starts_whatever_a_nic_lacks() -> None:
     assert agent.keys().isdisjoint({"ExecStartPre", "ExecCondition", "Requires", "Requisite", "BindsTo"})
     assert list(SYSTEMD.rglob("*.conf")) == [], "a drop-in could add one"
     assert {dict(entries(unit))["Type"] for unit in ("routed-nic.service", "routed-uplink.service")} == {"oneshot"}
+
+
+def test_the_agent_may_do_what_the_daemonset_s_may_and_exabgp_is_not_root() -> None:
+    unit = dict(entries("routed.service"))
+    granted = container("agent")["securityContext"]["capabilities"]["add"]
+    assert sorted(unit["CapabilityBoundingSet"].split()) == sorted(f"CAP_{name}" for name in granted)
+    assert unit["Environment"] == "ROUTED_BGP_USER=exabgp"
+    assert "useradd" in (SYSTEMD / "routed.service").read_text().partition("[Unit]")[0]
+
+
+def test_an_agent_whose_exabgp_has_no_user_says_so_before_it_touches_anything() -> None:
+    run = [str(Path(sys.executable).with_name("routed")), "agent", "--config", "/nowhere"]
+    for user, complaint in (
+        ("no-such-user", "no user no-such-user for ExaBGP: `useradd --system"),
+        ("root", "/nowhere"),
+    ):
+        environment = {"ROUTED_BGP_USER": user, "PATH": "/usr/bin:/bin"}
+        done = subprocess.run(run, capture_output=True, text=True, check=False, timeout=60, env=environment)
+        assert done.returncode == 2
+        assert complaint in done.stderr

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ovs_flows.errors import BridgeError
+from ovs_flows.errors import BridgeError, Unreachable
 from ovs_flows.model import Port
 from ovs_flows.rows import (
     FOR_COPIES,
@@ -100,6 +100,15 @@ def test_strangers_are_what_is_neither_ours_nor_the_uplink() -> None:
 def test_uplink_without_any_device_keeps_the_bridges_mtu() -> None:
     found = read_uplink(SWITCH, bridge(port("bond0", interface("bond0", -1, mtu=None))), "bond0")
     assert (found.ofports, found.devices, found.mtu) == ((), (), 1500)
+
+
+def test_an_uplink_is_not_known_before_the_switch_has_told_of_it() -> None:
+    """The columns that only ovs-vswitchd writes are empty when ovsdb-server starts."""
+    told, forgotten = bridge(port("bond0", interface("bond0", 1))), bridge(port("bond0", interface("bond0")))
+    forgotten.ports[0].interfaces[0].mac_in_use = []
+    assert read_uplink(SWITCH, told, "bond0").ofports == (1,)
+    with pytest.raises(Unreachable, match="is ovs-vswitchd running"):
+        read_uplink(SWITCH, forgotten, "bond0")
 
 
 def test_uplink_that_is_not_there_is_refused_with_what_is() -> None:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
+from routed.reconcile import loop as module
 from routed.reconcile.loop import Loop
 from tests.fakes.plane import DictPlane
 
@@ -272,3 +273,75 @@ async def test_what_an_owner_wanted_before_does_not_finish_it() -> None:
         rig.routes.gate.set()
         await rig.loop.wait_for("a", deadline_s=5)
     assert set(finished) == {"a remove"}
+
+
+# ---- the end of the loop
+
+
+async def turns() -> None:
+    """Let everybody go on who can."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_the_end_waits_for_a_change_that_has_begun() -> None:
+    rig = Rig()
+    task = asyncio.create_task(rig.loop.run())
+    await rig.loop.settled()
+    rig.links.gate.clear()
+    rig.want("a")
+    rig.loop.touch("a")
+    await rig.until(lambda: rig.links.busy)
+    task.cancel()
+    await turns()
+    assert not task.done()
+    rig.links.gate.set()
+    await asyncio.wait([task])
+    assert rig.links.held == {"link-a": 1}
+    assert rig.routes.held == {}, "nothing begins any more"
+
+
+async def test_the_end_cancels_what_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PATIENCE_S", 0.01)
+    rig = Rig()
+    async with rig.running():
+        rig.links.gate.clear()
+        rig.want("a")
+        rig.loop.touch("a")
+        await rig.until(lambda: rig.links.busy)
+    assert not rig.links.busy
+    rig.links.gate.set()
+    await turns()
+    assert rig.links.held == {}
+
+
+class Threaded(DictPlane):
+    """Waits for the end of a change also when cancelled, as one does that a thread makes."""
+
+    async def upsert(self, items: Mapping[Any, Any]) -> Mapping[Any, Exception]:
+        change = asyncio.create_task(super().upsert(items))
+        try:
+            return await asyncio.shield(change)
+        except asyncio.CancelledError:
+            await change
+            raise
+
+
+async def test_the_end_waits_for_every_plane_of_a_stage() -> None:
+    slow, quick = Threaded("links"), DictPlane("ports")
+    slow.streams = quick.streams = True
+    loop: Loop[str] = Loop([[slow, quick]], owners=list, plan=lambda _: ({"link": 1}, {"port": 1}))
+    task = asyncio.create_task(loop.run())
+    await loop.settled()
+    slow.gate.clear()
+    quick.gate.clear()
+    loop.touch("a")
+    async with asyncio.timeout(5):
+        while not (slow.busy and quick.busy):
+            await asyncio.sleep(0)
+    task.cancel()
+    await turns()
+    assert not task.done()
+    slow.gate.set()
+    await asyncio.wait([task])
+    assert (slow.busy, slow.held, quick.held) == (False, {"link": 1}, {})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Mapping
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -12,9 +12,8 @@ import aiohttp
 import pytest
 import yaml
 
-from bgp.errors import UnavailableError
 from routed.cli.client import AgentUnreachableError, request
-from routed.control import serve_control, serve_health
+from routed.control import Change, Refusal, serve_control, serve_health
 
 EXAMPLE = Path(__file__).parents[3] / "rack.example.yaml"
 
@@ -28,13 +27,10 @@ def rack(tmp_path: Path) -> Path:
     return file
 
 
-async def ask(rack: Path, method: str, what: str, *, drain: Callable[[], Awaitable[None]] | None = None) -> object:
-    async def nothing() -> None:
-        return
-
+async def ask(rack: Path, method: str, what: str, **changes: Change) -> object:
     pages = {"leases": lambda: [{"pool": "10.0.0.0/24"}]}
-    async with serve_control(rack.with_name("control.sock"), pages=pages, drain=drain or nothing):
-        return await asyncio.to_thread(request, method, what, rack)
+    async with serve_control(rack.with_name("control.sock"), pages=pages, changes=changes):
+        return await asyncio.to_thread(request, method, what, rack, body={} if changes else None)
 
 
 async def test_a_page_is_what_the_agent_holds(rack: Path) -> None:
@@ -43,20 +39,20 @@ async def test_a_page_is_what_the_agent_holds(rack: Path) -> None:
 
 async def test_the_socket_is_root_s_alone(rack: Path) -> None:
     path = rack.with_name("control.sock")
-    async with serve_control(path, pages={}, drain=asyncio.Event().wait):  # type: ignore[arg-type]  # nobody drains here
+    async with serve_control(path, pages={}):
         assert path.stat().st_mode & 0o777 == 0o600
 
 
 async def test_a_drain_that_did_not_end_in_time_is_one_line(rack: Path) -> None:
-    async def drain() -> None:
-        raise UnavailableError("not every neighbour was told")
+    async def drain(_: Mapping[str, str]) -> None:
+        raise Refusal("not every neighbour was told")
 
     with pytest.raises(AgentUnreachableError, match="the agent refused: not every neighbour was told"):
         await ask(rack, "POST", "drain", drain=drain)
 
 
 async def test_an_answer_that_is_no_json_is_one_line(rack: Path) -> None:
-    with pytest.raises(AgentUnreachableError, match="no agent answers"):
+    with pytest.raises(AgentUnreachableError, match=r"no agent answers on .*control.sock \(404 Not Found\)"):
         await ask(rack, "GET", "nothing-of-ours")
 
 
@@ -70,8 +66,16 @@ async def test_an_agent_that_hangs_up_is_one_line(rack: Path) -> None:
             await asyncio.to_thread(request, "POST", "drain", rack)
 
 
+def test_an_agent_that_does_not_answer_in_time_is_one_line(rack: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(rack.with_name("control.sock")))
+        silent.listen()
+        with pytest.raises(AgentUnreachableError, match=r"no agent answers on .*control.sock \(timed out\)"):
+            request("GET", "leases", rack, timeout_s=0.05)
+
+
 def test_no_agent_is_one_line(rack: Path) -> None:
-    with pytest.raises(AgentUnreachableError, match="is `routed agent` running"):
+    with pytest.raises(AgentUnreachableError, match=r"\(No such file or directory\); is `routed agent` running"):
         request("GET", "leases", rack)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,13 +15,14 @@ import pytest
 import yaml
 
 from ovs_flows.sight import BridgeSight, InterfaceSight, PortSight, SwitchSight
+from routed import doctor
 from routed.attach.answers import Device, Neighbour
 from routed.attach.hostfacts import Setting
 from routed.cni.install import HostPorts, conflist
 from routed.doctor.checks import judge
 from routed.doctor.facts import Agent, Bond, Echo, Facts, File, Files, Network, Unseen
 from routed.doctor.findings import Finding, Level, exit_status
-from routed.doctor.gather import has_iptables
+from routed.doctor.gather import has_iptables, keeper
 from routed.settings import Settings, load
 
 EXAMPLE = Path(__file__).parents[3] / "rack.example.yaml"
@@ -191,6 +193,10 @@ def bond(**changes: Any) -> Edit:
     )
 
 
+def leaving_out(*, carrier: bool) -> Edit:
+    return both(bond(), with_device("ethb", replace(device("ethb", carrier=carrier), left_out=True)))
+
+
 def plugged(**changes: Any) -> Edit:
     """Change what Open vSwitch says of the bond's second member."""
     return with_uplink(replace(BOND0, interfaces=(MEMBERS[0], replace(MEMBERS[1], **changes))))
@@ -292,6 +298,7 @@ def test_a_shared_uplink_is_not_as_the_rack_file_says(facts: Facts, found: str, 
     ("edit", "check", "found"),
     [
         (bond(), "lacp", "02:00:00:00:01:fe"),
+        (leaving_out(carrier=False), "lacp", "02:00:00:00:01:fe"),
         (bond(), "neighbor broadcast", "not known to this kernel"),
         (bond(broadcast_neighbor=True), "neighbor broadcast", "on"),
         (bond(broadcast_neighbor=False), "neighbor broadcast", "off"),
@@ -340,6 +347,7 @@ def test_is_fine(edit: Edit, check: str, found: str) -> None:
         ),
         (plugged(lacp_current=False), "lacp", "behind ethb", "`ovs-appctl lacp/show bond0`"),
         (bond(partner="00:00:00:00:00:00"), "lacp", "no LACP partner", "`cat /proc/net/bonding/bond0`"),
+        (leaving_out(carrier=True), "lacp", "bond0 leaves ethb out", "`cat /proc/net/bonding/bond0`"),
         (
             both(bond(), with_file(no_members)),
             "uplink",
@@ -418,6 +426,12 @@ def test_is_fine(edit: Edit, check: str, found: str) -> None:
             "10.101.0.0/24",
             "servers.*.owns",
         ),
+        (
+            with_file(lambda rack: rack["servers"]["s11"].update(addresses=["10.1.0.11"])),
+            "pools",
+            "fd00:101::/64: this server has no address of that family",
+            "servers.s11.addresses",
+        ),
     ],
 )
 def test_is_found_and_told_what_to_do(edit: Edit, check: str, found: str, command: str) -> None:
@@ -447,6 +461,7 @@ def test_a_side_that_is_steered_around_is_a_warning(edit: Edit, check: str, foun
     ("edit", "check", "found", "command"),
     [
         (lambda f: replace(f, version="2.10.1"), "ovs", "2.10.1 was never tested", "upgrade"),
+        (on_files(drained=True), "drain", "announces no routes", "`routed undrain`"),
         (on_files(chain=chain(HostPorts.REFUSED)), "host ports", "refused", "into /opt/cni/bin"),
         (on_files(chain=chain(HostPorts.REFUSED), portmap=UNSEEN), "host ports", UNSEEN.why, "no links"),
         (both(no_agent, on_bridge(owner="", fail_mode="standalone")), "bridge", "not taken over", "when it starts"),
@@ -513,6 +528,7 @@ def test_could_be_better(edit: Edit, check: str, found: str, command: str) -> No
         (both(no_agent, on_files(cni_socket=None)), "cni socket", "see `agent`"),
         (no_agent, "bgp r1a", "see `agent`"),
         (on_files(ledger=UNSEEN), "ledger", "run as root"),
+        (on_files(drained=UNSEEN), "drain", "run as root"),
         (on_files(chain=UNSEEN), "host ports", "restart the agent"),
         (on_files(portmap=UNSEEN), "host ports", "run as root"),
         (both(not_root, on_files(iptables=False)), "host ports", "`iptables`"),  # PATH is another one's
@@ -527,6 +543,34 @@ def test_not_seen_is_neither_good_nor_bad(edit: Edit, check: str, command: str) 
     got = finding(edit(healthy()), check)
     assert got.level is Level.UNKNOWN
     assert command in got.advice
+
+
+@pytest.mark.parametrize(
+    ("edit", "check", "command"),
+    [
+        (no_agent, "agent", "`kubectl --namespace routed logs POD --container agent --previous`"),
+        (lambda f: replace(f, agent=Agent(SESSIONS, "cannot observe flows")), "agent", "logs POD --container agent`"),
+        (lambda f: replace(f, agent=Agent(SESSIONS, UNSEEN)), "agent", "`kubectl --namespace routed delete pod POD`"),
+        (on_files(cni_socket=None), "cni socket", "delete pod POD`"),
+        (on_files(cni_socket=DIRECTORY), "cni socket", "`rm /run/routed/cni.sock`, then `kubectl"),
+        (on_files(state=None), "state", "`mkdir -m 0700 /var/lib/routed`, then `kubectl"),
+        (on_files(ledger=False), "ledger", "delete pod POD`"),
+        (on_files(ledger=None), "ledger", "delete pod POD`"),
+        (with_session(address="10.9.9.9"), "bgp r1a", "delete pod POD`"),
+    ],
+)
+def test_in_a_container_nobody_is_sent_to_a_unit_that_is_not_there(edit: Edit, check: str, command: str) -> None:
+    got = finding(edit(replace(healthy(), keeper=keeper({"container": "oci"}))), check)
+    assert command in got.advice
+    outside = finding(edit(replace(healthy(), keeper=keeper({}))), check)
+    assert (got.level, got.found) == (outside.level, outside.found)
+    assert "POD" not in outside.advice, "the control: where systemd starts the agent"
+
+
+def test_only_those_words_name_a_unit_of_ours() -> None:
+    sources = Path(doctor.__file__).parent.glob("*.py")
+    named = {file.name for file in sources if re.search(r"(systemctl \w+|-u) routed\b", file.read_text())}
+    assert named == {"facts.py"}, "whoever else does sends the users of a DaemonSet astray"
 
 
 def test_iptables_is_looked_for_where_programs_are_but_not_in_a_container(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from rich.console import Console
 from ipam.leases import EmbeddedLeases
 from ipam.ledger import Ledger
 from ipam.model import Pool
-from routed.cli.doctor import summary, table
+from routed.cli.findings import summary, table
 from routed.doctor.facts import Unseen
 from routed.doctor.findings import Finding, error, exit_status, ok, unknown, warning
 from routed.doctor.gather import _is_ledger, has_driver

@@ -24,7 +24,8 @@ def test_the_setting_is_taken() -> None:
 
 def test_the_way_back_ends_routed_pods_while_there_is_an_agent_and_protects_them_until_they_have_gone() -> None:
     [block] = re.findall(r"^```console\n(# kubectl cordon.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
-    steps = ("delete pod", "routed drain", "systemctl", CONFIGURATION, "del-port", "owner", "standalone")
+    left = ("owner=routed", "del-port", "external_ids owner", "standalone")
+    steps = ("delete pod", "routed drain", "systemctl", CONFIGURATION, *left)
     assert re.findall("|".join(map(re.escape, steps)), block) == list(steps)
 
 

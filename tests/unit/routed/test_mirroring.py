@@ -252,16 +252,11 @@ async def command(folder: Path, *arguments: str, fails: Exception | None = None)
         asked.append(body)
         return [row]
 
-    async def drain() -> None:
-        return
-
     document = yaml.safe_load(EXAMPLE.read_text())
     document["paths"]["run"] = str(folder)
     (folder / "rack.yaml").write_text(yaml.safe_dump(document))
     pages = {"mirrors": lambda: [row]}
-    doors = serve_control(
-        folder / "control.sock", pages=pages, drain=drain, changes={"mirror": start, "unmirror": stop}
-    )
+    doors = serve_control(folder / "control.sock", pages=pages, changes={"mirror": start, "unmirror": stop})
     async with doors:
         line = ["mirror", *arguments, "--config", str(folder / "rack.yaml")]
         return await asyncio.to_thread(CliRunner(env={"COLUMNS": "200"}).invoke, app, line), asked

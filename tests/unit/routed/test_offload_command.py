@@ -41,14 +41,11 @@ async def nothing() -> views.Rows:
 
 
 async def command(folder: Path, page: Page, *arguments: str) -> Result:
-    async def drain() -> None:
-        return
-
     document = yaml.safe_load(EXAMPLE.read_text())
     document["paths"]["run"] = str(folder)
     (folder / "rack.yaml").write_text(yaml.safe_dump(document))
     pages = {"offload": page, "attachments": nothing}
-    async with serve_control(folder / "control.sock", pages=pages, drain=drain):
+    async with serve_control(folder / "control.sock", pages=pages):
         own = ["--config", str(folder / "rack.yaml")]
         line = ["offload", *arguments, *own]
         return await asyncio.to_thread(CliRunner(env={"COLUMNS": "200"}).invoke, app, line)

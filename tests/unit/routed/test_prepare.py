@@ -1,4 +1,4 @@
-"""Of a folder of rack files, a server takes the one that lists it, or none."""
+"""Of a folder of files, a server takes its own, else the shared one, else the rack file that lists it, or none."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from routed.cli.prepare import own_rack
+from routed.cli.prepare import own_file, own_rack
 from routed.settings import SettingsError
 
 EXAMPLE = Path(__file__).parents[3] / "rack.example.yaml"
@@ -48,3 +48,27 @@ def test_what_kubelet_keeps_beside_a_config_map_s_files_is_no_rack(tmp_path: Pat
     (tmp_path / "..data").symlink_to(version.name)
     (tmp_path / "r1.yaml").symlink_to("..data/r1.yaml")
     assert own_rack(tmp_path, "s11")[0].name == "r1.yaml"
+
+
+def test_a_server_s_own_file_comes_before_what_all_others_share(tmp_path: Path) -> None:
+    """One whose NICs have other names, or that has no bridge, beside those that have all in common."""
+    for name, run in (("agent.yaml", "/run/routed"), ("agent-s12.yaml", "/run/other")):
+        (tmp_path / name).write_text(yaml.safe_dump({"kubernetes": {}, "paths": {"run": run}}))
+    assert own_file(tmp_path, "s12") == (tmp_path / "agent-s12.yaml", Path("/run/other"))
+    for other in ("s11", "s1", "s12x"):
+        assert own_file(tmp_path, other) == (tmp_path / "agent.yaml", Path("/run/routed"))
+
+
+def test_the_others_are_found_in_a_rack_file_when_nothing_is_shared(tmp_path: Path) -> None:
+    (tmp_path / "agent-s12.yaml").write_text("kubernetes: {}\n")
+    write(tmp_path, "r1", "s11")
+    assert own_file(tmp_path, "s12")[0].name == "agent-s12.yaml"
+    assert own_file(tmp_path, "s11")[0].name == "r1.yaml"
+    with pytest.raises(SettingsError, match="server 's13' is in none of the 1 rack files in "):
+        own_file(tmp_path, "s13")
+
+
+def test_a_rack_file_is_no_server_s_own(tmp_path: Path) -> None:
+    write(tmp_path, "agent-s12", "s12")
+    with pytest.raises(SettingsError, match=r"agent-s12\.yaml: 1 problem.*\n.*kubernetes"):
+        own_file(tmp_path, "s12")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from pathlib import Path
 
 from routed.cni.protocol import Command
-from tests.fakes.node import Node, call, key
+from routed.kube.leases import LeaseState
+from tests.fakes.node import POOL, Node, call, key
 
 
 async def test_a_pod_is_counted_where_it_is(tmp_path: Path) -> None:
@@ -42,3 +44,13 @@ async def test_drift_is_counted_once_per_owner(tmp_path: Path) -> None:
         node.loop.look("advertisements")
         await node.until(lambda: len(node.planes["advertisements"].held) == 2)
         assert node.metrics()['routed_plane_drifts_total{plane="advertisements"}'] == 1
+
+
+async def test_what_the_rack_has_is_told_where_the_api_server_grants_leases(tmp_path: Path) -> None:
+    async with Node(tmp_path).running() as node:
+        assert not [name for name in node.metrics() if name.startswith(("routed_rack", "routed_lease"))]
+        node.leases = LeaseState(True, 3, {POOL.prefix: 9}, {POOL.prefix: 13}, {ip_address("10.101.0.2"): "s12"})
+        samples = node.metrics()
+        assert samples['routed_rack_addresses{pool="10.101.0.0/28",rack="r1"}'] == 13
+        assert samples['routed_rack_idle_addresses{pool="10.101.0.0/28",rack="r1"}'] == 9
+        assert (samples["routed_leases_current"], samples["routed_addresses_taken"]) == (1, 1)

@@ -12,8 +12,8 @@ import pytest
 from ipam.errors import PoolExhausted
 from routed import views
 from routed.attach.errors import InvalidNetns
-from routed.cni.errors import TryAgainLater, Unavailable, UnknownContainer
-from routed.cni.protocol import Command, GcRequest, Request
+from routed.cni.errors import InvalidEnvironment, TryAgainLater, Unavailable, UnknownContainer
+from routed.cni.protocol import Command, Config, GcRequest, Request
 from routed.domain.snapshot import DRAINED
 from routed.verbs import AttachmentDrifted
 from tests.fakes.node import Node, call, key
@@ -35,6 +35,40 @@ async def test_add_answers_with_what_the_pod_got_and_every_plane_has_it(tmp_path
         assert set(node.planes["links"].held) == {key(1)}
         assert len(node.planes["advertisements"].held) == 2, "one route to each ToR"
         assert await node.verbs.add(ADD) == result
+
+
+async def test_a_second_interface_by_a_shared_uplink_is_refused_until_the_first_one_goes(tmp_path: Path) -> None:
+    second = replace(ADD, attachment=replace(ADD.attachment, ifname="net1"))
+    async with Node(tmp_path).running() as node:
+        node.store.set_uplink(replace(node.store.snapshot.uplink, shared=True))
+        await node.verbs.add(ADD)
+        with pytest.raises(InvalidEnvironment, match="the pod has eth0 of this network"):
+            await node.verbs.add(second)
+        assert set(node.planes["links"].held) == {key(1)}
+        await node.verbs.delete(DEL)
+        assert (await node.verbs.add(second)).interfaces[1].name == "net1"
+
+
+@pytest.mark.parametrize(("ifname", "taken"), [("rdma0", True), ("data", True), ("net1", False), ("eth10", False)])
+async def test_interfaces_of_a_pod_have_different_numbers(tmp_path: Path, ifname: str, *, taken: bool) -> None:
+    second = replace(ADD, attachment=replace(ADD.attachment, ifname=ifname))
+    async with Node(tmp_path).running() as node:
+        await node.verbs.add(ADD)
+        if taken:
+            with pytest.raises(InvalidEnvironment, match="take a name with another number"):
+                await node.verbs.add(second)
+        else:
+            await node.verbs.add(second)
+        assert len(node.planes["links"].held) == (1 if taken else 2)
+
+
+async def test_of_two_interfaces_by_a_shared_uplink_at_once_there_is_at_most_one(tmp_path: Path) -> None:
+    second = replace(ADD, attachment=replace(ADD.attachment, ifname="net1"))
+    async with Node(tmp_path).running() as node:
+        node.store.set_uplink(replace(node.store.snapshot.uplink, shared=True))
+        both = await asyncio.gather(node.verbs.add(ADD), node.verbs.add(second), return_exceptions=True)
+        assert [one for one in both if isinstance(one, InvalidEnvironment)]
+        assert sum(not one.leaving for one in node.store.snapshot.attachments.values()) <= 1
 
 
 async def test_del_leaves_nothing_but_the_slot_and_may_be_repeated(tmp_path: Path) -> None:
@@ -181,6 +215,18 @@ async def test_gc_releases_what_the_runtime_does_not_know_and_nothing_else(tmp_p
             await node.verbs.add(call(Command.ADD, number))
         await node.verbs.gc(garbage(2))
         assert set(node.store.snapshot.attachments) == set(node.planes["links"].held) == {key(2)}
+
+
+async def test_gc_is_of_one_network(tmp_path: Path) -> None:
+    """As Multus hands on the runtime's: with the cluster network's attachments, beside which there are others'."""
+    other = replace(ADD, attachment=replace(ADD.attachment, ifname="net1"), config=Config(name="vf", version="1.1.0"))
+    async with Node(tmp_path).running() as node:
+        await node.verbs.add(ADD)
+        await node.verbs.add(other)
+        await node.verbs.gc(garbage(1))
+        assert set(node.planes["links"].held) == {key(1), other.attachment}
+        await node.verbs.gc(replace(garbage(1), config=other.config))
+        assert set(node.planes["links"].held) == {key(1)}
 
 
 async def test_gc_goes_on_past_a_failure_and_names_it(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from routed import views
 from routed.cli.show import table
 from routed.cni.protocol import Command
 from routed.domain.sides import Health, Side
-from routed.domain.snapshot import Place, Snapshot
+from routed.domain.snapshot import DRAINED, Place, Snapshot
 from tests.fakes.node import RACK, SERVER, UPLINK, Node, call, key
 
 
@@ -63,6 +62,8 @@ async def test_a_drained_server_shows_no_route(tmp_path: Path) -> None:
         node.store.drain()
         await node.loop.wait_for(key(1), deadline_s=5)
         assert views.routes(node.store.snapshot, node.loop) == []
+        (row,) = views.attachments(node.store.snapshot, node.loop)
+        assert (row["state"], row["error"]) == ("ready", DRAINED)
 
 
 async def test_a_route_that_cannot_be_looked_at_is_unknown(tmp_path: Path) -> None:
@@ -92,23 +93,19 @@ async def test_leases_add_up(tmp_path: Path) -> None:
 
 def test_a_neighbour_is_shown_with_the_time_in_its_state() -> None:
     place = Place(RACK, SERVER, UPLINK)
-    now = datetime(2026, 1, 1, tzinfo=UTC)
-    down = NeighborStatus(
-        "r1a", 65011, SessionState.DOWN, now - timedelta(seconds=7), 1, "hold timer", 3, {4: 2}, frozenset(), False
-    )
-    (row,) = views.neighbors(Snapshot(1, place, 1), {ip_address("10.255.1.1"): down}, now)
+    down = NeighborStatus("r1a", 65011, SessionState.DOWN, 7.0, 1, "hold timer", 3, {4: 2}, frozenset(), False)
+    (row,) = views.neighbors(Snapshot(1, place, 1), {ip_address("10.255.1.1"): down})
     assert (row["state"], row["for_s"], row["reason"]) == ("down", 7, "hold timer")
     assert (row["ipv4_routes"], row["ipv6_routes"]) == (2, 0)
     assert (row["side"], row["steers"]) == ("not watched", False)
 
 
 def test_a_neighbour_is_shown_with_what_keeps_its_side_from_working_and_who_steers() -> None:
-    now = datetime(2026, 1, 1, tzinfo=UTC)
-    up = NeighborStatus("", 65011, SessionState.UP, now, 1, "", 3, {4: 2}, frozenset({4}), True)
+    up = NeighborStatus("", 65011, SessionState.UP, 0.0, 1, "", 3, {4: 2}, frozenset({4}), True)
     sides = (Side("r1a", "etha", Health.CUT, ("no carrier",)), Side("r1b", "ethb"))
     snapshot = Snapshot(1, Place(replace(RACK, steering="65000:911"), SERVER, UPLINK, sides), 1)
     statuses = {tor.address: replace(up, name=tor.name) for tor in RACK.tors}
-    cut, good = views.neighbors(snapshot, statuses, now)
+    cut, good = views.neighbors(snapshot, statuses)
     assert (cut["member"], cut["side"], cut["side_reason"], cut["steers"]) == ("etha", "cut", "no carrier", False)
     assert (good["member"], good["side"], good["side_reason"], good["steers"]) == ("ethb", "good", None, True)
     assert good["defaults"] == ["IPv4"]

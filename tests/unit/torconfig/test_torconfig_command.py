@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from containerlab.topology import TWO_RACKS
 
 ROUTED = Path(sys.executable).with_name("routed")
 LAB = TWO_RACKS.parent / "racks" / "r1.yaml"
 EXAMPLE = Path(__file__).parents[3] / "rack.example.yaml"
+MANIFEST = EXAMPLE.parent / "deploy" / "kustomize" / "example" / "r1.yaml"
 
 
 def tor_config(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -49,11 +51,25 @@ def test_all_tors_go_into_a_folder(tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (["--vendor", "frr", LAB], "has 2 ToRs: name one with --tor, or take --output-dir for all"),
-        (["--vendor", "frr", "--tor", "r9a", LAB], "tor 'r9a' is not in the rack file; it lists r1a, r1b"),
+        (["--vendor", "frr", "--tor", "r9a", LAB], "there is no ToR 'r9a' in this rack; there are r1a, r1b"),
         (["--vendor", "eos", "--tor", "r1a", LAB], "fabric.gateway.interface: 'gw' is no VLAN's interface"),
         (["--vendor", "frr", "--tor", "r1a", "/no/such.yaml"], "/no/such.yaml: No such file"),
         (["--vendor", "frr", "--tor", "r1a", "--password-file", "/no/such", LAB], "/no/such: "),
         (["--vendor", "frr", "--output-dir", "/dev/null/folder", LAB], "/dev/null/folder: Not a directory"),
+        (["--vendor", "frr"], "say which rack: by its RACKFILE, or with --rack"),
+        (["--vendor", "frr", MANIFEST], "r1.yaml is no rack file: its rack is a Rack object"),
+        (
+            ["--vendor", "frr", MANIFEST.with_name("agent.yaml")],
+            "agent.yaml is no rack file: its rack is a Rack object",
+        ),
+        (["--vendor", "frr", "--rack", "r1", LAB], "r1.yaml: no Rack, no Node, and no List of these; a rack file goes"),
+        (
+            ["--vendor", "frr", "--rack", "r1", "--kubeconfig", "/no/such"],
+            "no API server can be reached: there is no /no/such",
+        ),
+        (["--vendor", "frr", "--rack", "r1", "--kubeconfig", "/dev/null"], "no API server can be reached (/dev/null)"),
+        (["--vendor", "frr", "--tor", "r1a", "--fabric", LAB, LAB], "r1.yaml has a `fabric` section of its own"),
+        (["--vendor", "frr", "--tor", "r1a", "--fabric", LAB, EXAMPLE], "rack: unknown key"),
     ],
 )
 def test_what_cannot_be_done_is_one_message_and_status_2(arguments: list[object], said: str) -> None:
@@ -88,3 +104,13 @@ def test_a_secret_that_a_vendor_could_not_read_is_refused(tmp_path: Path, conten
     secret.write_text(content)
     done = tor_config("--vendor", "frr", "--tor", "r1a", "--password-file", secret, LAB)
     assert (done.returncode, "needs one line" in done.stderr) == (2, True)
+
+
+def test_the_fabric_section_may_stand_in_a_file_of_its_own(tmp_path: Path) -> None:
+    document = yaml.safe_load(LAB.read_text())
+    fabric, rack = tmp_path / "fabric.yaml", tmp_path / "rack.yaml"
+    fabric.write_text(yaml.safe_dump({"fabric": document.pop("fabric")}))
+    rack.write_text(yaml.safe_dump(document, sort_keys=False))
+    done = tor_config("--vendor", "frr", "--tor", "r1b", "--fabric", fabric, rack)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == (TWO_RACKS.parent / "configs" / "r1b" / "frr.conf").read_text()

@@ -100,7 +100,7 @@ def test_the_limit_of_routes_follows_the_pools_unless_it_is_set(edited: Edited) 
 
 
 def test_a_tor_that_is_not_listed_is_refused() -> None:
-    with pytest.raises(PlanError, match="tor 'r2a' is not in the rack file; it lists r1a, r1b"):
+    with pytest.raises(PlanError, match="there is no ToR 'r2a' in this rack; there are r1a, r1b"):
         plan(load(LAB), "r2a")
 
 
@@ -155,7 +155,7 @@ def test_a_secret_is_a_placeholder_unless_it_is_given(edited: Edited) -> None:
     assert plan(settings, "r1a").md5 == "<md5-key>"
     assert plan(settings, "r1a", md5="of both").md5 == "of both"
     assert plan(load(LAB), "r1a").md5 is None
-    with pytest.raises(PlanError, match=r"names no bgp\.password_file"):
+    with pytest.raises(PlanError, match=r"the rack has none \(bgp\.password_file"):
         plan(load(LAB), "r1a", md5="of one side only")
 
 
