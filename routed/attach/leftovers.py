@@ -83,10 +83,11 @@ class Leftovers:
         self._rundir = rundir
         self._switch: tuple[int, int] | None = None
         """The pidfile of the ovs-vswitchd that runs: inode and time."""
-        self._met = self._began = 0.0
-        """When that one was seen for the first time, and when it began at the latest, by this kernel's clock."""
+        self._began = 0.0
+        """When that one began at the latest, by this kernel's clock."""
         self._done = True
-        self._owes_purge = False
+        self._removed = 0
+        """Filters since the daemon was last told to make its flows anew."""
 
     async def run(self) -> None:
         """Look beside every ovs-vswitchd until nothing is left, until cancelled."""
@@ -94,7 +95,7 @@ class Leftovers:
             wait_s = _LOOK_S
             self._meet()
             try:
-                if not self._done and time.monotonic() - self._met >= SETTLED_S:
+                if not self._done and time.monotonic() - self._began >= SETTLED_S:
                     self._done = await self._clear()
                     wait_s = _LOOK_S if self._done else _RETRY_S
             except (AttachError, OvsError) as error:
@@ -112,23 +113,22 @@ class Leftovers:
         switch = (found.st_ino, found.st_mtime_ns)
         if switch != self._switch:
             age_s = _age_s(pidfile, found.st_mtime) if self._switch is None else 0.0
-            self._met = time.monotonic()
             self._switch, self._done = switch, age_s is None
             if age_s is None:
                 log.warning("leftovers.undated", error=f"the clock was set since {pidfile} was written")
             else:
-                self._began = self._met - age_s
+                self._began = time.monotonic() - age_s
 
     async def _clear(self) -> bool:
         """Remove what is left; tell whether that was nothing."""
         old = await asyncio.to_thread(_find, self._began)
         if old:
-            self._owes_purge = True
+            self._removed += len(old)
             await asyncio.to_thread(_delete, old)
-            log.info("leftovers.removed", filters=len(old))
-        if self._owes_purge:
+        if self._removed:
             await ask(self._rundir, "revalidator/purge")
-            self._owes_purge = False
+            log.info("leftovers.removed", filters=self._removed)
+            self._removed = 0
         if not old:
             log.info("leftovers.none")
         return not old

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from containerlab.agents import LOG
 from containerlab.init import IMAGES
 from containerlab.netns import socket_in
 from containerlab.ping import ping
@@ -28,6 +29,7 @@ SHARED = {
     "services: []": 'services: [10.96.0.0/16, "fd00:96::/112"]',
 }
 """The changes of the rack file that make it one of a server without a bridge."""
+SWITCH = Path("/run/openvswitch/ovs-vswitchd.pid")
 PORT = 7777
 BURST, SIZE, HEADERS = 20, 1400, 42
 """Few enough to wait in a socket's buffer."""
@@ -43,8 +45,16 @@ SLOTS = "/run/routed/slots"
 class KernelServer(Server):
     """A server of containerlab/kernel.clab.yml, whose agents all know of its NIC."""
 
+    _looks = 0
+    """How often agents had looked for leftovers before the agent, or the switch, that is the last."""
+
     def start(self, config: Path = RACK) -> None:
+        self._looks = self.looks()
         super().start(self.copy_of_rack_file({}) if config == RACK else config)
+
+    def at_rest(self) -> bool:
+        """Tell also whether the agent has removed what an earlier switch left: all megaflows are made anew then."""
+        return super().at_rest() and (not self.node.path(SWITCH).exists() or self.looks() > self._looks)
 
     def copy_of_rack_file(self, changes: dict[str, str]) -> Path:
         return super().copy_of_rack_file({**WITH_NIC, **changes})
@@ -70,8 +80,18 @@ class KernelServer(Server):
 
     def restart_switch(self) -> None:
         """Kill ovs-vswitchd and start it again, with the kernel's datapath."""
+        self._looks = self.looks()
         self.kill_daemon("ovs-vswitchd")
         self.node.run([f"{IMAGES}/daemon.sh", "ovs-vswitchd"], env={"DATAPATH": "kernel"})
+
+    def said(self, event: str) -> int:
+        """Return how often agents have logged that."""
+        log = self.node.path(LOG)
+        return log.read_text().count(f'"{event}"') if log.exists() else 0
+
+    def looks(self) -> int:
+        """Return how often agents have looked for what an earlier switch left in TC, and dealt with it."""
+        return self.said("leftovers.none") + self.said("leftovers.removed")
 
     def filters(self, device: str = "bond0") -> set[str]:
         """Return the megaflows that TC has for what comes in by a device, by number, whose-ever they are."""

@@ -83,12 +83,15 @@ def test_meters_come_back_when_somebody_removes_them(s11: KernelServer, slow: Po
 def test_limits_hold_again_after_the_switch_was_killed(s11: KernelServer, slow: Pod, outside: Place) -> None:
     old = s11.filters()
     s11.restart_switch()
-    eventually(lambda: old.isdisjoint(s11.filters()), "nothing left of the old switch", 60)
+    eventually(s11.at_rest, "s11 at rest", 60)
+    assert old.isdisjoint(s11.filters()), "nothing left of the old switch"
     eventually(lambda: s11.meters() == wanted(slow) and s11.healthy(slow), "the meters, and the flows by them", 60)
     eventually(lambda: not ping(both_ways([(slow.place, outside)])), "its traffic")
     for source, target, limit in ((outside, slow.place, TO), (slow.place, outside, FROM)):
         assert 0.85 * limit < s11.throughput(source, target) < 1.15 * limit
-        assert [flow for flow in of(slow, s11.megaflows()) if "dp:tc" not in flow] == []
+        flows = of(slow, s11.megaflows())
+        assert flows
+        assert [flow for flow in flows if "dp:tc" not in flow] == []
 
 
 def test_without_offload_the_wire_shapes_and_back(s11: KernelServer, slow: Pod) -> None:
