@@ -31,6 +31,7 @@ from routed.attach.filters import RTM_DELTFILTER, RTM_GETTFILTER, Hook
 from routed.attach.kernel import Rtnl
 from routed.attach.packing import attribute, message
 from routed.attach.rtnl import NLM_F_ACK, NLM_F_DUMP, Request, list_qdiscs
+from routed.threads import finished
 
 SETTLED_S = 3.0
 """An ovs-vswitchd is left alone until it is that old: it has its flows by then, and takes what it is handed."""
@@ -124,7 +125,7 @@ class Leftovers:
         old = await asyncio.to_thread(_find, self._began)
         if old:
             self._removed += len(old)
-            await asyncio.to_thread(_delete, old)
+            await finished(_delete, old)
         if self._removed:
             await ask(self._rundir, "revalidator/purge")
             log.info("leftovers.removed", filters=self._removed)

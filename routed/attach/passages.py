@@ -32,6 +32,7 @@ from routed.attach.kernel import Rtnl
 from routed.attach.veth import outer_index, wire_of
 from routed.domain.wiring import FENCED, Passage
 from routed.domain.workload import IPNetwork
+from routed.threads import finished
 
 BROKEN = Passage("")
 """What is observed of a prefix that has some other filters of ours; nobody wants that."""
@@ -69,11 +70,11 @@ class Passages:
 
     async def upsert(self, items: Mapping[IPNetwork, Passage]) -> Mapping[IPNetwork, Exception]:
         """Make these passages be so."""
-        return await asyncio.to_thread(self._each, items, lambda at, prefix: at.set(prefix, items[prefix]))
+        return await finished(self._each, items, lambda at, prefix: at.set(prefix, items[prefix]))
 
     async def remove(self, keys: Collection[IPNetwork]) -> Mapping[IPNetwork, Exception]:
         """Close these passages."""
-        return await asyncio.to_thread(self._each, keys, lambda at, prefix: at.clear(prefix))
+        return await finished(self._each, keys, lambda at, prefix: at.clear(prefix))
 
     def _observe(self) -> Mapping[IPNetwork, Passage]:
         with Rtnl() as home:

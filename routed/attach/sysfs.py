@@ -248,7 +248,7 @@ class _Function:
         """Whether representors here may be those of another PF: of this switch, or of one whose uplink is elsewhere."""
         if other.switch_id:
             return other.switch_id == self.switch_id
-        return other.driver == self.driver and not _names(other.folder / "net")
+        return bool(_virtual_functions(other.folder)) and not _names(other.folder / "net")
 
     def _own_in_doubt(self, own: Sequence[_Represented]) -> str:
         """Return why representors on this function cannot be told apart; empty when they can."""

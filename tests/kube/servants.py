@@ -31,17 +31,6 @@ from tests.kube.installed import ADDRESSES, agent_of
 _POLL_S = 0.05
 
 
-class FileOfTheLiving(Cache):
-    """The file of a process that can die: a thread of its that is still under way writes nothing any more."""
-
-    dead = False
-
-    def save(self, leases: frozenset[IPAddress]) -> None:
-        if self.dead:
-            raise OSError("the process is dead")
-        super().save(leases)
-
-
 class Servant:
     """One server. Its ledger is the tenant of its leases."""
 
@@ -75,7 +64,7 @@ class Servant:
 
         ``api`` is a connection to use instead of an own one; ``keep``: the stock is kept in the background.
         """
-        cache = FileOfTheLiving(self.folder / "leases.json", rack=self.rack, node=self.name, boot=self.boot)
+        cache = Cache(self.folder / "leases.json", rack=self.rack, node=self.name, boot=self.boot)
         async with AsyncExitStack() as stack:
             if api is None:
                 api = await stack.enter_async_context(connect(self.kubeconfig))
@@ -83,7 +72,6 @@ class Servant:
             self.leases = KubeLeases(
                 self.registry, cache, self.pools, marks=self._marks, look_s=self._look_s, rng=self.rng
             )
-            stack.callback(setattr, cache, "dead", True)
             await self.leases.start()
             self.ledger = Ledger(self.folder / "ledger.db", self.pools, self.leases, cooldown_s=self._cooldown_s)
             stack.callback(self.ledger.close)

@@ -214,6 +214,17 @@ def test_a_pf_whose_uplink_is_elsewhere_may_still_have_representors_here(tmp_pat
     assert set(representors(made).values()) == {None}, "ens4f0r0 is the other card's"
 
 
+def test_so_it_may_though_its_driver_is_another(tmp_path: Path) -> None:
+    made = Server(tmp_path / "sys")
+    for bus, name in ((3, "nfp"), (4, "bnxt")):
+        for pf in made.add_card(FAMILIES[name], CARD, bus, ports=1):
+            made.make_vfs(pf, 1)
+            made.switchdev(pf)
+    made.move_away("ens4f0")
+    made.move_away("ens3f0r0")
+    assert set(representors(made).values()) == {None}, "ens4f0r0 is the other card's"
+
+
 def test_what_belongs_to_another_host_of_the_card_is_not_ours(tmp_path: Path) -> None:
     made = server(tmp_path, FAMILIES["mlx5"], vfs=2)
     for number, name in enumerate(("c1pf0vf0", "c1pf0vf1", "c1pf0", "pf0", "pf0sf3", "c1pf1sf0")):
