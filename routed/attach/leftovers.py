@@ -33,7 +33,7 @@ from routed.attach.packing import attribute, message
 from routed.attach.rtnl import NLM_F_ACK, NLM_F_DUMP, Request, list_qdiscs
 from routed.threads import finished
 
-SETTLED_S = 3.0
+_SETTLED_S = 3.0
 """An ovs-vswitchd is left alone until it is that old: it has its flows by then, and takes what it is handed."""
 _LOOK_S, _RETRY_S = 1.0, 10.0
 _TCMSG = struct.Struct("=B3xiIII")
@@ -96,7 +96,7 @@ class Leftovers:
             wait_s = _LOOK_S
             self._meet()
             try:
-                if not self._done and time.monotonic() - self._began >= SETTLED_S:
+                if not self._done and time.monotonic() - self._began >= _SETTLED_S:
                     self._done = await self._clear()
                     wait_s = _LOOK_S if self._done else _RETRY_S
             except (AttachError, OvsError) as error:
