@@ -15,6 +15,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from ipam.model import IPAddress
+from routed.kube.kubeconfig import users
 from routed.settings import SettingsError, checked, read
 
 DEFAULT = Path("/etc/routed/audit.yaml")
@@ -153,8 +154,8 @@ class AgentsSettings(_Section):
 class ApiSettings(_Section):
     """Racks and Addresses of a Kubernetes API server."""
 
-    kubeconfig: Path | None = Path("~/.kube/config")
-    """None: this runs in a pod, with a service account."""
+    kubeconfig: Path | None = Field(default_factory=users)
+    """The user's own unless it is named; None: this runs in a pod, with a service account."""
     context: str | None = None
     """None: the kubeconfig's current one."""
 

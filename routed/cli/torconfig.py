@@ -9,13 +9,13 @@ from typing import Annotated
 
 import typer
 
+from routed.kube.kubeconfig import users
 from routed.settings import Settings, SettingsError, checked, read, validated
 from routed.torconfig.plan import PlanError, plan
 from routed.torconfig.render import render
 from routed.torconfig.settings import FabricFile
 from routed.torconfig.vendor_name import VendorName
 
-KUBECONFIG = Path("~/.kube/config")
 HELP = """\
 Write what the ToRs of a rack need: gateway, sessions with servers and spines, what they accept and what they export.
 
@@ -46,14 +46,19 @@ app = typer.Typer(add_completion=False)
 @app.command(help=HELP)
 def tor_config(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     vendor: Annotated[VendorName, typer.Option(help="Whose words.", show_default=False)],
+    kubeconfig: Annotated[
+        Path,
+        typer.Option(
+            default_factory=users,
+            help="How to reach the cluster's API server; with --rack.",
+            show_default="KUBECONFIG, else ~/.kube/config",
+        ),
+    ],
     rack_file: Annotated[
         Path | None,
         typer.Argument(metavar="RACKFILE", help="The rack file; see above for --rack.", show_default=False),
     ] = None,
     rack: Annotated[str, typer.Option(help="A Rack of a cluster, in place of a rack file.", show_default="none")] = "",
-    kubeconfig: Annotated[
-        Path, typer.Option(envvar="KUBECONFIG", help="How to reach the cluster's API server; with --rack.")
-    ] = KUBECONFIG,
     context: Annotated[
         str | None, typer.Option(help="A context of the kubeconfig.", show_default="its current one")
     ] = None,
