@@ -42,13 +42,18 @@ def test_flat_pods_are_forwarded_by_tc_and_routed_pods_hear_nothing_of_them(
         command = ["ip", "netns", "exec", "vport1", "ping", "-n", "-c", "2", "-i", "0.2", "-W", "1", FLAT["vport2"]]
         return s11.node.run(command, check=False).returncode == 0
 
+    def flooded() -> list[str]:
+        s11.node.run(["ip", "-n", "vport1", "neighbor", "flush", "all"])
+        assert answered()
+        flows[:] = s11.megaflows()
+        return [flow for flow in flows if "in_port(vport" in flow and "bond0" in flow]
+
+    flows: list[str] = []
     eventually(answered, "one flat pod hears of the other", 60)
-    assert answered()
-    flows = s11.megaflows()
+    asked = eventually(flooded, "the flow of a question to all")
     record_property("megaflows", "\n".join(flows))
     own = [flow for flow in flows if "in_port(vport1)" in flow and "0x0800" in flow]
     assert [flow for flow in own if flow.endswith("vport2")]
     assert [flow for flow in own if "dp:tc" not in flow] == []
-    flooded = [flow for flow in flows if "in_port(vport" in flow and "bond0" in flow]
-    assert [flow for flow in flooded if f"push_vlan(vid={VLAN}" in flow]
+    assert [flow for flow in asked if f"push_vlan(vid={VLAN}" in flow]
     assert not [flow for flow in flows if "in_port(vport" in flow and any(flow in of(pod, flows) for pod in pods)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -45,15 +46,24 @@ def wanted(pod: Pod) -> dict[int, int]:
     return {2 * slot + 1: TO, 2 * slot + 2: FROM}
 
 
+def throughput(s11: KernelServer, source: Place, target: Place, least: float, most: float = math.inf) -> float:
+    """Return what arrives, bits a second, once within bounds: a stall of the machine spoils a look, an error all."""
+
+    def look() -> float | None:
+        arrived = s11.throughput(source, target)
+        return arrived if least < arrived < most else None
+
+    return eventually(look, f"{least:.0f} to {most:.0f} bit/s from {source.name} to {target.name}", 15)
+
+
 def test_limits_hold_both_ways_in_tc(
     s11: KernelServer, slow: Pod, peer: Place, record_property: Callable[[str, object], None]
 ) -> None:
     eventually(lambda: not ping(both_ways([(slow.place, peer)])), "its traffic")
     for source, target, limit in ((peer, slow.place, TO), (slow.place, peer, FROM)):
-        arrived = s11.throughput(source, target)
+        arrived = throughput(s11, source, target, 0.85 * limit, 1.15 * limit)
         record_property("arrived", f"{source.name} -> {target.name}: {arrived / 1e6:.2f} Mbit/s")
         flows = of(slow, s11.megaflows())
-        assert 0.85 * limit < arrived < 1.15 * limit
         assert [flow for flow in flows if "dp:tc" not in flow] == []
         assert [flow for flow in flows if "meter(" in flow and "ipv4(" in flow]
     record_property("megaflows", "\n".join(flow for flow in flows if "meter(" in flow))
@@ -68,9 +78,8 @@ def test_a_pod_without_limits_is_faster(
 ) -> None:
     """The negative control of the limits, beside the pod that has some."""
     del slow
-    arrived = s11.throughput(pods[1].place, peer)
+    arrived = throughput(s11, pods[1].place, peer, 3 * TO)
     record_property("arrived", f"{arrived / 1e6:.2f} Mbit/s")
-    assert arrived > 3 * TO
     assert not [flow for flow in of(pods[1], s11.megaflows()) if "meter(" in flow]
 
 
@@ -88,7 +97,7 @@ def test_limits_hold_again_after_the_switch_was_killed(s11: KernelServer, slow: 
     eventually(lambda: s11.meters() == wanted(slow) and s11.healthy(slow), "the meters, and the flows by them", 60)
     eventually(lambda: not ping(both_ways([(slow.place, outside)])), "its traffic")
     for source, target, limit in ((outside, slow.place, TO), (slow.place, outside, FROM)):
-        assert 0.85 * limit < s11.throughput(source, target) < 1.15 * limit
+        throughput(s11, source, target, 0.85 * limit, 1.15 * limit)
         flows = of(slow, s11.megaflows())
         assert flows
         assert [flow for flow in flows if "dp:tc" not in flow] == []

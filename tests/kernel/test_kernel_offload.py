@@ -74,13 +74,13 @@ def test_what_tc_cannot_have_is_found(
     assert row["state"] == "slow-path"
     assert row["slow-path_packets"] > 0
     assert any("IPv6 fragments" in reason for reason in row["reasons"])
-    eventually(lambda: s11.offloads()["slow-path"] == 2, "the metric, of the one who answers as well")
+    eventually(lambda: s11.offloads().get("slow-path") == 2, "the metric, of the one who answers as well")
     eventually(lambda: s11.state(one) != "slow-path", "the fragments' megaflows are gone", 60)
 
 
 def test_a_pod_without_traffic_is_idle(s11: KernelServer, pods: tuple[Pod, Pod]) -> None:
     eventually(lambda: s11.state(pods[1]) == "idle", "no megaflows", 60)
-    eventually(lambda: s11.offloads()["idle"] >= 1, "the metric")
+    eventually(lambda: s11.offloads().get("idle", 0) >= 1, "the metric")
 
 
 @pytest.fixture

@@ -72,7 +72,8 @@ def test_a_bond_of_ovs_keeps_pods_out_of_tc(
     assert any("bond of the kernel" in reason for reason in row["reasons"])
     s11.check(pods[0])
     with s11.configured(EXPECTING):
+        eventually(s11.at_rest, "s11 at rest", 60)
         s11.exercise(pods, outside)
         error = failure(s11.check, pods[0])
         assert "slower than tc-software: a select group" in error.msg
-        assert "routed_pods_offload_short 2.0" in s11.metrics()
+        eventually(lambda: "routed_pods_offload_short 2.0" in s11.metrics(), "the metric")

@@ -36,8 +36,8 @@ def _web() -> Object:
         "image": WORKLOAD,
         "command": ["sh", "-c", f"hostname >/tmp/index.html; exec httpd -f -p {PORT} -h /tmp"],
         "ports": [{"containerPort": PORT}],
-        "readinessProbe": {"httpGet": {**probe, "path": "/index.html"}, "periodSeconds": 1},
-        "livenessProbe": {"tcpSocket": probe},
+        "readinessProbe": {"httpGet": {**probe, "path": "/index.html"}, "periodSeconds": 1, "timeoutSeconds": 5},
+        "livenessProbe": {"tcpSocket": probe, "timeoutSeconds": 5},
     }
     return {"containers": [server], "automountServiceAccountToken": False, "terminationGracePeriodSeconds": 1}
 

@@ -279,7 +279,7 @@ def test_an_edit_that_pods_cannot_live_with_changes_nothing_and_is_told(cluster:
         cluster.eventually(lambda: cluster.at_rest("s11"), "the new agent at rest")
         cluster.admin.patch(f"{RACKS}/r1", {"spec": {"pools": pools}}, "merge").granted()
         assert losses(probe.stop()) == []
-    assert cluster.all_ready("app=web", PODS)
+    cluster.eventually(lambda: cluster.all_ready("app=web", PODS), "the pods of before")
 
 
 # ---- upgrade, drain
@@ -294,9 +294,8 @@ def test_a_rolling_upgrade_loses_nothing(cluster: Cluster) -> None:
         cluster.follow("Upgrade the agents", OPERATIONS, **cluster.next_installation())
         cluster.eventually(lambda: renewed(cluster, before), "the new agents")
         assert losses(probe.stop()) == []
-    pods = cluster.pods("app=web")
-    assert all(map(ready, pods))
-    assert {one["restartCount"] for pod in pods for one in pod["status"]["containerStatuses"]} == {0}
+    cluster.eventually(lambda: all(map(ready, cluster.pods("app=web"))), "the pods of before")
+    assert {one["restartCount"] for pod in cluster.pods("app=web") for one in pod["status"]["containerStatuses"]} == {0}
 
 
 def renewed(cluster: Cluster, before: set[str]) -> bool:

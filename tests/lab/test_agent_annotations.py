@@ -157,7 +157,7 @@ def test_a_pod_sees_the_mtu_and_the_routes_that_it_asks_for(tenants: Tenants, fa
     other = look(server, plain)
     assert other["link"]["mtu"] == 1500, "control: who asks for nothing gets the uplink's"
     assert not [route for route in other["routes"] if route[2] == "82"]
-    assert not ping(both_ways([(pod.place, far.place)])), "the way that a route leads"
+    eventually(lambda: not ping(both_ways([(pod.place, far.place)])), "the way that a route leads")
     assert server.healthy(pod)
 
 

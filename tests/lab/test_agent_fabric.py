@@ -140,7 +140,7 @@ def set_gateway_mac(lab: Lab, mac: str) -> None:
 
 
 def test_traffic_follows_the_gateways_mac_address(lab: Lab, s11: Server, residents: Residents) -> None:
-    assert talk(residents)
+    eventually(lambda: talk(residents), "traffic at first")
     set_gateway_mac(lab, OTHER_MAC)
     try:
         eventually(lambda: any(OTHER_MAC in flow for flow in s11.all_flows()), "flows with the new address", 60)

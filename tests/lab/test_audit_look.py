@@ -65,7 +65,7 @@ def audit(lab: Lab, folder: Path, **switches: Any) -> Audit:
         },
         "agents": {"command": [str(folder / "ask.sh"), "{server}"]},
         "timeout_s": 20,
-        "confirm_after_s": 1,
+        "confirm_after_s": 3,
     }
     command = folder / "ask.sh"
     lines = [f"{name}) exec {shlex.join(entering(lab.node(name), 'routed', 'audit', 'export'))};;" for name in SERVERS]

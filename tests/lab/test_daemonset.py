@@ -115,7 +115,7 @@ def test_a_pod_reaches_the_other_rack_through_the_installed_plugin(
         s22.plugin = replace(s22.plugin, binary=daemon_pod.plugins / "routed")
         (pod,) = s22.add(1)
         s22.await_routes([pod])
-        assert ping(both_ways([(pod.place, residents.one.place)])) == []
+        eventually(lambda: not ping(both_ways([(pod.place, residents.one.place)])), "traffic with the other rack")
         assert user_of_speaker(daemon_pod) == IMAGE.speaker
         assert "Seccomp:\t2" in daemon_pod.inside("cat", "/proc/1/status"), "a filter, as the manifest asks for"
         assert "good" in daemon_pod.inside("routed", "show", "neighbors")
@@ -180,6 +180,7 @@ def upgrade(server: Server, daemon_pod: DaemonPod, others: Residents) -> tuple[l
                 (pods[0].place, others.one.place),
                 (pods[1].place, others.far.place),
             ]
+            eventually(lambda: not ping(both_ways(pairs)), "the spines know the pods' pool")
             probe = traffic.enter_context(Probe(both_ways(pairs)))
             daemon_pod.stop(server.agent)
         daemon_pod.prepare()
