@@ -190,27 +190,32 @@ def server_view(
     if seen is None:
         return Unobserved("it cannot see what it announces; see its log for the reason")
     held = [(address, one) for one in snapshot.attachments.values() for address in one.addresses]
+    announced = tuple(_announced(snapshot, seen))
+    there = {one.prefix.network_address for one in announced}
     return ServerView(
         server=snapshot.server.name,
         rack=snapshot.rack.name,
         at=now,
         holdings=tuple(
-            Holding(address, snapshot.server.name, str(one.pod), _is_public(snapshot, loop, one))
+            Holding(address, snapshot.server.name, str(one.pod), _is_public(snapshot, loop, one, address in there))
             for address, one in held
         ),
-        announced=tuple(_announced(snapshot, seen)),
+        announced=announced,
         sides=_side_views(snapshot, statuses),
         draining=snapshot.draining,
         ports={address: _port_view(snapshot, loop, one) for address, one in held},
     )
 
 
-def _is_public(snapshot: Snapshot, loop: Loop[Owner], attachment: Attachment) -> bool:
-    """Whether its host routes should exist by now: it was ready at least once, and is not on its way out."""
+def _is_public(snapshot: Snapshot, loop: Loop[Owner], attachment: Attachment, announced: bool) -> bool:
+    """Whether its host routes should exist by now: it was ready at least once, and is not on its way out.
+
+    One that is announced was, since routes come last: ExaBGP may have outlived an agent that had it ready.
+    """
     if snapshot.draining or attachment.leaving or snapshot.owner_elsewhere(attachment) is not None:
         return False
     work = loop.works().get(attachment.id)
-    return work is not None and work.reached > 0
+    return announced or (work is not None and work.reached > 0)
 
 
 def _announced(snapshot: Snapshot, seen: Mapping[Any, Any]) -> Iterator[Announced]:

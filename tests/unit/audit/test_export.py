@@ -94,6 +94,19 @@ async def test_a_pod_that_was_ready_stays_to_be_announced_while_it_fails(tmp_pat
         assert [holding.announce for holding in seen(node).holdings] == [True]
 
 
+async def test_what_an_earlier_agent_announced_stays_to_be_announced(tmp_path: Path) -> None:
+    """ExaBGP outlives an agent; the next one cannot mend this pod, and has never seen it ready."""
+    async with Node(tmp_path).running() as earlier:
+        await earlier.verbs.add(call(Verb.ADD))
+    node = Node(tmp_path)
+    for name in node.planes.keys() - {"links"}:
+        node.planes[name].held.update(earlier.planes[name].held)
+    node.planes["links"].refused[key(1)] = OSError("busy")
+    async with node.running():
+        assert node.loop.works()[key(1)].reached == 0
+        assert [holding.announce for holding in seen(node).holdings] == [True]
+
+
 async def test_an_agent_that_cannot_see_its_routes_says_so(tmp_path: Path) -> None:
     async with Node(tmp_path).running() as node:
         await node.verbs.add(call(Verb.ADD))
