@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from icmplib import ICMPLibError, ping
 
 from ovs_flows.offload import Layer, Megaflow, PortReport, Tally, report, since
-from routed.attach.netns import apart, enter, open_netns
+from routed.attach.netns import enter, open_netns
 from routed.domain.workload import IPAddress
+from routed.threads import apart
 
 ROUNDS = 20
 INTERVAL_S = 0.02

@@ -44,7 +44,7 @@ from routed.attach.rtnl import (
 from routed.attach.veth import is_wire
 from routed.domain.wiring import Door
 from routed.domain.workload import IPAddress, host_network
-from routed.threads import finished
+from routed.threads import apart
 
 BROKEN = ""
 """The MAC address of a door that lets others through, leads elsewhere, or has a route too much."""
@@ -78,11 +78,11 @@ class Doors:
 
     async def upsert(self, items: Mapping[str, Door]) -> Mapping[str, Exception]:
         """Make these doors be so."""
-        return await finished(_each, items, lambda home, wire: self._open(home, wire, items[wire]))
+        return await apart(_each, items, lambda home, wire: self._open(home, wire, items[wire]))
 
     async def remove(self, keys: Collection[str]) -> Mapping[str, Exception]:
         """Have these wires lead nowhere."""
-        return await finished(_each, keys, _close)
+        return await apart(_each, keys, _close)
 
     def _observe(self) -> Mapping[str, Door]:
         with Rtnl() as home:

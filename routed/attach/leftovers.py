@@ -31,10 +31,10 @@ from routed.attach.filters import RTM_DELTFILTER, RTM_GETTFILTER, Hook
 from routed.attach.kernel import Rtnl
 from routed.attach.packing import attribute, message
 from routed.attach.rtnl import NLM_F_ACK, NLM_F_DUMP, Request, list_qdiscs
-from routed.threads import finished
+from routed.threads import apart, whole
 
 _SETTLED_S = 3.0
-"""An ovs-vswitchd is left alone until it is that old: it has its flows by then, and takes what it is handed."""
+"""An ovs-vswitchd is left alone until it is that old: it takes what it is handed by then."""
 _LOOK_S, _RETRY_S = 1.0, 10.0
 _TCMSG = struct.Struct("=B3xiIII")
 _BLOCK = -1
@@ -96,7 +96,7 @@ class Leftovers:
             wait_s = _LOOK_S
             self._meet()
             try:
-                if not self._done and time.monotonic() - self._began >= _SETTLED_S:
+                if self._is_due(time.monotonic()):
                     self._done = await self._clear()
                     wait_s = _LOOK_S if self._done else _RETRY_S
             except (AttachError, OvsError) as error:
@@ -120,19 +120,32 @@ class Leftovers:
             else:
                 self._began = time.monotonic() - age_s
 
+    def _is_due(self, now: float) -> bool:
+        """Whether a look is owed, and may be had by now."""
+        return not self._done and now - self._began >= _SETTLED_S
+
     async def _clear(self) -> bool:
         """Remove what is left; tell whether that was nothing."""
         old = await asyncio.to_thread(_find, self._began)
-        if old:
-            self._removed += len(old)
-            await finished(_delete, old)
-        if self._removed:
-            await ask(self._rundir, "revalidator/purge")
-            log.info("leftovers.removed", filters=self._removed)
-            self._removed = 0
+        if old or self._removed:
+            await whole(self._remove(old))
         if not old:
             log.info("leftovers.none")
         return not old
+
+    async def _remove(self, old: Iterable[SwitchFilter]) -> None:
+        """Take filters out and have the daemon make its flows anew: nobody who finds none would do that."""
+        await apart(self._delete, old)
+        await ask(self._rundir, "revalidator/purge")
+        log.info("leftovers.removed", filters=self._removed)
+        self._removed = 0
+
+    def _delete(self, filters: Iterable[SwitchFilter]) -> None:
+        with Rtnl() as home:
+            for one in filters:
+                with suppress(NotFound):
+                    home.apply(one.delete())
+                    self._removed += 1
 
 
 def _age_s(pidfile: Path, written: float) -> float | None:
@@ -159,13 +172,6 @@ def _find(began: float) -> list[SwitchFilter]:
             age_s = time.monotonic() - began - _TICK_S
             old += (one for body in home.dump(request) if (one := read(body)) is not None and one.age_s >= age_s)
         return old
-
-
-def _delete(filters: Iterable[SwitchFilter]) -> None:
-    with Rtnl() as home:
-        for one in filters:
-            with suppress(NotFound):
-                home.apply(one.delete())
 
 
 def lists(qdiscs: Iterable[bytes]) -> Iterator[Request]:

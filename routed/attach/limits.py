@@ -19,7 +19,7 @@ from routed.attach.rtnl import delete_shaper, set_shaper
 from routed.attach.slots import SlotSpace
 from routed.attach.veth import inner_index, is_wire
 from routed.domain.wiring import Limit
-from routed.threads import finished
+from routed.threads import apart
 
 
 class Limits:
@@ -37,11 +37,11 @@ class Limits:
 
     async def upsert(self, items: Mapping[str, Limit]) -> Mapping[str, Exception]:
         """Limit these wires so."""
-        return await finished(self._each, items, lambda ends, wire: ends.limit(wire, items[wire]))
+        return await apart(self._each, items, lambda ends, wire: ends.limit(wire, items[wire]))
 
     async def remove(self, keys: Collection[str]) -> Mapping[str, Exception]:
         """Let these wires carry what they can."""
-        return await finished(self._each, keys, lambda ends, wire: ends.limit(wire, Limit(None, None)))
+        return await apart(self._each, keys, lambda ends, wire: ends.limit(wire, Limit(None, None)))
 
     def _observe(self) -> Mapping[str, Limit]:
         with Rtnl() as home, self._space.run(Rtnl) as slots:

@@ -21,10 +21,11 @@ from routed.attach.answers import Device
 from routed.attach.errors import AttachError, InterfaceExists, InvalidName, InvalidNetns, NotFound, SlotTaken
 from routed.attach.kernel import Rtnl
 from routed.attach.mark import Mark
-from routed.attach.netns import Visit, Visitors, apart
+from routed.attach.netns import Visit, Visitors
 from routed.attach.rtnl import set_alias
 from routed.domain.wiring import Link
 from routed.domain.workload import AttachmentId
+from routed.threads import apart
 
 K = TypeVar("K", bound=Hashable)
 

@@ -9,7 +9,6 @@ one from inside the pod.
 from __future__ import annotations
 
 import _thread
-import asyncio
 import ctypes
 import errno
 import fcntl
@@ -27,6 +26,7 @@ from typing import Any, TypeVar
 
 from routed.attach.errors import InvalidNetns, KernelError
 from routed.attach.kernel import Rtnl
+from routed.threads import ended, run
 
 T = TypeVar("T")
 Identity = tuple[int, int]
@@ -115,47 +115,6 @@ def _check_allowed(netns: int, path: str, off_limits: Collection[Identity]) -> N
         raise InvalidNetns(f"{path} is the server's own network namespace")
 
 
-def in_thread(call: Callable[[], T]) -> Future[T]:
-    """Run ``call`` in a thread that ends with it, and may therefore go into other namespaces.
-
-    `threading.Thread.start` would wait until the thread runs, and keep the event loop from everything else meanwhile.
-    """
-    done: Future[T] = Future()
-    done.set_running_or_notify_cancel()
-    _thread.start_new_thread(_run, (call, done))
-    return done
-
-
-def _run(call: Callable[[], T], done: Future[T]) -> None:
-    try:
-        result = call()
-    except BaseException as error:  # noqa: BLE001  # it belongs to whoever waits, not to this thread
-        done.set_exception(error)
-    else:
-        done.set_result(result)
-
-
-async def apart(call: Callable[[], T]) -> T:
-    """Run ``call`` in a thread of its own, and return or raise what it does."""
-    return await _ended(in_thread(call))
-
-
-async def _ended(call: Future[T]) -> T:
-    """Return or raise what a call in another thread does.
-
-    A caller that is cancelled waits for the end nevertheless: until then nobody else may start on the same pod.
-    """
-    loop, ended = asyncio.get_running_loop(), asyncio.Event()
-    call.add_done_callback(lambda _: loop.call_soon_threadsafe(ended.set))
-    try:
-        await ended.wait()
-    except asyncio.CancelledError:
-        if not call.cancel():
-            await ended.wait()
-        raise
-    return call.result()
-
-
 class Visitors:
     """Go into pods, at most so many at once; one goes from pod to pod as long as somebody waits, and then ends."""
 
@@ -179,7 +138,7 @@ class Visitors:
             self._under_way += starts
         if starts:
             self._start(done)
-        return await _ended(done)
+        return await ended(done)
 
     def _start(self, first: Future[Any]) -> None:
         try:
@@ -196,7 +155,7 @@ class Visitors:
             while errand := self._next():
                 path, target, call, done = errand
                 if done.set_running_or_notify_cancel():
-                    _run(partial(tour.visit, path, target, call), done)
+                    run(partial(tour.visit, path, target, call), done)
         finally:
             tour.end()
 

@@ -32,7 +32,7 @@ from routed.attach.kernel import Rtnl
 from routed.attach.veth import outer_index, wire_of
 from routed.domain.wiring import FENCED, Passage
 from routed.domain.workload import IPNetwork
-from routed.threads import finished
+from routed.threads import apart
 
 BROKEN = Passage("")
 """What is observed of a prefix that has some other filters of ours; nobody wants that."""
@@ -70,11 +70,11 @@ class Passages:
 
     async def upsert(self, items: Mapping[IPNetwork, Passage]) -> Mapping[IPNetwork, Exception]:
         """Make these passages be so."""
-        return await finished(self._each, items, lambda at, prefix: at.set(prefix, items[prefix]))
+        return await apart(self._each, items, lambda at, prefix: at.set(prefix, items[prefix]))
 
     async def remove(self, keys: Collection[IPNetwork]) -> Mapping[IPNetwork, Exception]:
         """Close these passages."""
-        return await finished(self._each, keys, lambda at, prefix: at.clear(prefix))
+        return await apart(self._each, keys, lambda at, prefix: at.clear(prefix))
 
     def _observe(self) -> Mapping[IPNetwork, Passage]:
         with Rtnl() as home:

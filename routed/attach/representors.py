@@ -20,7 +20,7 @@ from routed.attach.rtnl import set_device
 from routed.attach.veth import is_wire
 from routed.attach.wires import BROKEN
 from routed.domain.wiring import Wire
-from routed.threads import finished
+from routed.threads import apart
 
 
 class Representors:
@@ -40,11 +40,11 @@ class Representors:
 
     async def upsert(self, items: Mapping[str, Wire]) -> Mapping[str, Exception]:
         """Make these representors ready; they must exist."""
-        return await finished(self._each, items, lambda home, name: _prepare(home, name, items[name]))
+        return await apart(self._each, items, lambda home, name: _prepare(home, name, items[name]))
 
     async def remove(self, keys: Collection[str]) -> Mapping[str, Exception]:
         """Take our mark off these; SlotTaken for one that serves a pod."""
-        return await finished(self._each, keys, _leave)
+        return await apart(self._each, keys, _leave)
 
     def _observe(self) -> Mapping[str, Wire]:
         with Rtnl() as home:

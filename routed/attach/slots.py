@@ -23,7 +23,8 @@ from typing import TypeVar
 from routed.attach import sysctl
 from routed.attach.errors import InvalidNetns, KernelError
 from routed.attach.kernel import Rtnl
-from routed.attach.netns import CLONE_NEWNET, OWN, enter, in_thread, libc, open_netns
+from routed.attach.netns import CLONE_NEWNET, OWN, enter, libc, open_netns
+from routed.threads import in_thread
 
 T = TypeVar("T")
 

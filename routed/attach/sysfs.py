@@ -35,6 +35,8 @@ _UPLINK_PORT = re.compile(r"p(\d+)(?:s\d+)?")
 """``p0``; ``p0s1`` is a part of a port that was split."""
 _NUMBERED_BY_FUNCTION = frozenset({"bnxt_en"})
 """Drivers whose representors have the PCI function in their names, whatever the number of the port."""
+_WITHOUT_SWITCH = frozenset({"", "vfio-pci", "uio_pci_generic", "igb_uio", "pci-stub"})
+"""No driver, and those that hand a function to a program: none of them makes representors."""
 
 
 _NOT_THERE = frozenset({errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP})
@@ -248,7 +250,8 @@ class _Function:
         """Whether representors here may be those of another PF: of this switch, or of one whose uplink is elsewhere."""
         if other.switch_id:
             return other.switch_id == self.switch_id
-        return bool(_virtual_functions(other.folder)) and not _names(other.folder / "net")
+        has_switch = other.driver not in _WITHOUT_SWITCH and _virtual_functions(other.folder)
+        return bool(has_switch) and not _names(other.folder / "net")
 
     def _own_in_doubt(self, own: Sequence[_Represented]) -> str:
         """Return why representors on this function cannot be told apart; empty when they can."""
@@ -261,14 +264,15 @@ class _Function:
         named = {number is not None for _, (number, _) in orphans}
         if not orphans or (len(sharing) == 1 and named == {False}):
             return ""
-        who = ", ".join(one.address for one in sharing)
+        who = ", ".join(one.address if one.switch_id else f"{one.address} (uplink elsewhere)" for one in sharing)
+        share = "share" if all(one.switch_id for one in sharing) else "may share"
         if False in named:
-            return f"representors have the VF's index alone in their names, and {who} share a switch"
+            return f"representors have the VF's index alone in their names, and {who} {share} a switch"
         numbers = {one.number for one in sharing}
         if None in numbers:
             return f"representors have no PCI parent, and of {who} one has another number than its uplink"
         if len(numbers) != len(sharing):
-            return f"representors have no PCI parent, and {who} share a switch id and a number"
+            return f"representors have no PCI parent, and {who} {share} a switch id and a number"
         return ""
 
 

@@ -26,7 +26,7 @@ from routed.attach.rtnl import add_veth, delete_device, set_device, tx_checksums
 from routed.attach.slots import SlotSpace
 from routed.attach.veth import inner_index, inner_name, is_wire, outer_index
 from routed.domain.wiring import Wire
-from routed.threads import finished
+from routed.threads import apart
 
 BROKEN = Wire(mtu=0)
 """What is observed of a pair that needs attention: an end missing or elsewhere, down, or of another MTU."""
@@ -63,11 +63,11 @@ class Wires:
 
     async def upsert(self, items: Mapping[str, Wire]) -> Mapping[str, Exception]:
         """Make these wires exist; one that lost an end is made anew."""
-        return await finished(self._each, items, lambda ends, name: self._make(ends, name, items[name]))
+        return await apart(self._each, items, lambda ends, name: self._make(ends, name, items[name]))
 
     async def remove(self, keys: Collection[str]) -> Mapping[str, Exception]:
         """Delete these wires, and with them what hangs on them."""
-        return await finished(self._each, keys, _remove)
+        return await apart(self._each, keys, _remove)
 
     def _observe(self) -> Mapping[str, Wire]:
         with Rtnl() as home, self._space.run(Rtnl) as slots:

@@ -46,19 +46,17 @@ app = typer.Typer(add_completion=False)
 @app.command(help=HELP)
 def tor_config(  # noqa: PLR0913, PLR0917 - a command's options are its parameters
     vendor: Annotated[VendorName, typer.Option(help="Whose words.", show_default=False)],
-    kubeconfig: Annotated[
-        Path,
-        typer.Option(
-            default_factory=users,
-            help="How to reach the cluster's API server; with --rack.",
-            show_default="KUBECONFIG, else ~/.kube/config",
-        ),
-    ],
     rack_file: Annotated[
         Path | None,
         typer.Argument(metavar="RACKFILE", help="The rack file; see above for --rack.", show_default=False),
     ] = None,
     rack: Annotated[str, typer.Option(help="A Rack of a cluster, in place of a rack file.", show_default="none")] = "",
+    kubeconfig: Annotated[
+        Path | None,
+        typer.Option(
+            help="How to reach the cluster's API server; with --rack.", show_default="KUBECONFIG, else ~/.kube/config"
+        ),
+    ] = None,
     context: Annotated[
         str | None, typer.Option(help="A context of the kubeconfig.", show_default="its current one")
     ] = None,
@@ -78,7 +76,7 @@ def tor_config(  # noqa: PLR0913, PLR0917 - a command's options are its paramete
     ] = None,
 ) -> None:
     """Render, then print or write."""
-    settings, source = _from_cluster(rack, rack_file, kubeconfig, context) if rack else _from_file(rack_file)
+    settings, source = _from_cluster(rack, rack_file, kubeconfig or users(), context) if rack else _from_file(rack_file)
     if fabric is not None:
         settings = _with_fabric(settings, source, fabric)
     names = [tor] if tor else [entry.name for entry in settings.tors]

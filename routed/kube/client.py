@@ -11,7 +11,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from os import pathsep
 from pathlib import Path
 from random import uniform
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ from yaml import YAMLError
 from routed import __version__
 from routed.kube.api import Api, Document
 from routed.kube.errors import NoAccess, Unreachable, failure
+from routed.kube.kubeconfig import merged
 
 if TYPE_CHECKING:
     from kubernetes.aio.client import ApiClient
@@ -47,16 +47,15 @@ async def connect(kubeconfig: Path | None = None, context: str | None = None) ->
         from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config  # noqa: PLC0415
     except ImportError as error:
         raise NoAccess("the Python package kubernetes is not installed; install routed[kubernetes]") from error
-    if kubeconfig is not None and not any(Path(one).expanduser().exists() for one in str(kubeconfig).split(pathsep)):
-        raise NoAccess(f"no API server can be reached: there is no {kubeconfig}")
     configuration = Configuration()
     configuration.connection_pool_maxsize = _CONNECTIONS
     try:
         if kubeconfig is None:
             load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]  # has no types
         else:
+            files, current = merged(kubeconfig)
             await load_kube_config(  # type: ignore[no-untyped-call]  # has no types
-                str(kubeconfig), context=context, client_configuration=configuration, persist_config=False
+                files, context=context or current, client_configuration=configuration, persist_config=False
             )
         client = ApiClient(configuration)
         client.user_agent = f"routed/{__version__}"

@@ -34,7 +34,7 @@ from routed.kube.registry import Registry
 from routed.kube.sticky import Sticky
 from routed.kube.stock import ASK_S, Asks, Marks, change
 from routed.kube.view import View
-from routed.threads import finished
+from routed.threads import apart
 
 log = structlog.get_logger(__name__)
 _PACE_S = 0.1
@@ -407,7 +407,7 @@ class KubeLeases:
     async def _own(self, leases: Mapping[IPAddress, Lease]) -> None:
         """Write what is ours from now on, then count on it."""
         if frozenset(leases) != self._cache.stored:
-            await finished(self._cache.save, frozenset(leases))
+            await apart(self._cache.save, frozenset(leases))
         self._publish(leases)
 
     def _publish(self, leases: Mapping[IPAddress, Lease]) -> None:

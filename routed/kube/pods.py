@@ -24,7 +24,7 @@ from routed.kube.api import PODS, Api, Document
 from routed.kube.errors import KubeError
 from routed.kube.following import followed
 from routed.kube.memory import Memory
-from routed.threads import finished
+from routed.threads import apart
 
 log = structlog.get_logger(__name__)
 GRACE_S = 120.0
@@ -151,7 +151,7 @@ class Pods:
                 mirrored = dict.fromkeys(uids(pods), _MIRRORED)
                 self._pods = {**mirrored, **{pod["metadata"]["uid"]: pod for pod in pods}}
                 self._changed.notify_all()
-            await finished(self._memory.keep, self._pods)
+            await apart(self._memory.keep, self._pods)
 
     async def _keep_sweeping(self) -> None:
         while True:

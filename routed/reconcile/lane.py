@@ -3,17 +3,22 @@
 A lane hands over everything that waits as one batch, one batch at a time; a plane that `streams` gets what it should
 make at once, beside other such calls. What a lane believes to exist comes from `observe` and from its own successful
 calls; after a failure it believes nothing of the keys concerned.
+
+A call that takes too long is cancelled, but one that uses a thread goes on all the same. It keeps its turn, since two
+that change the same things would be worse; who waits for it, or for a turn after it, is told, and the plane is unknown.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Hashable, Iterable, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Coroutine, Hashable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Any, TypeVar
 
 from routed.reconcile.plane import Plane
 
+T = TypeVar("T")
 _UNKNOWN = object()
 Failures = Mapping[Hashable, Exception]
 
@@ -25,6 +30,12 @@ class _Batch:
         self.items: dict[Hashable, Any] = {}
         self.waiting: list[asyncio.Future[Failures]] = []
         """One for each caller: who is cancelled takes nothing away from the others."""
+
+    def tell(self, failures: Failures) -> None:
+        """Tell whoever waits still how it went."""
+        for caller in self.waiting:
+            if not caller.done():
+                caller.set_result(failures)
 
 
 class _Turns:
@@ -92,22 +103,21 @@ class Lane:
         self._timeout_s = timeout_s
         self._turns = _Turns()
         self._collecting: _Batch | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     async def look(self) -> Mapping[Hashable, Any]:
         """Observe the plane and return all that it holds; on failure nothing is known and the failure is raised."""
-        async with self._turns.alone:
-            return await self._look()
+        return await self._in_time(self._begin(self._look()))
 
     async def converge(self, want: Mapping[Hashable, Any]) -> None:
         """Make these keys be so (None: be absent); raises one failure after everything was tried."""
         if self.actual is None:
-            await self._first_look()
+            await self._in_time(self._begin(self._look(unless_known=True)))
         differing = {key: value for key, value in want.items() if self.differs(key, value)}
         if not differing:
             return
         if self.plane.streams and None not in differing.values():
-            async with self._turns.together:
+            async with self._turn(self._turns.together):  # nobody is told before the end: the next try may be beside it
                 failures = await self._change(differing)
         else:
             failures = await self._in_batch(differing)
@@ -119,8 +129,8 @@ class Lane:
     async def end(self, patience_s: float) -> None:
         """Return when nothing changes the plane any more; nobody waits for it.
 
-        A call that uses a thread cannot be cancelled, so what has begun may end by itself. What has not by then is
-        cancelled: the next look finds how far it came.
+        What has begun may end by itself. What has not by then is cancelled, and ends as soon as it can: the next look
+        finds how far it came.
         """
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=patience_s)
@@ -132,13 +142,11 @@ class Lane:
         batch = self._collecting
         if batch is None:
             batch = self._collecting = _Batch()
-            task = asyncio.create_task(self._apply(batch))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._begin(self._apply(batch))
         batch.items.update(differing)
         failures: asyncio.Future[Failures] = asyncio.get_running_loop().create_future()
         batch.waiting.append(failures)
-        return await failures
+        return await self._in_time(failures)
 
     def differs(self, key: Hashable, value: Any) -> bool:
         """Tell whether the plane may hold something else than `value` (None: absent) under `key`."""
@@ -147,30 +155,48 @@ class Lane:
         found = self.actual.get(key)
         return found is _UNKNOWN or found != value
 
-    async def _first_look(self) -> None:
-        async with self._turns.alone:
-            if self.actual is None:
-                await self._look()
+    def _begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Have work done that keeps its turn when nobody waits for it any more."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
-    async def _look(self) -> Mapping[Hashable, Any]:
-        limit = asyncio.timeout(self._timeout_s)
+    async def _in_time(self, answer: asyncio.Future[T]) -> T:
+        """Return an answer that takes a turn and a call; TimeoutError when it takes longer than both may."""
         try:
-            async with limit:
-                self.actual = dict(await self.plane.observe())
-        except BaseException as error:
-            self.actual = None
-            if isinstance(error, TimeoutError) and limit.expired():
-                raise self._late() from None
+            _, late = await asyncio.wait([answer], timeout=2 * self._timeout_s)
+        except asyncio.CancelledError:
+            answer.cancel()
             raise
-        return self.actual
+        if late:
+            answer.cancel()
+            self.actual = None
+            raise self._late()
+        return answer.result()
+
+    async def _look(self, *, unless_known: bool = False) -> Mapping[Hashable, Any]:
+        async with self._turn(self._turns.alone):
+            if unless_known and self.actual is not None:
+                return self.actual
+            try:
+                async with self._limit():
+                    self.actual = dict(await self.plane.observe())
+            except BaseException:
+                self.actual = None
+                raise
+            return self.actual
 
     async def _apply(self, batch: _Batch) -> None:
-        async with self._turns.alone:
-            self._collecting = None  # who comes now waits for the next batch
-            failures = await self._change(batch.items)
-        for caller in batch.waiting:
-            if not caller.done():
-                caller.set_result(failures)
+        failures: Failures
+        try:
+            async with self._turn(self._turns.alone):
+                self._collecting = None  # who comes now waits for the next batch
+                failures = await self._change(batch.items)
+        except TimeoutError as error:
+            self._collecting = None
+            failures = dict.fromkeys(batch.items, error)
+        batch.tell(failures)
 
     async def _change(self, items: Mapping[Hashable, Any]) -> Failures:
         """Hand changes to the plane and remember how they went."""
@@ -179,20 +205,42 @@ class Lane:
         failures: dict[Hashable, Exception] = {}
         started = time.monotonic()
         self._doubt(items)
-        limit = asyncio.timeout(self._timeout_s)
         try:
-            async with limit:
+            async with self._limit():
                 if grown:
                     failures.update(await self.plane.upsert(grown))
                 if shrunk:
                     failures.update(await self.plane.remove(shrunk))
         except Exception as error:  # noqa: BLE001 - the boundary: whatever a plane raises belongs to its callers
-            late = isinstance(error, TimeoutError) and limit.expired()
-            failures = dict.fromkeys(items, self._late() if late else error)
+            failures = dict.fromkeys(items, error)
         self._remember({key: value for key, value in items.items() if key not in failures} if failures else items)
         self.batches += 1
         self.busy_s += time.monotonic() - started
         return failures
+
+    @asynccontextmanager
+    async def _turn(self, turn: AbstractAsyncContextManager[None]) -> AsyncIterator[None]:
+        """Have a turn; TimeoutError when somebody else keeps his for too long, and the plane is unknown."""
+        async with AsyncExitStack() as kept:
+            try:
+                async with self._limit():
+                    await kept.enter_async_context(turn)
+            except TimeoutError:
+                self.actual = None
+                raise
+            yield
+
+    @asynccontextmanager
+    async def _limit(self) -> AsyncIterator[None]:
+        """Cancel what takes too long; TimeoutError."""
+        limit = asyncio.timeout(self._timeout_s)
+        try:
+            async with limit:
+                yield
+        except TimeoutError:
+            if limit.expired():
+                raise self._late() from None
+            raise
 
     def _late(self) -> TimeoutError:
         """Return the failure of a call that took too long, which says whose it was."""

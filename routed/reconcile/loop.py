@@ -59,7 +59,7 @@ async def _together(calls: Sequence[Coroutine[Any, Any, None]]) -> None:
 FIRST_RETRY_S = 0.1
 LAST_RETRY_S = 15.0
 PATIENCE_S = 3.0
-"""What calls of planes get to end by themselves when the loop ends; they hardly ever take a tenth of it."""
+"""What calls of planes get to end by themselves when the loop ends, then they are cancelled; few take a tenth of it."""
 
 
 @dataclass(slots=True)
@@ -112,8 +112,8 @@ class Loop(Generic[Owner]):
 
         `is_permanent` tells failures that another try cannot mend: `wait_for` raises them at once. `finish` is
         called as the last step of every successful pass, unless the owner wants something else by then.
-        `resync_s` is the time between two full looks, `timeout_s` the longest that one call of a plane may
-        take.
+        `resync_s` is the time between two full looks, `timeout_s` the longest that one call of a plane may take, and
+        that anybody waits for a turn to make one.
         """
         self._stages = [[Lane(plane, timeout_s=timeout_s) for plane in stage] for stage in stages]
         self.lanes = {lane.plane.name: lane for stage in self._stages for lane in stage}

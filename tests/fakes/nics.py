@@ -165,19 +165,20 @@ class Server:
         self.add_device(to, parent=home)
         self.ports[to] = replace(port, name=to)
 
-    def bind(self, vf: str, driver: str = "") -> None:
-        """Bind a VF to a driver, its own when none is given, or with `-` to none."""
-        folder = self.tree / "bus/pci/devices" / vf
-        pf = (folder / "physfn").readlink().name
+    def bind(self, function: str, driver: str = "") -> None:
+        """Bind a function to a driver, or with `-` to none; a VF to its own when none is given."""
+        folder = self.tree / "bus/pci/devices" / function
         for device in [entry.name for entry in (folder / "net").iterdir()]:
             self.move_away(device)
         (folder / "driver").unlink(missing_ok=True)
         if driver == "-":
             return
-        (folder / "driver").symlink_to(f"../../../../bus/pci/drivers/{driver or self.families[pf].driver}")
         if not driver:
-            index = next(i for i in range(64) if self.vf_address(pf, i) == vf)
-            self.add_device(self.vf_device(pf, index), parent=vf)
+            pf = (folder / "physfn").readlink().name
+            driver = self.families[pf].driver
+            index = next(i for i in range(64) if self.vf_address(pf, i) == function)
+            self.add_device(self.vf_device(pf, index), parent=function)
+        (folder / "driver").symlink_to(f"../../../../bus/pci/drivers/{driver}")
 
     def _home(self, name: str) -> str:
         link = self.tree / "class/net" / name / "device"

@@ -47,13 +47,14 @@ def wanted(pod: Pod) -> dict[int, int]:
 
 
 def throughput(s11: KernelServer, source: Place, target: Place, least: float, most: float = math.inf) -> float:
-    """Return what arrives, bits a second, once within bounds: a stall of the machine spoils a look, an error all."""
+    """Return what arrives, bits a second, once it is enough: the machine's stalls take from it; nothing may add."""
 
     def look() -> float | None:
         arrived = s11.throughput(source, target)
-        return arrived if least < arrived < most else None
+        assert arrived < most
+        return arrived if arrived > least else None
 
-    return eventually(look, f"{least:.0f} to {most:.0f} bit/s from {source.name} to {target.name}", 15)
+    return eventually(look, f"{least:.0f} bit/s from {source.name} to {target.name}", 15)
 
 
 def test_limits_hold_both_ways_in_tc(

@@ -289,12 +289,13 @@ def test_a_rolling_upgrade_loses_nothing(cluster: Cluster) -> None:
     some = {node: cluster.pods("app=web", node)[:2] for node in cluster.workers}
     first, second, third = ([cluster.place(pod) for pod in pods] for pods in some.values())
     pairs = [(first[0], first[1]), (first[0], second[0]), (first[1], third[0]), (second[1], third[1])]
-    before = {pod["metadata"]["uid"] for pod in cluster.pods(AGENTS)}
+    before, web = ({pod["metadata"]["uid"] for pod in cluster.pods(of)} for of in (AGENTS, "app=web"))
     with Probe(both_ways(pairs), rate_hz=25) as probe:  # the fabric's switches are software on the same cores
         cluster.follow("Upgrade the agents", OPERATIONS, **cluster.next_installation())
         cluster.eventually(lambda: renewed(cluster, before), "the new agents")
         assert losses(probe.stop()) == []
     cluster.eventually(lambda: all(map(ready, cluster.pods("app=web"))), "the pods of before")
+    assert {pod["metadata"]["uid"] for pod in cluster.pods("app=web")} == web
     assert {one["restartCount"] for pod in cluster.pods("app=web") for one in pod["status"]["containerStatuses"]} == {0}
 
 

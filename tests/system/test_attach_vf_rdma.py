@@ -17,11 +17,12 @@ from routed.attach.errors import AttachError, RdmaMissing, RdmaShared
 from routed.attach.kernel import Rtnl
 from routed.attach.links import Links
 from routed.attach.mark import OURS
-from routed.attach.netns import Visit, apart
+from routed.attach.netns import Visit
 from routed.attach.rdma import Rdma, VfRdma
 from routed.attach.vf import VfWay, by_label, own_name
 from routed.domain.wiring import Link
 from routed.domain.workload import AttachmentId
+from routed.threads import apart
 from tests.fakes.rdma import OWN, RdmaKernel, namespace
 from tests.fakes.veths import VethNic
 from tests.fixtures.pods import Pod, Pods, run, server

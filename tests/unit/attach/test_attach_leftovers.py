@@ -94,8 +94,19 @@ def test_a_switch_out_of_sight_is_as_old_as_its_pidfile(tmp_path: Path) -> None:
     pidfile(tmp_path, 5.0)
     before = time.monotonic()
     found = met(tmp_path)
-    assert not found._done
     assert before - 6.0 < found._began < before - 4.0
+    assert found._is_due(before), "whenever the agent began"
+
+
+def test_a_switch_that_begins_is_left_alone_until_it_has_settled(tmp_path: Path) -> None:
+    pidfile(tmp_path, 60.0)
+    found = met(tmp_path)
+    (tmp_path / "ovs-vswitchd.pid").unlink()
+    pidfile(tmp_path, 0.0)
+    before = time.monotonic()
+    found._meet()
+    assert not found._is_due(before + 2.9)
+    assert found._is_due(time.monotonic() + 3.0)
 
 
 @pytest.mark.parametrize("age_s", [-3600.0, 50 * 365 * 86400.0], ids=["set back", "set forward"])

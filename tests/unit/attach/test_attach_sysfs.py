@@ -225,6 +225,18 @@ def test_so_it_may_though_its_driver_is_another(tmp_path: Path) -> None:
     assert set(representors(made).values()) == {None}, "ens4f0r0 is the other card's"
 
 
+@pytest.mark.parametrize("driver", ["vfio-pci", "uio_pci_generic", "-"])
+def test_a_pf_that_a_program_has_leaves_nothing_in_doubt(tmp_path: Path, driver: str) -> None:
+    made = Server(tmp_path / "sys")
+    for bus, name, switch in ((3, "nfp", CARD), (4, "mlx5", "0badcafe")):
+        for pf in made.add_card(FAMILIES[name], switch, bus, ports=1):
+            made.make_vfs(pf, 2)
+            if bus == 3:
+                made.switchdev(pf)
+    made.bind("0000:04:00.0", driver)
+    assert len([rep for rep in representors(made).values() if rep is not None]) == 2
+
+
 def test_what_belongs_to_another_host_of_the_card_is_not_ours(tmp_path: Path) -> None:
     made = server(tmp_path, FAMILIES["mlx5"], vfs=2)
     for number, name in enumerate(("c1pf0vf0", "c1pf0vf1", "c1pf0", "pf0", "pf0sf3", "c1pf1sf0")):

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from routed.threads import finished
+from routed.threads import apart, whole
 
 
-async def cancelled_in(work: Callable[[Callable[[], None]], Coroutine[Any, Any, None]], error: type[Exception]) -> bool:
+async def cancelled_in(work: Callable[[Callable[[], None]], Coroutine[Any, Any, None]], times: int = 1) -> bool:
     """Cancel a task while its thread works; tell whether the thread had finished by the time that the task was over."""
     began, may_go_on, done = threading.Event(), threading.Event(), threading.Event()
 
@@ -20,27 +20,49 @@ async def cancelled_in(work: Callable[[Callable[[], None]], Coroutine[Any, Any, 
         began.set()
         may_go_on.wait()
         done.set()
-        raise error
+        raise OSError
 
     task = asyncio.create_task(work(change_something))
     await asyncio.to_thread(began.wait)
-    task.cancel()
+    for _ in range(times):
+        task.cancel()
+        await asyncio.sleep(0)
     asyncio.get_running_loop().call_later(0.05, may_go_on.set)
     with pytest.raises(asyncio.CancelledError):
         await task
+    finished = done.is_set()
     may_go_on.set()
-    return done.is_set()
+    return finished
 
 
 async def test_a_task_that_is_cancelled_ends_after_its_thread() -> None:
     heard: list[str] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: heard.append(context["message"]))
-    assert await cancelled_in(finished, OSError)
-    assert not await cancelled_in(asyncio.to_thread, OSError), "the negative control"
+    assert await cancelled_in(apart)
+    assert await cancelled_in(apart, times=2), "by a limit, and by the end of all"
+    assert not await cancelled_in(asyncio.to_thread), "the negative control"
     assert heard == []
 
 
 async def test_answers_and_errors_come_through() -> None:
-    assert await finished(max, 3, 5) == 5
+    assert await apart(max, 3, 5) == 5
     with pytest.raises(ZeroDivisionError):
-        await finished(divmod, 1, 0)
+        await apart(divmod, 1, 0)
+
+
+async def test_what_must_be_done_together_is() -> None:
+    steps: list[str] = []
+
+    async def work() -> None:
+        steps.append("removed")
+        await asyncio.sleep(0)
+        steps.append("told")
+
+    task = asyncio.create_task(whole(work()))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert steps == ["removed"]
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert steps == ["removed", "told"]
