@@ -33,6 +33,8 @@ def run(call: Callable[[], _T], done: Future[_T]) -> None:
     """Let a future have what ``call`` returns or raises."""
     try:
         result = call()
+    except StopIteration as error:
+        done.set_exception(RuntimeError(f"unexpected {error!r}"))  # asyncio's futures do not take it
     except BaseException as error:  # noqa: BLE001  # it belongs to whoever waits, not to this thread
         done.set_exception(error)
     else:

@@ -12,7 +12,6 @@ Never touches a device without our mark, nor a route or a neighbour of others.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -74,7 +73,7 @@ class Doors:
 
     async def observe(self) -> Mapping[str, Door]:
         """Return every door that leads anywhere."""
-        return await asyncio.to_thread(self._observe)
+        return await apart(self._observe)
 
     async def upsert(self, items: Mapping[str, Door]) -> Mapping[str, Exception]:
         """Make these doors be so."""

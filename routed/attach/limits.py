@@ -8,7 +8,6 @@ root of a wire that is to be limited.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 
@@ -33,7 +32,7 @@ class Limits:
 
     async def observe(self) -> Mapping[str, Limit]:
         """Return the limits of all wires that have one."""
-        return await asyncio.to_thread(self._observe)
+        return await apart(self._observe)
 
     async def upsert(self, items: Mapping[str, Limit]) -> Mapping[str, Exception]:
         """Limit these wires so."""

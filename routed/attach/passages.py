@@ -10,7 +10,6 @@ The server's own packets pass; so does everything that is no IP packet and no AR
 
 from __future__ import annotations
 
-import asyncio
 import errno
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
@@ -66,7 +65,7 @@ class Passages:
 
     async def observe(self) -> Mapping[IPNetwork, Passage]:
         """Return all passages, strays included."""
-        return await asyncio.to_thread(self._observe)
+        return await apart(self._observe)
 
     async def upsert(self, items: Mapping[IPNetwork, Passage]) -> Mapping[IPNetwork, Exception]:
         """Make these passages be so."""

@@ -7,7 +7,6 @@ touches a device with somebody else's alias.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 
@@ -36,7 +35,7 @@ class Representors:
 
     async def observe(self) -> Mapping[str, Wire]:
         """Return every representor that carries our mark."""
-        return await asyncio.to_thread(self._observe)
+        return await apart(self._observe)
 
     async def upsert(self, items: Mapping[str, Wire]) -> Mapping[str, Exception]:
         """Make these representors ready; they must exist."""

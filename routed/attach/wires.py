@@ -9,7 +9,6 @@ Never touches a device of the server's namespace without our mark, and never plu
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -59,7 +58,7 @@ class Wires:
 
     async def observe(self) -> Mapping[str, Wire]:
         """Return every wire that carries our mark."""
-        return await asyncio.to_thread(self._observe)
+        return await apart(self._observe)
 
     async def upsert(self, items: Mapping[str, Wire]) -> Mapping[str, Exception]:
         """Make these wires exist; one that lost an end is made anew."""

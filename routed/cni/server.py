@@ -23,7 +23,7 @@ import structlog
 
 from routed.cni.errors import Code, DecodeError, Failure, code_for
 from routed.cni.protocol import SIZE_LIMIT, VERSIONS, AttachmentRequest, Command, GcRequest, Request, answer, parse
-from routed.threads import apart
+from routed.threads import whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -163,7 +163,7 @@ class Server:
                 return await self._handler.add(request)
             case AttachmentRequest(command=Command.DEL, attachment=attachment):
                 await self._handler.delete(request)
-                await apart(self._queue.discard, attachment)
+                await whole(asyncio.to_thread(self._queue.discard, attachment))  # many pods may end at once
             case AttachmentRequest():
                 await self._handler.check(request)
             case GcRequest():

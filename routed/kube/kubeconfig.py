@@ -18,17 +18,22 @@ def users() -> Path:
 
 
 def merged(kubeconfig: Path) -> tuple[str, str | None]:
-    """Return which of these files say anything, and the current context, which is the first one's that has any.
+    """Return which of several files say anything, and the current context, which is the first one's that has any.
 
-    So it is in kubectl; the client library would take the last one's. Raises ValueError where one is no kubeconfig or
-    there is none, OSError, YAMLError.
+    So it is in kubectl; the client library would take the last one's. It is left to read a single file, which may be a
+    pipe. Raises ValueError where none says anything or one is no kubeconfig, OSError, YAMLError.
     """
     import yaml  # noqa: PLC0415 - slow to import, and only who connects needs it
 
+    names = [os.path.expanduser(name) for name in str(kubeconfig).split(os.pathsep) if name]  # noqa: PTH111  # see above
+    there = [path for path in map(Path, names) if path.exists()]
+    if not there:
+        raise ValueError("there is no such file")
+    if len(names) == 1:
+        return names[0], None
     files: list[str] = []
     context: str | None = None
-    found = [Path(os.path.expanduser(name)) for name in str(kubeconfig).split(os.pathsep)]  # noqa: PTH111  # see above
-    for path in (one for one in found if one.exists()):
+    for path in there:
         document: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
         if isinstance(document, dict):
             files.append(str(path))
@@ -36,5 +41,5 @@ def merged(kubeconfig: Path) -> tuple[str, str | None]:
         elif document is not None:
             raise ValueError(f"{path} is no kubeconfig")
     if not files:
-        raise ValueError("there is no such file, or nothing in it")
+        raise ValueError("there is nothing in it")
     return os.pathsep.join(files), context

@@ -5,7 +5,7 @@ make at once, beside other such calls. What a lane believes to exist comes from 
 calls; after a failure it believes nothing of the keys concerned.
 
 A call that takes too long is cancelled, but one that uses a thread goes on all the same. It keeps its turn, since two
-that change the same things would be worse; who waits for it, or for a turn after it, is told, and the plane is unknown.
+that change the same things would be worse. Until it ends, the plane is unknown, and who asks for anything is told so.
 """
 
 from __future__ import annotations
@@ -13,29 +13,50 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Coroutine, Hashable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import Any, TypeVar
+from contextlib import asynccontextmanager
+from typing import Any, Generic, TypeVar
 
 from routed.reconcile.plane import Plane
 
 T = TypeVar("T")
 _UNKNOWN = object()
+_GRACE = 1.05
+"""Times its limit, by when a call that is cancelled has ended unless it cannot."""
+Found = Mapping[Hashable, Any]
 Failures = Mapping[Hashable, Exception]
 
 
-class _Batch:
+class _Request(Generic[T]):
+    """What several callers ask of the plane, and who waits: who is cancelled takes nothing away from the others."""
+
+    def __init__(self) -> None:
+        self._waiting: list[asyncio.Future[T]] = []
+
+    async def answer(self) -> T:
+        """Wait for it."""
+        caller: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._waiting.append(caller)
+        return await caller
+
+    def tell(self, answer: T) -> None:
+        """Answer whoever waits still."""
+        for caller in self._waiting:
+            if not caller.done():
+                caller.set_result(answer)
+
+    def fail(self, error: Exception) -> None:
+        """Raise this for whoever waits still."""
+        for caller in self._waiting:
+            if not caller.done():
+                caller.set_exception(error)
+
+
+class _Batch(_Request[Failures]):
     """Changes that will go to the plane together."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.items: dict[Hashable, Any] = {}
-        self.waiting: list[asyncio.Future[Failures]] = []
-        """One for each caller: who is cancelled takes nothing away from the others."""
-
-    def tell(self, failures: Failures) -> None:
-        """Tell whoever waits still how it went."""
-        for caller in self.waiting:
-            if not caller.done():
-                caller.set_result(failures)
 
 
 class _Turns:
@@ -103,21 +124,30 @@ class Lane:
         self._timeout_s = timeout_s
         self._turns = _Turns()
         self._collecting: _Batch | None = None
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._looking: _Request[Found] | None = None
+        """The look that waits for its turn: who asks before it has it shares what it sees."""
+        self._under_way: dict[asyncio.Task[None], _Request[Any]] = {}
+        self._overdue: set[object] = set()
+        """Limits of calls that were cancelled and go on."""
 
-    async def look(self) -> Mapping[Hashable, Any]:
+    async def look(self) -> Found:
         """Observe the plane and return all that it holds; on failure nothing is known and the failure is raised."""
-        return await self._in_time(self._begin(self._look()))
+        self._check()
+        if self._looking is None:
+            self._looking = _Request()
+            self._begin(self._look(self._looking), self._looking)
+        return await self._looking.answer()
 
     async def converge(self, want: Mapping[Hashable, Any]) -> None:
         """Make these keys be so (None: be absent); raises one failure after everything was tried."""
         if self.actual is None:
-            await self._in_time(self._begin(self._look(unless_known=True)))
+            await self.look()
         differing = {key: value for key, value in want.items() if self.differs(key, value)}
         if not differing:
             return
+        self._check()
         if self.plane.streams and None not in differing.values():
-            async with self._turn(self._turns.together):  # nobody is told before the end: the next try may be beside it
+            async with self._turns.together:  # nobody in there is told before its end: the next try could be beside it
                 failures = await self._change(differing)
         else:
             failures = await self._in_batch(differing)
@@ -132,8 +162,11 @@ class Lane:
         What has begun may end by itself. What has not by then is cancelled, and ends as soon as it can: the next look
         finds how far it came.
         """
-        if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=patience_s)
+        for task, request in self._under_way.items():
+            if not isinstance(request, _Batch):
+                task.cancel()
+        if self._under_way:
+            _, late = await asyncio.wait(self._under_way, timeout=patience_s)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
@@ -142,11 +175,9 @@ class Lane:
         batch = self._collecting
         if batch is None:
             batch = self._collecting = _Batch()
-            self._begin(self._apply(batch))
+            self._begin(self._apply(batch), batch)
         batch.items.update(differing)
-        failures: asyncio.Future[Failures] = asyncio.get_running_loop().create_future()
-        batch.waiting.append(failures)
-        return await self._in_time(failures)
+        return await batch.answer()
 
     def differs(self, key: Hashable, value: Any) -> bool:
         """Tell whether the plane may hold something else than `value` (None: absent) under `key`."""
@@ -155,47 +186,44 @@ class Lane:
         found = self.actual.get(key)
         return found is _UNKNOWN or found != value
 
-    def _begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    def _begin(self, work: Coroutine[Any, Any, None], request: _Request[Any]) -> None:
         """Have work done that keeps its turn when nobody waits for it any more."""
         task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+        self._under_way[task] = request
+        task.add_done_callback(self._end)
 
-    async def _in_time(self, answer: asyncio.Future[T]) -> T:
-        """Return an answer that takes a turn and a call; TimeoutError when it takes longer than both may."""
+    def _end(self, task: asyncio.Task[None]) -> None:
+        request = self._under_way.pop(task)
+        request.fail(RuntimeError(f"{self.plane.name}: the agent ends"))
+        if self._looking is request:
+            self._looking = None
+        if self._collecting is request:
+            self._collecting = None
+
+    async def _look(self, request: _Request[Found]) -> None:
         try:
-            _, late = await asyncio.wait([answer], timeout=2 * self._timeout_s)
-        except asyncio.CancelledError:
-            answer.cancel()
-            raise
-        if late:
-            answer.cancel()
-            self.actual = None
-            raise self._late()
-        return answer.result()
+            async with self._turns.alone:
+                self._looking = None
+                found = await self._observe()
+        except Exception as error:  # noqa: BLE001 - the boundary: whatever a plane raises belongs to its callers
+            request.fail(error)
+        else:
+            request.tell(found)
 
-    async def _look(self, *, unless_known: bool = False) -> Mapping[Hashable, Any]:
-        async with self._turn(self._turns.alone):
-            if unless_known and self.actual is not None:
-                return self.actual
-            try:
-                async with self._limit():
-                    self.actual = dict(await self.plane.observe())
-            except BaseException:
-                self.actual = None
-                raise
-            return self.actual
+    async def _observe(self) -> Found:
+        try:
+            async with self._limit():
+                found = await self.plane.observe()
+        except BaseException:
+            self.actual = None
+            raise
+        self.actual = dict(found)
+        return found
 
     async def _apply(self, batch: _Batch) -> None:
-        failures: Failures
-        try:
-            async with self._turn(self._turns.alone):
-                self._collecting = None  # who comes now waits for the next batch
-                failures = await self._change(batch.items)
-        except TimeoutError as error:
-            self._collecting = None
-            failures = dict.fromkeys(batch.items, error)
+        async with self._turns.alone:
+            self._collecting = None  # who comes now waits for the next batch
+            failures = await self._change(batch.items)
         batch.tell(failures)
 
     async def _change(self, items: Mapping[Hashable, Any]) -> Failures:
@@ -219,21 +247,10 @@ class Lane:
         return failures
 
     @asynccontextmanager
-    async def _turn(self, turn: AbstractAsyncContextManager[None]) -> AsyncIterator[None]:
-        """Have a turn; TimeoutError when somebody else keeps his for too long, and the plane is unknown."""
-        async with AsyncExitStack() as kept:
-            try:
-                async with self._limit():
-                    await kept.enter_async_context(turn)
-            except TimeoutError:
-                self.actual = None
-                raise
-            yield
-
-    @asynccontextmanager
     async def _limit(self) -> AsyncIterator[None]:
-        """Cancel what takes too long; TimeoutError."""
+        """Cancel what takes too long; TimeoutError, at once for whoever waits when it does not end."""
         limit = asyncio.timeout(self._timeout_s)
+        clock = asyncio.get_running_loop().call_later(self._timeout_s * _GRACE, self._fall_behind, limit)
         try:
             async with limit:
                 yield
@@ -241,6 +258,20 @@ class Lane:
             if limit.expired():
                 raise self._late() from None
             raise
+        finally:
+            clock.cancel()
+            self._overdue.discard(limit)
+
+    def _fall_behind(self, limit: object) -> None:
+        self._overdue.add(limit)
+        self.actual = None
+        for request in self._under_way.values():
+            request.fail(self._late())
+
+    def _check(self) -> None:
+        """Raise TimeoutError while a call does not end that should have."""
+        if self._overdue:
+            raise self._late()
 
     def _late(self) -> TimeoutError:
         """Return the failure of a call that took too long, which says whose it was."""

@@ -112,8 +112,7 @@ class Loop(Generic[Owner]):
 
         `is_permanent` tells failures that another try cannot mend: `wait_for` raises them at once. `finish` is
         called as the last step of every successful pass, unless the owner wants something else by then.
-        `resync_s` is the time between two full looks, `timeout_s` the longest that one call of a plane may take, and
-        that anybody waits for a turn to make one.
+        `resync_s` is the time between two full looks, `timeout_s` the longest that one call of a plane may take.
         """
         self._stages = [[Lane(plane, timeout_s=timeout_s) for plane in stage] for stage in stages]
         self.lanes = {lane.plane.name: lane for stage in self._stages for lane in stage}
@@ -247,7 +246,9 @@ class Loop(Generic[Owner]):
 
     async def _compare(self, lane: Lane) -> None:
         """Compare what was seen with what is wanted: owners that differ get a pass, strays seen twice go."""
-        name, found = lane.plane.name, lane.actual or {}
+        name, found = lane.plane.name, lane.actual
+        if found is None:  # by now; the next look tells
+            return
         claimed: set[Hashable] = set()
         for owner in self._owners():
             want = self._wants(owner)[name]

@@ -16,6 +16,7 @@ from containerlab.init import IMAGES
 from containerlab.netns import socket_in
 from containerlab.ping import ping
 from containerlab.probe import Place, both_ways
+from tests.fabric import eventually
 from tests.servers import RACK, Pod, Server
 
 NIC = Path("/run/nic")
@@ -129,11 +130,12 @@ class KernelServer(Server):
         return dump.splitlines()
 
     def exercise(self, pods: tuple[Pod, Pod], outside: Place) -> list[str]:
-        """Ping between pods, fabric and host, both ways: once to make the megaflows, once by them; return them."""
+        """Ping between pods, fabric and host, both ways: until all answer, then by the megaflows; return these."""
         one, two = (pod.place for pod in pods)
         pairs = both_ways([(one, two), (one, outside), (two, outside), (one, self.place)])
-        assert ping(pairs) == []
-        assert ping(pairs) == []
+        eventually(lambda: not ping(pairs), "everybody answering everybody")
+        lost = ping(pairs)
+        assert lost == [], lost
         return self.megaflows()
 
     # ---- what the agent says of it

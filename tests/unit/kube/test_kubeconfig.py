@@ -86,6 +86,19 @@ async def test_the_first_file_with_a_current_context_says_which_cluster(home: Pa
         assert await api.get(NODES, "s11") == {"kind": "Node"}
 
 
+async def test_a_single_one_may_be_a_pipe(home: Path) -> None:
+    """As in ``--kubeconfig <(kubectl config view --raw)``: it can be read once."""
+    text = cluster(home / "here", "here", 1, current="here").read_bytes()
+    reading, writing = os.pipe()
+    try:
+        os.write(writing, text)
+        os.close(writing)
+        async with connect(Path(f"/dev/fd/{reading}")):
+            pass
+    finally:
+        os.close(reading)
+
+
 @pytest.mark.parametrize("files", [["no-such"], ["no-such", "neither"], ["empty"], ["list"]])
 async def test_files_that_say_nothing_are_no_access(home: Path, files: list[str]) -> None:
     (home / "empty").touch()

@@ -77,9 +77,40 @@ async def test_who_waits_for_a_thread_that_hangs_is_told() -> None:
         assert plane.inside == 1, "nothing is changed beside it"
     finally:
         plane.free.set()
+    await until(lambda: not plane.inside)
     await lane.converge({"a": 1, "b": 1})
     assert plane.held == {"a": 1, "b": 1}
     assert plane.most == 1
+
+
+async def test_a_plane_that_is_slow_is_waited_for() -> None:
+    """What waits for its turn has all the time that the calls before it may take, and looks that wait are one."""
+    plane = DictPlane("links")
+    lane = Lane(plane, timeout_s=0.2)
+    observed = 0
+
+    async def slowly() -> None:
+        nonlocal observed
+        while True:
+            plane.gate.clear()
+            await asyncio.sleep(0.15)
+            observed += plane.busy
+            plane.gate.set()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+
+    pace = asyncio.create_task(slowly())
+    try:
+        changes = (lane.converge({key: 1}) for key in range(5))
+        looks = [asyncio.create_task(lane.look()) for _ in range(40)]
+        late = asyncio.create_task(lane.converge({"late": 1}))
+        looks[0].cancel()
+        await asyncio.gather(*changes, late, *looks[1:])
+        assert looks[0].cancelled(), "and takes nothing away from the others"
+    finally:
+        pace.cancel()
+    assert plane.held == dict.fromkeys([*range(5), "late"], 1)
+    assert observed < 6, "most looks saw what another one saw"
 
 
 async def test_the_end_of_a_lane_is_the_end_of_its_threads() -> None:

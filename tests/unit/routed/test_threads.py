@@ -48,6 +48,8 @@ async def test_answers_and_errors_come_through() -> None:
     assert await apart(max, 3, 5) == 5
     with pytest.raises(ZeroDivisionError):
         await apart(divmod, 1, 0)
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        await apart(next, iter(()))
 
 
 async def test_what_must_be_done_together_is() -> None:

@@ -65,7 +65,7 @@ def test_all_tors_go_into_a_folder(tmp_path: Path) -> None:
         (["--vendor", "frr", "--rack", "r1", LAB], "r1.yaml: no Rack, no Node, and no List of these; a rack file goes"),
         (
             ["--vendor", "frr", "--rack", "r1", "--kubeconfig", "/no/such"],
-            "no API server can be reached (/no/such): there is no such file, or nothing in it",
+            "no API server can be reached (/no/such): there is no such file",
         ),
         (["--vendor", "frr", "--rack", "r1", "--kubeconfig", "/dev/null"], "no API server can be reached (/dev/null)"),
         (["--vendor", "frr", "--tor", "r1a", "--fabric", LAB, LAB], "r1.yaml has a `fabric` section of its own"),
