@@ -18,6 +18,7 @@ import errno
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from routed.attach.answers import NicPort
@@ -189,6 +190,12 @@ class _Function:
             uplinks=self._uplinks,
         )
 
+    @cached_property
+    def is_elsewhere(self) -> bool:
+        """Whether its uplink may be in another namespace: it has VFs, a driver for representors, and no device here."""
+        has_switch = self.driver not in _WITHOUT_SWITCH and _virtual_functions(self.folder)
+        return bool(has_switch) and not _names(self.folder / "net")
+
     @property
     def switch_id(self) -> str:
         """The card's; empty when there is no uplink."""
@@ -250,8 +257,7 @@ class _Function:
         """Whether representors here may be those of another PF: of this switch, or of one whose uplink is elsewhere."""
         if other.switch_id:
             return other.switch_id == self.switch_id
-        has_switch = other.driver not in _WITHOUT_SWITCH and _virtual_functions(other.folder)
-        return bool(has_switch) and not _names(other.folder / "net")
+        return other.is_elsewhere
 
     def _own_in_doubt(self, own: Sequence[_Represented]) -> str:
         """Return why representors on this function cannot be told apart; empty when they can."""

@@ -59,14 +59,8 @@ async def connect(kubeconfig: Path | None = None, context: str | None = None) ->
             )
         client = ApiClient(configuration)
         client.user_agent = f"routed/{__version__}"
-    except (
-        ConfigException,
-        OSError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        YAMLError,
-    ) as error:  # it reads what is no kubeconfig, too
+    except (ConfigException, OSError, ValueError, TypeError, AttributeError, YAMLError) as error:
+        # the library reads what is no kubeconfig, too
         where = "inside a cluster" if kubeconfig is None else str(kubeconfig)
         raise NoAccess(f"no API server can be reached ({where}): {error}") from error
     async with client:

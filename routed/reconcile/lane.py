@@ -128,11 +128,12 @@ class Lane:
         """The look that waits for its turn: who asks before it has it shares what it sees."""
         self._under_way: dict[asyncio.Task[None], _Request[Any]] = {}
         self._overdue: set[object] = set()
-        """Limits of calls that were cancelled and go on."""
+        """Limits of calls that were cancelled and go on; until they end, `actual` stays None and no look begins."""
 
     async def look(self) -> Found:
         """Observe the plane and return all that it holds; on failure nothing is known and the failure is raised."""
-        self._check()
+        if self._overdue:
+            raise self._late()
         if self._looking is None:
             self._looking = _Request()
             self._begin(self._look(self._looking), self._looking)
@@ -145,7 +146,6 @@ class Lane:
         differing = {key: value for key, value in want.items() if self.differs(key, value)}
         if not differing:
             return
-        self._check()
         if self.plane.streams and None not in differing.values():
             async with self._turns.together:  # nobody in there is told before its end: the next try could be beside it
                 failures = await self._change(differing)
@@ -267,11 +267,6 @@ class Lane:
         self.actual = None
         for request in self._under_way.values():
             request.fail(self._late())
-
-    def _check(self) -> None:
-        """Raise TimeoutError while a call does not end that should have."""
-        if self._overdue:
-            raise self._late()
 
     def _late(self) -> TimeoutError:
         """Return the failure of a call that took too long, which says whose it was."""

@@ -51,13 +51,13 @@ def test_an_audit_file_elsewhere_means_the_same_one(home: Path, monkeypatch: pyt
 # ---- several files
 
 
-def cluster(path: Path, name: str, port: int, *, current: str | None) -> Path:
+def cluster(path: Path, name: str, port: int, *, current: str) -> Path:
     """Write a kubeconfig of one cluster."""
     document = {
         "clusters": [{"name": name, "cluster": {"server": f"http://127.0.0.1:{port}"}}],
         "users": [{"name": name, "user": {}}],
         "contexts": [{"name": name, "context": {"cluster": name, "user": name}}],
-        **({} if current is None else {"current-context": current}),
+        "current-context": current,
     }
     path.write_text(json.dumps(document))  # which is YAML
     return path

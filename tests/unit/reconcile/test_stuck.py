@@ -12,6 +12,7 @@ import pytest
 from routed.reconcile.lane import Lane
 from routed.reconcile.loop import Loop
 from routed.threads import apart
+from tests.fakes.cni_handler import until
 from tests.fakes.plane import DictPlane
 
 
@@ -34,12 +35,6 @@ class Hanging(DictPlane):
             self.inside -= 1
 
 
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.001)
-
-
 @pytest.mark.parametrize("streams", [False, True], ids=["batches", "streams"])
 async def test_a_thread_that_hangs_holds_up_its_own_plane_alone(*, streams: bool) -> None:
     links, routes = Hanging(streams=streams), DictPlane("routes")
@@ -52,9 +47,9 @@ async def test_a_thread_that_hangs_holds_up_its_own_plane_alone(*, streams: bool
     )
     running = asyncio.create_task(loop.run())
     try:
-        await until(lambda: links.inside)
+        await until(lambda: links.inside > 0, deadline_s=5)
         routes.held["stray"] = 1
-        await until(lambda: "stray" not in routes.held)
+        await until(lambda: "stray" not in routes.held, deadline_s=5)
         assert loop.lanes["links"].actual is None, "and the agent says that it is blind"
         links.free.set()
         await loop.wait_for("a", deadline_s=5)
@@ -77,7 +72,7 @@ async def test_who_waits_for_a_thread_that_hangs_is_told() -> None:
         assert plane.inside == 1, "nothing is changed beside it"
     finally:
         plane.free.set()
-    await until(lambda: not plane.inside)
+    await until(lambda: not plane.inside, deadline_s=5)
     await lane.converge({"a": 1, "b": 1})
     assert plane.held == {"a": 1, "b": 1}
     assert plane.most == 1
@@ -118,7 +113,7 @@ async def test_the_end_of_a_lane_is_the_end_of_its_threads() -> None:
     lane = Lane(plane, timeout_s=0.05)
     await lane.look()
     change = asyncio.create_task(lane.converge({"a": 1}))
-    await until(lambda: plane.inside)
+    await until(lambda: plane.inside > 0, deadline_s=5)
     asyncio.get_running_loop().call_later(0.2, plane.free.set)
     await lane.end(patience_s=0.1)  # its limit has cancelled the call before: this is the second time
     assert not plane.inside
